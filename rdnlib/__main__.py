@@ -1,0 +1,5 @@
+"""`python -m rdnlib` is the command `rdn`."""
+
+from rdnlib.cli import main
+
+main()

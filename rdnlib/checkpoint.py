@@ -1,0 +1,60 @@
+"""Checkpoints: safetensors for the numbers, JSON for how to rebuild the network. Never a pickle."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rdnlib import models
+from rdnlib.errors import CheckpointError, RdnError
+from rdnlib.files import replacing, write_json
+from rdnlib.policy import PolicyNetwork
+from rdnlib.rdn import RDN
+from rdnlib.surgery import to_rdn
+
+
+def save(path: Path, network: nn.Module, description: dict) -> None:
+    """Write `path` (.safetensors) and, beside it, `path` with suffix .json.
+
+    description: {"model": {"name", **options}} of the super-net, and {"rdn": rdn.config} for an RDN, or
+    {"policy": policy.config()}; enough to rebuild the network before its numbers are loaded.
+    """
+    state = {name: value.contiguous() for name, value in network.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(state, temporary)
+    write_json(path.with_suffix(".json"), description)
+
+
+def load(path: Path) -> nn.Module:
+    """Rebuild the network saved at `path`, in eval mode. Raises CheckpointError when it is missing or damaged."""
+    path = Path(path)
+    sidecar = path.with_suffix(".json")
+    for needed in (path, sidecar):
+        if not needed.is_file():
+            raise CheckpointError(f"no checkpoint: {needed} does not exist")
+    try:
+        network = build(json.loads(sidecar.read_text(encoding="utf-8")))
+        network.load_state_dict(load_file(path))
+    except RdnError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"checkpoint {path} is damaged or not one of ours: {reason}") from error
+    return network.eval()
+
+
+def build(description: dict) -> nn.Module:
+    """The untrained network that a description speaks of."""
+    if "policy" in description:
+        return PolicyNetwork(**description["policy"])
+    model = models.build(**description["model"])
+    return skeleton(model, description["rdn"]) if "rdn" in description else model
+
+
+def skeleton(model: nn.Module, config: dict) -> RDN:
+    """An RDN of the right shape for `load_state_dict`: the channel order is in the weights, so none need be chosen."""
+    rdn = to_rdn(model, config["k"], select="identity", init="copy", plain=config["plain"])
+    rdn.config = config
+    return rdn

@@ -1,0 +1,102 @@
+"""The command line `rdn`. A user's error is one line on standard error and exit code 1, never a traceback."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rdnlib.errors import RdnError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
+experiment = typer.Typer(no_args_is_help=True, help="The experiment graph, node by node.")
+app.add_typer(experiment, name="experiment")
+
+ProfileOption = Annotated[str, typer.Option(help="quick, laptop, … : a file of notebooks/profiles.")]
+DataRootOption = Annotated[Path | None, typer.Option(help="Folder that holds the photographs (not needed for quick).")]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
+OutOption = Annotated[Path | None, typer.Option(help="Where results go (default: build/<profile>).")]
+
+
+@app.command()
+def reproduce(
+    profile: ProfileOption,
+    data_root: DataRootOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Experiments at once (default: the profile's).")] = None,
+) -> None:
+    """Run the experiments, execute every notebook, build the book."""
+    from rdnlib.experiments import workplace
+    from rdnlib.reproduce import reproduce as run
+
+    place = workplace(profile, data_root=data_root, seed=seed, out=out)  # wrong arguments end here, before any work
+    run(profile, data_root=place.data_root, out=place.out, seed=seed, jobs=jobs)
+
+
+@app.command()
+def count(
+    model: Annotated[str, typer.Option(help="mobilenext")] = "mobilenext",
+    width: Annotated[float, typer.Option(min=0.05, help="Width multiplier.")] = 1.0,
+    input_size: Annotated[int, typer.Option(min=1, help="Pixels.")] = 224,
+    classes: Annotated[int, typer.Option(min=2)] = 1000,
+    k: Annotated[int, typer.Option(min=2, help="Original groups.")] = 4,
+    rdn: Annotated[bool, typer.Option("--rdn", help="Every sub-network of the RDN instead of the super-net.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """MAdds and parameters of a super-net, or of every sub-network of its RDN."""
+    from rdnlib import madds, models, to_rdn
+
+    network = models.build(model, width_mult=width, num_classes=classes)
+    if rdn:
+        table = madds.count_subnetworks(to_rdn(network, k, select="identity"), input_size)
+    else:
+        total = madds.count(network, input_size)[["madds", "madds_elementwise", "params"]].sum()
+        table = total.to_frame().T.astype(int)
+        table.insert(0, "model", model)
+    print(json.dumps(table.to_dict("records"), indent=2) if as_json else table.to_string(index=False))
+
+
+@experiment.command("list")
+def list_experiments(
+    profile: ProfileOption, data_root: DataRootOption = None, seed: SeedOption = 0, out: OutOption = None
+) -> None:
+    """Names of the profile's experiments, what they build on, and whether they are finished."""
+    from rdnlib import experiments
+
+    place = experiments.workplace(profile, data_root=data_root, seed=seed, out=out)
+    for name, node in place.graph.items():
+        state = "finished" if experiments.finished(place.folder(name)) else "to do"
+        print(f"{name:20s} {state:9s} {'after ' + ', '.join(node.parents) if node.parents else ''}".rstrip())
+
+
+@experiment.command("run")
+def run_experiments(
+    names: Annotated[list[str], typer.Argument(help="Experiments, see `rdn experiment list`.")],
+    profile: ProfileOption,
+    data_root: DataRootOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+) -> None:
+    """Run experiments (and what they build on) unless they are finished."""
+    from rdnlib import experiments
+
+    place = experiments.workplace(profile, data_root=data_root, seed=seed, out=out)
+    for name in names:
+        place.experiment(name)
+    for name in names:
+        print(experiments.ensure_in(place, name).path, flush=True)
+
+
+def main() -> None:
+    try:
+        app()
+    except RdnError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")
+
+
+if __name__ == "__main__":
+    main()

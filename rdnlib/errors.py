@@ -1,0 +1,29 @@
+"""Errors that are the user's to fix. Each message is one line that says what is wrong and what to do."""
+
+
+class RdnError(Exception):
+    """Base of all errors that the command line prints as one line instead of a traceback."""
+
+
+class ConfigError(RdnError):
+    """A wrong argument, an unknown profile, a value out of range."""
+
+
+class DataError(RdnError):
+    """A data set that is missing, empty or damaged."""
+
+
+class CheckpointError(RdnError):
+    """A checkpoint that is missing, damaged or made for another network."""
+
+
+class UnsupportedModuleError(RdnError):
+    """A module that cannot be nested; the message names the module and the reason (Section 3.2)."""
+
+
+class InfeasibleError(RdnError):
+    """A target accuracy that no λ reaches; the message gives the best reachable value (Section 3.4)."""
+
+
+class DivergedError(RdnError):
+    """A training run whose loss is no longer finite."""

@@ -1,0 +1,23 @@
+"""Super-nets: the base networks that the paper turns into Russian Doll Networks."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from rdnlib.errors import ConfigError
+from rdnlib.models.mobilenext import MobileNeXt, mobilenext
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {"mobilenext": mobilenext}
+
+
+def build(name: str, **options) -> nn.Module:
+    """Build a super-net by name; raises ConfigError for an unknown name or a bad option."""
+    if name not in BUILDERS:
+        raise ConfigError(f"unknown model '{name}': choose from {', '.join(BUILDERS)}")
+    try:
+        return BUILDERS[name](**options)
+    except TypeError as error:
+        raise ConfigError(f"model '{name}' does not take these options: {error}") from error
+
+
+__all__ = ["BUILDERS", "MobileNeXt", "build", "mobilenext"]

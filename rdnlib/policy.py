@@ -1,0 +1,151 @@
+"""The policy network of Section 3.4 and Figure 7: from the features of N_1, how likely each sub-network is to be right.
+
+It sees only what N_1 has computed anyway, and is fitted to the outcomes [l_v = y] of the K sub-networks.
+`calibration` turns its probabilities into exits.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+from tqdm import tqdm
+
+from rdnlib.errors import ConfigError, DataError, DivergedError
+
+
+class PolicyNetwork(nn.Module):
+    """MLP from N_1's pooled features (B, C) to p_v(x) = Pr(N_v is correct | x), (B, K).
+
+    The features are standardised by stored statistics (`mean`, `std`), so that any network's features may be fed as
+    they are. `PolicyNetwork(**policy.config())` rebuilds it, for `load_state_dict`.
+    """
+
+    def __init__(self, in_features: int, num_subnetworks: int, hidden: Sequence[int] = (64,)) -> None:
+        super().__init__()
+        sizes = [in_features, *hidden, num_subnetworks]
+        if any(size < 1 for size in sizes):
+            raise ConfigError(f"every layer of the policy network needs at least one unit, not {sizes}")
+        self.register_buffer("mean", torch.zeros(in_features))
+        self.register_buffer("std", torch.ones(in_features))
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(sizes):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def config(self) -> dict:
+        """The arguments that rebuild this network; plain numbers, fit for JSON."""
+        linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        return {
+            "in_features": linear[0].in_features,
+            "num_subnetworks": linear[-1].out_features,
+            "hidden": [layer.out_features for layer in linear[:-1]],
+        }
+
+    def logits(self, features: Tensor) -> Tensor:
+        return self.layers((features - self.mean) / self.std)  # (B, C) → (B, K)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.logits(features).sigmoid()
+
+
+def fit_policy(
+    features: Tensor | np.ndarray,
+    correct: Tensor | np.ndarray,
+    *,
+    hidden: Sequence[int] = (64,),
+    epochs: int = 60,
+    lr: float = 5e-3,
+    weight_decay: float = 1.0,
+    batch_size: int = 256,
+    held_out: float = 0.1,
+    seed: int = 0,
+    progress: bool = False,
+) -> PolicyNetwork:
+    """Fit p_v(x) to the outcomes by binary cross-entropy on [l_v = y] (Figure 7); AdamW with a cosine schedule.
+
+    features: (N, C) pooled features of N_1; correct: (N, K) bool. A share `held_out` of the samples is not trained
+    on: the weights of the epoch with the least cross-entropy on it are kept, because an over-confident policy would
+    leave too early (0 keeps the last epoch). The same seed gives the same weights; the global random state is left
+    alone. The network is returned in eval mode on the device of `features`. Raises DataError on NaN, shapes that
+    disagree or no samples, ConfigError on settings out of range.
+    """
+    features = torch.as_tensor(features).detach().float()
+    correct = torch.as_tensor(correct).to(features.device)
+    _check(features, correct)
+    if epochs < 1 or batch_size < 1 or not lr > 0 or not weight_decay >= 0 or not 0 <= held_out < 1:
+        raise ConfigError("fit_policy needs epochs, batch_size ≥ 1, lr > 0, weight_decay ≥ 0 and held_out in [0, 1)")
+    target = correct.float()
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(features), generator=generator)
+    inner, train = order.tensor_split([round(held_out * len(order))])
+    if not len(train):
+        raise DataError(f"{len(order)} samples are too few to fit a policy with held_out={held_out}")
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy = PolicyNetwork(features.shape[1], target.shape[1], hidden).to(features.device)
+    _standardise(policy, features[train], target[train])
+    weights = [parameter for parameter in policy.parameters() if parameter.ndim > 1]
+    biases = [parameter for parameter in policy.parameters() if parameter.ndim == 1]  # the base rates: not to be shrunk
+    groups = [{"params": weights, "weight_decay": weight_decay}, {"params": biases, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=lr)
+    steps = epochs * -(-len(train) // batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+
+    least, best = float("inf"), None
+    bar = tqdm(range(epochs), desc="policy", disable=not progress)
+    for _ in bar:
+        policy.train()
+        for batch in train[torch.randperm(len(train), generator=generator)].split(batch_size):
+            loss = cross_entropy(policy.logits(features[batch]), target[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        if not torch.isfinite(loss):
+            raise DivergedError(f"the policy's loss is not finite at lr={lr}: use a smaller one")
+        if len(inner):
+            with torch.no_grad():
+                now = cross_entropy(policy.logits(features[inner]), target[inner]).item()
+            bar.set_postfix(held_out=f"{now:.4f}")
+            if now < least:
+                least, best = now, {name: value.clone() for name, value in policy.state_dict().items()}
+    if best is not None:
+        policy.load_state_dict(best)
+    return policy.eval()
+
+
+def policy_madds(policy: PolicyNetwork) -> int:
+    """Multiply-adds for one image. The standardisation is not counted: it can be folded into the first layer."""
+    return sum(layer.weight.numel() for layer in policy.layers if isinstance(layer, nn.Linear))
+
+
+def policy_params(policy: PolicyNetwork) -> int:
+    """Learned parameters (weights and biases)."""
+    return sum(parameter.numel() for parameter in policy.parameters())
+
+
+def _check(features: Tensor, correct: Tensor) -> None:
+    if features.ndim != 2 or correct.ndim != 2 or len(features) != len(correct):
+        raise DataError(
+            f"features must be (N, C) and correct (N, K), not {tuple(features.shape)} and {tuple(correct.shape)}"
+        )
+    if not features.numel() or not correct.numel():
+        raise DataError("there are no samples to fit the policy on")
+    if not torch.isfinite(features).all():
+        raise DataError("the features of N_1 hold NaN or infinity: the network they come from has diverged")
+    if correct.dtype != torch.bool and not ((correct == 0) | (correct == 1)).all():
+        raise DataError("correct must hold only true and false")
+
+
+def _standardise(policy: PolicyNetwork, features: Tensor, target: Tensor) -> None:
+    """Store the input statistics and start the outputs at the base rates: training learns only the differences."""
+    policy.mean.copy_(features.mean(dim=0))
+    # A constant feature carries nothing; dividing it by (nearly) zero would make it explode on new images.
+    spread = features.std(dim=0, correction=0)
+    policy.std.copy_(torch.where(spread > 1e-6 * (1 + policy.mean.abs()), spread, 1.0))
+    with torch.no_grad():
+        policy.layers[-1].bias.copy_(target.mean(dim=0).clamp(0.01, 0.99).logit())

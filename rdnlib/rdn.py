@@ -1,0 +1,173 @@
+"""The Russian Doll Network: one chain of nested layers, one pass for all K sub-networks, and real early exit.
+
+`RDN` is built by `rdnlib.to_rdn`. `rdn(x)` gives the logits of every sub-network from one forward pass;
+`start`/`advance` grow from N_1 outwards and compute only what the next sub-network adds (Section 1).
+"""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from rdnlib.errors import ConfigError
+from rdnlib.nested import NestedConv2d, NestedHeads
+from rdnlib.spaces import Space, Step
+
+FUNCTIONS = {"add": torch.add, "mul": torch.mul, "flatten": lambda x: torch.flatten(x, 1)}
+
+
+@dataclass(frozen=True)
+class State:
+    """What `start` and `advance` hand on: sub-network `index` has been executed.
+
+    logits (B, classes) of N_index; features (B, C) pooled features of groups 1…index; aligned (B, D) is z_index;
+    seen: the inputs of the nested convolutions so far, which later groups read again.
+    """
+
+    index: int
+    logits: Tensor
+    features: Tensor
+    aligned: Tensor
+    seen: dict[str, Tensor]
+
+
+class Trunk(nn.Module):
+    """The nested layers in order. `layers` maps a step's name to its module; functions have no module."""
+
+    def __init__(self, steps: list[Step], layers: dict[str, nn.Module], *, image: str, spaces: dict[str, Space]):
+        super().__init__()
+        self.steps = [replace(step, module=None) for step in steps]  # the layers alone hold parameters
+        self.layers = nn.ModuleDict(layers)
+        self.image, self.spaces = image, spaces  # spaces: value name → its space
+        last_use = {name: step.name for step in steps for name in step.inputs}
+        self.dead_after: dict[str, list[str]] = {}
+        for value, user in last_use.items():
+            self.dead_after.setdefault(user, []).append(value)
+
+    def walk(self, x: Tensor | None, first: int, last: int, seen: dict[str, Tensor] | None = None) -> Iterator:
+        """Execute the steps for groups first…last, yielding (step, output). Plain steps run when first = 1 only.
+
+        `seen` (None: not kept) collects the input of every nested convolution for a later increment.
+        """
+        values: dict[str, Tensor | None] = {self.image: x}
+        for step in self.steps:
+            inputs = [values[name] for name in step.inputs]
+            if self.spaces[step.name].plain and first > 1:
+                values[step.name] = None  # already part of N_1
+            else:
+                if seen is not None and isinstance(self._layer(step), NestedConv2d):
+                    inputs = [self._with_earlier(step, inputs[0], seen)]
+                values[step.name] = self.execute(step, inputs, first, last)
+            yield step, values[step.name]
+            for name in self.dead_after.get(step.name, ()):
+                del values[name]
+
+    def execute(self, step: Step, inputs: list[Tensor], first: int, last: int) -> Tensor:
+        """One step for groups first…last; nested convolutions are given groups 1…last, the others first…last."""
+        if step.function is not None:
+            return FUNCTIONS[step.function](*inputs)
+        layer = self.layers[step.name]
+        return layer(*inputs, first, last) if hasattr(layer, "restrict") else layer(*inputs)
+
+    def _layer(self, step: Step) -> nn.Module | None:
+        return self.layers[step.name] if step.function is None else None
+
+    @staticmethod
+    def _with_earlier(step: Step, x: Tensor | None, seen: dict[str, Tensor]) -> Tensor:
+        """The new groups of a convolution's input behind those it has read before; a plain input brings none."""
+        earlier = seen.get(step.name)
+        seen[step.name] = torch.cat([part for part in (earlier, x) if part is not None], dim=1)
+        return seen[step.name]
+
+    def forward(self, x: Tensor | None, first: int, last: int, seen: dict[str, Tensor] | None = None) -> Tensor:
+        """Images (B, 3, H, W) → pooled features of groups first…last, (B, ΣC)."""
+        for _, value in self.walk(x, first, last, seen):
+            output = value
+        return output
+
+    def restrict(self, upto: int) -> "Trunk":
+        layers = {
+            name: layer.restrict(upto) if hasattr(layer, "restrict") else deepcopy(layer) for name, layer in self.layers.items()
+        }
+        spaces = {name: space.restrict(upto) for name, space in self.spaces.items()}
+        return Trunk(self.steps, layers, image=self.image, spaces=spaces)
+
+
+class RDN(nn.Module):
+    """K nested sub-networks N_1 ⊂ … ⊂ N_K that share all parameters."""
+
+    def __init__(self, trunk: Trunk, heads: NestedHeads, *, k: int, config: dict):
+        super().__init__()
+        self.trunk, self.heads, self.k, self.config = trunk, heads, k, config
+
+    @property
+    def num_subnetworks(self) -> int:
+        return 2 * self.k - 1
+
+    def _check(self, index: int, *, above: int = 0) -> None:
+        if not isinstance(index, int) or not above < index <= self.num_subnetworks:
+            raise ConfigError(f"sub-network {index!r} does not exist: choose from {above + 1} to {self.num_subnetworks}")
+
+    def forward(self, x: Tensor, upto: int | None = None) -> Tensor:
+        """Images (B, 3, H, W) → logits (B, upto, classes) of N_1…N_upto (all K by default) from one pass."""
+        upto = self.num_subnetworks if upto is None else upto
+        self._check(upto)
+        return self.classify(self.features(x, upto))
+
+    def features(self, x: Tensor, upto: int | None = None) -> Tensor:
+        """Images (B, 3, H, W) → pooled features (B, ΣC) of groups 1…upto; N_1's come first."""
+        return self.trunk(x, 1, self.num_subnetworks if upto is None else upto)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Pooled features of groups 1…i (B, ΣC) → logits (B, i, classes)."""
+        upto = self.heads.space.offsets.index(features.shape[1])
+        return self.heads.classifier(self.heads(features, 1, upto))
+
+    def start(self, x: Tensor) -> State:
+        """Execute N_1 on images (B, 3, H, W)."""
+        seen: dict[str, Tensor] = {}
+        features = self.trunk(x, 1, 1, seen)
+        aligned = self.heads(features, 1, 1)[:, -1]
+        return State(1, self.heads.classifier(aligned), features, aligned, seen)
+
+    def advance(self, state: State, to: int) -> State:
+        """Go on from N_index to N_to, computing only groups index+1…to. The given state stays valid."""
+        self._check(to, above=state.index)
+        seen = dict(state.seen)
+        new = self.trunk(None, state.index + 1, to, seen)
+        aligned = self.heads(new, state.index + 1, to, state.aligned)[:, -1]
+        features = torch.cat([state.features, new], dim=1)
+        return State(to, self.heads.classifier(aligned), features, aligned, seen)
+
+    def subnetwork(self, index: int) -> "SubNetwork":
+        """A standalone copy of N_index without any weight of later groups; logits (B, classes)."""
+        self._check(index)
+        return SubNetwork(self.trunk.restrict(index), self.heads.restrict(index), index=index).train(self.training)
+
+    def owners(self) -> dict[str, Tensor]:
+        """For every parameter and statistic that belongs to groups, the group (1…K) that owns each row (dimension 0).
+
+        Plain layers and the shared classifier belong to every sub-network and are left out.
+        """
+        return {
+            f"{path}.{name}": groups
+            for path, module in self.named_modules()
+            if hasattr(module, "owners") and module is not self
+            for name, groups in module.owners().items()
+        }
+
+
+class SubNetwork(nn.Module):
+    """N_index alone, in plain torch operators."""
+
+    def __init__(self, trunk: Trunk, heads: NestedHeads, *, index: int):
+        super().__init__()
+        self.trunk, self.heads, self.index = trunk, heads, index
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) → logits (B, classes)."""
+        features = self.trunk(x, 1, self.index)
+        return self.heads.classifier(self.heads(features, 1, self.index)[:, -1])
+

@@ -1,0 +1,36 @@
+"""Shared fixtures: a small net that trains for real, and deterministic single-threaded torch."""
+
+import pytest
+import torch
+from torch import nn
+
+from rdnlib.models import mobilenext
+
+torch.set_num_threads(1)
+
+
+def settle_norms(model: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Give batch norms the statistics of `images` and non-trivial scales, so that no layer is an identity in tests."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.uniform_(norm.bias, -0.3, 0.3)
+        norm.momentum = None
+    model.train()
+    with torch.no_grad():
+        model(images)
+    for norm in norms:
+        norm.momentum = 0.1
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def images() -> torch.Tensor:
+    return torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(7))
+
+
+@pytest.fixture(scope="session")
+def small(images) -> nn.Module:
+    """MobileNeXt 0.25 with ten classes and settled statistics; tests must not change it."""
+    torch.manual_seed(0)
+    return settle_norms(mobilenext(width_mult=0.25, num_classes=10), images)

@@ -1,0 +1,163 @@
+"""Batch augmentation against its obvious per-sample form and against torchvision's distribution of boxes."""
+
+import math
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms import RandomResizedCrop
+
+from rdnlib import augment
+from rdnlib.errors import ConfigError
+
+SCALE, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def photographs(count, height, width, seed=0):
+    return torch.randint(0, 256, (count, 3, height, width), generator=seeded(seed), dtype=torch.uint8)
+
+
+def slow_crop(image, box, size):
+    """Bilinear interpolation of one image, written out: (C, H, W), four numbers → float (C, size, size)."""
+    top, left, height, width = (int(value) for value in box)
+    image = image.double().numpy()
+    y = (top + (np.arange(size) + 0.5) * height / size - 0.5).clip(0, image.shape[1] - 1)
+    x = (left + (np.arange(size) + 0.5) * width / size - 0.5).clip(0, image.shape[2] - 1)
+    y0, x0 = np.floor(y).astype(int), np.floor(x).astype(int)
+    y1, x1 = np.minimum(y0 + 1, image.shape[1] - 1), np.minimum(x0 + 1, image.shape[2] - 1)
+    v, u = (y - y0)[:, None], x - x0
+    upper = image[:, y0][:, :, x0] * (1 - u) + image[:, y0][:, :, x1] * u
+    lower = image[:, y1][:, :, x0] * (1 - u) + image[:, y1][:, :, x1] * u
+    return torch.from_numpy(upper * (1 - v) + lower * v).float()
+
+
+@settings(max_examples=30, deadline=None)
+@given(height=st.integers(8, 40), width=st.integers(8, 40), size=st.integers(4, 40), seed=st.integers(0, 999))
+def test_crop_equals_the_crop_of_each_sample(height, width, size, seed):
+    images = photographs(5, height, width, seed)
+    boxes = augment.crop_boxes(5, height, width, scale=SCALE, ratio=RATIO, generator=seeded(seed))
+    slow = torch.stack([slow_crop(image, box, size) for image, box in zip(images, boxes, strict=True)])
+    torch.testing.assert_close(augment.crop(images, boxes, size=size), slow, atol=0.02, rtol=0)
+
+
+def test_crop_equals_cut_and_interpolate_where_the_box_is_shrunk():
+    images = photographs(4, 40, 50)
+    boxes = torch.tensor([[0, 0, 40, 50], [3, 5, 20, 24], [20, 26, 20, 24], [10, 10, 17, 19]])
+    for image, box, fast in zip(images, boxes, augment.crop(images, boxes, size=16), strict=True):
+        top, left, height, width = box.tolist()
+        cut = image[None, :, top : top + height, left : left + width].float()
+        slow = F.interpolate(cut, (16, 16), mode="bilinear", align_corners=False)[0]
+        torch.testing.assert_close(fast, slow, atol=0.02, rtol=0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+    low=st.floats(0.01, 1),
+    high=st.floats(0.01, 1),
+    seed=st.integers(0, 999),
+)
+def test_boxes_lie_inside_the_image(height, width, low, high, seed):
+    scale = (min(low, high), max(low, high))
+    boxes = augment.crop_boxes(50, height, width, scale=scale, ratio=RATIO, generator=seeded(seed))
+    top, left, h, w = boxes.T
+    assert (top >= 0).all() and (left >= 0).all() and (h >= 1).all() and (w >= 1).all()
+    assert (top + h <= height).all() and (left + w <= width).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (40, 70)])
+def test_boxes_are_distributed_like_torchvisions(height, width):
+    count = 3000
+    ours = augment.crop_boxes(count, height, width, scale=SCALE, ratio=RATIO, generator=seeded()).double()
+    image = torch.empty(3, height, width)
+    torch.manual_seed(0)
+    theirs = torch.tensor([RandomResizedCrop.get_params(image, SCALE, RATIO) for _ in range(count)]).double()
+    for pick in (lambda box: box, lambda box: box[:, 2:].prod(1, keepdim=True)):  # sides and places; area
+        one, other = pick(ours), pick(theirs)
+        error = ((one.var(0) + other.var(0)) / count).sqrt()
+        assert ((one.mean(0) - other.mean(0)).abs() < 4.5 * error).all()
+        torch.testing.assert_close(one.std(0), other.std(0), rtol=0.08, atol=0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 64), (64, 8), (10, 11)])
+def test_the_box_where_none_fits_is_torchvisions(height, width):
+    scale = (1.0, 1.0) if height * width < 200 else (0.9, 1.0)
+    narrow = (2.0, 2.0)
+    ours = augment.crop_boxes(3, height, width, scale=scale, ratio=narrow, generator=seeded())
+    theirs = RandomResizedCrop.get_params(torch.empty(3, height, width), list(scale), list(narrow))
+    assert ours.tolist() == [list(theirs)] * 3
+
+
+def test_flip_mirrors_half_of_the_images_and_keeps_the_others():
+    images = photographs(2000, 2, 3)
+    flipped = augment.random_flip(images, generator=seeded())
+    same, mirrored = ((flipped == form).flatten(1).all(1) for form in (images, images.flip(-1)))
+    assert flipped.dtype == torch.uint8
+    assert (same | mirrored).all()
+    assert abs((mirrored & ~same).float().mean() - 0.5) < 4 * math.sqrt(0.25 / 2000)
+
+
+def test_normalise_is_imagenets():
+    images = photographs(3, 4, 5)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    slow = (images.numpy().transpose(0, 2, 3, 1) / 255 - mean) / std
+    fast = augment.normalise(images)
+    assert fast.dtype == torch.float32
+    np.testing.assert_allclose(fast.numpy().transpose(0, 2, 3, 1), slow, atol=1e-5)
+    torch.testing.assert_close(augment.normalise(images.float()), fast)
+
+
+def test_evaluation_keeps_images_of_the_right_size_and_antialiases_others():
+    images = photographs(2, 32, 32)
+    torch.testing.assert_close(augment.resize_eval(images, 32), augment.normalise(images))
+    stripes = torch.tensor([255, 0, 0, 0], dtype=torch.uint8).repeat(8).expand(1, 3, 32, 32)
+    grey = augment.normalise(torch.full((1, 3, 8, 4), 255 / 4))
+    torch.testing.assert_close(augment.resize_eval(stripes, 8)[..., 2:6], grey, atol=0.2, rtol=0)
+
+
+def test_augment_is_flip_then_crop_then_normalise():
+    images = photographs(6, 20, 20)
+    out = augment.Augment(16, scale=(0.5, 0.9))(images, seeded(3))
+    generator = seeded(3)
+    flipped = augment.random_flip(images, generator=generator)
+    boxes = augment.crop_boxes(6, 20, 20, scale=(0.5, 0.9), ratio=RATIO, generator=generator)
+    slow = torch.stack([slow_crop(image, box, 16) for image, box in zip(flipped, boxes, strict=True)])
+    assert out.shape == (6, 3, 16, 16) and out.dtype == torch.float32
+    torch.testing.assert_close(out, augment.normalise(slow), atol=1e-3, rtol=0)
+
+
+def test_the_same_generator_seed_gives_the_same_batch_and_another_does_not():
+    images, transform = photographs(8, 20, 20), augment.Augment(16)
+    one, again, other = (transform(images, seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_without_flip_the_generator_is_not_asked_for_one():
+    images = photographs(8, 20, 20)
+    with mock.patch.object(augment, "random_flip", side_effect=AssertionError):
+        plain = augment.Augment(16, flip=False)(images, seeded())
+    expected = augment.normalise(augment.random_resized_crop(images, size=16, generator=seeded()))
+    assert torch.equal(plain, expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_device_does_not_change_the_result():
+    images, transform = photographs(8, 20, 20), augment.Augment(16)
+    on_gpu = transform(images.cuda(), seeded()).cpu()
+    torch.testing.assert_close(on_gpu, transform(images, seeded()), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("bad", [{"size": 0}, {"scale": (0.0, 1.0)}, {"scale": (0.9, 0.5)}, {"scale": (0.5, 1.5)}])
+def test_bad_arguments(bad):
+    with pytest.raises(ConfigError, match="augmentation"):
+        augment.Augment(**({"size": 8} | bad))

@@ -1,0 +1,90 @@
+"""Counts: worked out by hand on a toy, against the paper on MobileNeXt, and against torch's own counter."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from rdnlib import madds, to_rdn
+from rdnlib.errors import ConfigError
+from rdnlib.models import mobilenext
+
+
+class Toy(nn.Module):
+    """Stem 3→4 (3×3), one pointwise 4→8, one depthwise 8, one pointwise 8→4, classifier 4→2; images of 4×4."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.up, self.act = nn.Conv2d(4, 8, 1, bias=False), nn.ReLU()
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.down = nn.Conv2d(8, 4, 1, bias=False)
+        self.pool, self.flatten, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.depthwise(self.act(self.up(self.stem(x))))
+        return self.classifier(self.flatten(self.pool(self.down(x))))
+
+
+def test_toy_by_hand():
+    """k = 2, so K = 3 groups of half the channels each. One position (of 16) costs
+
+              stem   up                    depthwise   down                  heads       classifier
+    super     108    4·8 = 32              72          8·4 = 32              –           8
+    N_1       108    4·2 = 8               36          4·2 = 8               4·2 = 8     8
+    N_2       108    8 + 4·4 = 24          72          8 + 8·2 = 24          16          8
+    N_3       108    24 + 4·2 = 32         108         24 + (4+4)·2 = 40     24          8
+    """
+    total = madds.count(Toy(), 4)["madds"].sum()
+    assert total == 16 * (108 + 32 + 72 + 32) + 8
+    counted = madds.count_subnetworks(to_rdn(Toy(), 2, select="identity"), 4)
+    assert counted["madds"].tolist() == [
+        16 * (108 + 8 + 36 + 8) + 8 + 8,
+        16 * (108 + 24 + 72 + 24) + 16 + 8,
+        16 * (108 + 32 + 108 + 40) + 24 + 8,
+    ]
+    assert (counted["madds_elementwise"] - counted["madds"]).tolist() == [16 * 4, 16 * 8, 16 * 12]
+    # The classifier's bias (2) counts as parameters, not as multiply-adds.
+    assert counted["params"].tolist() == [108 + 8 + 36 + 8 + 8 + 10, 108 + 24 + 72 + 24 + 16 + 10, 108 + 32 + 108 + 40 + 24 + 10]
+
+
+@pytest.mark.parametrize(
+    ("width", "base", "base_params", "nested", "nested_params"),
+    [(1.0, 311.3, 3.54, 365.9, 6.93), (1.5, 674.1, 6.88, 787.8, 14.41)],
+)
+def test_mobilenext_of_the_paper(width, base, base_params, nested, nested_params):
+    model = mobilenext(width_mult=width)
+    total = madds.count(model, 224).sum(numeric_only=True) / 1e6
+    assert total["madds"] == pytest.approx(base, rel=0.005)
+    assert total["params"] == pytest.approx(base_params, rel=0.005)
+    largest = madds.count_subnetworks(to_rdn(model, 4, select="identity"), 224).iloc[-1] / 1e6
+    assert largest["madds"] == pytest.approx(nested, rel=0.005)
+    assert largest["params"] == pytest.approx(nested_params, rel=0.005)
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_subnetworks_agree_with_torchs_counter_and_with_their_own_parameters(small, k):
+    rdn = to_rdn(small, k, select="identity")
+    counted = madds.count_subnetworks(rdn, 32)
+    for index, row in zip(counted["subnetwork"], counted.itertuples(), strict=True):
+        sub = rdn.subnetwork(index)
+        with FlopCounterMode(display=False) as counter:
+            sub(torch.zeros(1, 3, 32, 32))
+        assert counter.get_total_flops() == 2 * row.madds
+        assert sum(p.numel() for p in sub.parameters()) == row.params
+    assert counted["madds"].is_monotonic_increasing
+
+
+def test_counting_leaves_the_network_as_it_was(small):
+    small.train()
+    before = small.stem[1].running_mean.clone()
+    madds.count(small, 32)
+    assert small.training
+    assert torch.equal(small.stem[1].running_mean, before)
+    assert not small.stem[0]._forward_hooks
+    small.eval()
+
+
+def test_wrong_sizes_are_refused(small):
+    with pytest.raises(ConfigError, match="positive"):
+        madds.count(small, 0)

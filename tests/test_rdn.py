@@ -1,0 +1,212 @@
+"""The project's central promise: strict nesting, bit for bit; and that all ways to run a sub-network agree."""
+
+import pytest
+import torch
+from conftest import settle_norms
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from rdnlib import RDN, to_rdn
+from rdnlib.errors import ConfigError
+from rdnlib.models import mobilenext
+from rdnlib.nested import NestedConv2d, contiguous_runs
+from rdnlib.spaces import Space, nested_sizes
+from rdnlib.training import joint_loss
+
+SELECTS = ("greedy", "greedy-relative", "random", "identity")
+
+
+class Residual(nn.Module):
+    """A small net unlike MobileNeXt: 3×3 convolutions with bias, uneven channels, a residual, a multiplication, a pool."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 11, 3, 2, 1), nn.ReLU())
+        self.first = nn.Sequential(nn.Conv2d(11, 13, 3, 1, 1, bias=True), nn.BatchNorm2d(13), nn.ReLU(), nn.MaxPool2d(2))
+        self.second = nn.Sequential(nn.Conv2d(13, 13, 3, 1, 1, bias=False), nn.BatchNorm2d(13), nn.SiLU())
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(13, 7, 1), nn.SiLU(), nn.Conv2d(7, 13, 1), nn.Sigmoid())
+        self.third = nn.Sequential(nn.Conv2d(13, 17, 3, 2, 1), nn.Conv2d(17, 17, 5, 1, 2, groups=17), nn.Tanh())
+        self.pool, self.flatten = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        self.classifier = nn.Linear(17, 6)
+
+    def forward(self, x):
+        x = self.first(self.stem(x))
+        x = x + self.second(x) * self.gate(x)
+        return self.classifier(self.flatten(self.pool(self.third(x))))
+
+
+def networks():
+    return {"mobilenext": mobilenext(width_mult=0.25, num_classes=6), "residual": Residual()}
+
+
+def randomise(rdn: RDN, seed: int) -> RDN:
+    """Weights and statistics far from their initial values, new groups unlike their counterparts."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in rdn.parameters():
+            parameter.mul_(1 + 0.5 * torch.rand(parameter.shape, generator=generator))
+    return rdn
+
+
+def make(name: str, images, *, k=4, select="random", init="copy", plain=None, seed=0) -> RDN:
+    torch.manual_seed(seed)
+    model = settle_norms(networks()[name], images)
+    return randomise(to_rdn(model, k, select=select, init=init, calibration=images, plain=plain, seed=seed), seed)
+
+
+cases = given(
+    name=st.sampled_from(["mobilenext", "residual"]),
+    k=st.integers(2, 5),
+    select=st.sampled_from(SELECTS),
+    init=st.sampled_from(["copy", "reconstruct"]),
+    seed=st.integers(0, 1000),
+)
+few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@cases
+@few
+def test_noise_in_later_groups_changes_no_bit(images, name, k, select, init, seed):
+    rdn = make(name, images, k=k, select=select, init=init, seed=seed)
+    with torch.no_grad():
+        clean, owners = rdn(images), rdn.owners()
+        values = {**dict(rdn.named_parameters()), **dict(rdn.named_buffers())}
+        for keep in reversed(range(1, rdn.num_subnetworks)):  # more and more of the network becomes noise
+            for path, groups in owners.items():
+                later = groups > keep
+                values[path][later] = 100 * torch.rand_like(values[path][later])
+            noisy = rdn(images)
+            assert torch.equal(noisy[:, :keep], clean[:, :keep])
+            assert not torch.equal(noisy[:, keep:], clean[:, keep:])
+
+
+@cases
+@few
+def test_even_nan_in_later_groups_cannot_leak(images, name, k, select, init, seed):
+    rdn = make(name, images, k=k, select=select, init=init, seed=seed)
+    values = {**dict(rdn.named_parameters()), **dict(rdn.named_buffers())}
+    with torch.no_grad():
+        clean = rdn(images)
+        for path, groups in rdn.owners().items():
+            values[path][groups > k] = torch.nan
+        assert torch.equal(rdn(images)[:, :k], clean[:, :k])
+
+
+def test_owners_cover_everything_but_plain_layers_and_the_classifier(images):
+    rdn = make("mobilenext", images)
+    owners = rdn.owners()
+    for name, parameter in rdn.named_parameters():
+        if name in owners:
+            assert len(owners[name]) == len(parameter)
+        else:
+            assert name.startswith(("trunk.layers.stem", "trunk.layers.blocks_0_", "trunk.layers.blocks_1_", "heads.classifier"))
+
+
+@cases
+@few
+def test_all_ways_to_run_a_subnetwork_agree(images, name, k, select, init, seed):
+    rdn = make(name, images, k=k, select=select, init=init, seed=seed)
+    with torch.no_grad():
+        logits = rdn(images)  # (B, K, classes)
+        state = rdn.start(images)
+        for index in range(1, rdn.num_subnetworks + 1):
+            torch.testing.assert_close(rdn.subnetwork(index)(images), logits[:, index - 1], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(rdn(images, upto=index), logits[:, :index], rtol=1e-5, atol=1e-5)
+            if index > 1:
+                state = rdn.advance(state, to=index)
+            torch.testing.assert_close(state.logits, logits[:, index - 1], rtol=1e-5, atol=1e-5)
+        jumped = rdn.advance(rdn.start(images), to=rdn.num_subnetworks)
+        torch.testing.assert_close(jumped.logits, logits[:, -1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mobilenext", "residual"])
+@pytest.mark.parametrize("k", [2, 3, 4, 5])
+@pytest.mark.parametrize("select", SELECTS)
+def test_every_parameter_gets_a_gradient_from_the_joint_loss(images, name, k, select):
+    rdn = make(name, images, k=k, select=select).train()
+    logits = rdn(images)
+    assert logits.shape == (len(images), 2 * k - 1, 6)
+    joint_loss(logits, torch.arange(len(images)) % 6).backward()
+    without = [n for n, p in rdn.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+    assert all(torch.isfinite(p.grad).all() for p in rdn.parameters())
+
+
+def test_one_pass_serves_all_heads(images):
+    rdn, calls = make("mobilenext", images), []
+    for name, layer in rdn.trunk.layers.items():
+        layer.register_forward_hook(lambda *_, name=name: calls.append(name))
+    rdn(images)
+    assert sorted(calls) == sorted(rdn.trunk.layers)
+
+
+def test_advance_runs_the_new_groups_only(images):
+    """Count what the convolutions compute: N_1, then every increment, add up to N_K exactly."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    rdn = make("mobilenext", images)
+
+    def flops(function):
+        with FlopCounterMode(display=False) as counter:
+            result = function()
+        return result, counter.get_total_flops()
+
+    state, total = flops(lambda: rdn.start(images))
+    classifier = 2 * len(images) * rdn.heads.classifier.weight.numel()
+    for index in range(2, rdn.num_subnetworks + 1):
+        state, more = flops(lambda state=state, index=index: rdn.advance(state, to=index))
+        total += more - classifier  # the shared classifier is applied once wherever one stops
+    _, whole = flops(lambda: rdn.subnetwork(rdn.num_subnetworks)(images))
+    assert total == whole
+
+
+def test_a_state_can_be_advanced_twice(images):
+    rdn = make("mobilenext", images)
+    with torch.no_grad():
+        start = rdn.start(images)
+        first, second = rdn.advance(start, to=4), rdn.advance(start, to=4)
+    assert torch.equal(first.logits, second.logits)
+    assert start.index == 1
+
+
+def test_subnetworks_do_not_share_memory_with_the_rdn(images):
+    rdn = make("mobilenext", images)
+    sub = rdn.subnetwork(3)
+    theirs = {p.data_ptr() for p in rdn.parameters()}
+    assert not any(p.data_ptr() in theirs for p in sub.parameters())
+
+
+def test_wrong_indices_are_refused(images):
+    rdn = make("mobilenext", images)
+    for wrong in (0, 8, -1, 2.0, "3"):
+        with pytest.raises(ConfigError, match="does not exist"):
+            rdn.subnetwork(wrong)
+    with pytest.raises(ConfigError, match="choose from 1 to 7"):
+        rdn(images, upto=9)
+    with pytest.raises(ConfigError, match="choose from 4 to 7"):
+        rdn.advance(rdn.advance(rdn.start(images), to=3), to=3)
+
+
+@given(
+    k=st.integers(2, 5), c_in=st.integers(5, 19), c_out=st.integers(5, 19), plain=st.booleans(), bias=st.booleans(),
+    kernel=st.sampled_from([1, 3]), stride=st.integers(1, 2), seed=st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_the_dense_path_of_training_equals_the_loop_over_groups(k, c_in, c_out, plain, bias, kernel, stride, seed):
+    torch.manual_seed(seed)
+    reads = Space(c_in, (c_in,) if plain else nested_sizes(c_in, k), plain)
+    conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=bias)
+    nested = NestedConv2d(conv, k=k, reads=reads, writes=Space(c_out, nested_sizes(c_out, k), False))
+    for parameter in nested.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(2, sum(reads.sizes), 6, 6)
+    fast, slow = nested.train()(x, 1, 2 * k - 1), nested.forward_by_group(x, 1, 2 * k - 1)
+    torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
+    (by_dense,) = torch.autograd.grad(fast.square().sum(), nested.weight[-1])
+    (by_group,) = torch.autograd.grad(slow.square().sum(), nested.weight[-1])
+    torch.testing.assert_close(by_dense, by_group, rtol=1e-3, atol=1e-2)
+
+
+def test_contiguous_runs():
+    assert contiguous_runs((1, 2, 4), (0, 3, 5, 9, 10)) == [(0, 5), (9, 10)]

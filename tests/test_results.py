@@ -1,0 +1,276 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rdnlib import results
+from rdnlib.calibration import calibrate, choose, saved_fraction, sweep
+from rdnlib.errors import DataError
+
+K = 3
+MADDS, PARAMS = [10_000_000, 20_000_000, 40_000_000], [1_000_000, 2_000_000, 4_000_000]
+POLICY_MADDS, POLICY_PARAMS = 500_000, 250_000
+
+
+@dataclass
+class FakeRun:
+    result: dict
+    frame: pd.DataFrame
+
+    def samples(self):
+        return self.frame.copy()
+
+
+def fake_runs(n=2000, seed=0, *, difficulty=True, flat=False):
+    """An RDN whose accuracy falls with difficulty, and a policy that knows the probabilities (nothing if `flat`)."""
+    rng = np.random.default_rng(seed)
+    hard = rng.random(n).astype(np.float32)
+    p = np.clip(1.05 - hard[:, None] * [0.9, 0.6, 0.4], 0, 1)  # (n, K)
+    draw = rng.random((n, 1))
+    correct = draw < p
+    frame = pd.DataFrame(
+        {
+            "id": rng.permutation(n),
+            "split": np.where(np.arange(n) < n // 2, "calibration", "validation"),
+            "label": 0,
+            "difficulty": hard if difficulty else np.float32("nan"),
+        }
+    )
+    policy = frame[["id", "split"]].copy()
+    for v in range(K):
+        frame[f"top1_{v + 1}"] = correct[:, v]
+        frame[f"top5_{v + 1}"] = correct[:, v] | (rng.random(n) < 0.5)
+        policy[f"p_{v + 1}"] = (0.9 - 0.1 * v if flat else p[:, v].astype(np.float32)) * np.float32(1)
+    shuffled = policy.sample(frac=1, random_state=1)
+    return (
+        FakeRun({"name": "rdn", "kind": "rdn", "madds": MADDS, "params": PARAMS}, frame),
+        FakeRun({"name": "policy", "policy_madds": POLICY_MADDS, "policy_params": POLICY_PARAMS}, shuffled),
+    )
+
+
+def fake_base(n=2000, seed=5):
+    rng = np.random.default_rng(seed)
+    outcome = rng.random(n) < 0.8
+    split = np.where(np.arange(n) < n // 2, "calibration", "validation")
+    columns = {"id": np.arange(n), "split": split, "label": 0, "difficulty": np.nan}
+    frame = pd.DataFrame(columns | {"top1_1": outcome, "top5_1": True})
+    return FakeRun({"name": "base", "kind": "base", "madds": [30_000_000], "params": [3_000_000]}, frame)
+
+
+def test_wilson_interval_against_its_textbook_values():
+    low, high = results.interval(np.arange(10) < 8)
+    assert (low, high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert results.interval(np.ones(20, bool)) == pytest.approx((0.8389, 1.0), abs=1e-4)
+    assert results.interval(np.zeros(20, bool)).low == 0
+    wide, narrow = (results.interval(np.arange(10) < 8, level) for level in (0.99, 0.5))
+    assert wide.low < low < narrow.low < narrow.high < high < wide.high
+    with pytest.raises(DataError):
+        results.interval(np.array([], bool))
+
+
+def test_wilson_interval_covers():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for hits in rng.binomial(100, 0.9, 2000):
+        low, high = results.interval(np.arange(100) < hits)
+        inside += low <= 0.9 <= high
+    assert 0.92 <= inside / 2000 <= 0.97  # discrete, so not exactly 0.95
+
+
+def test_paired_difference_equals_the_bootstrap_over_samples():
+    rng = np.random.default_rng(0)
+    easy = rng.random(400)
+    a, b = easy < 0.8, np.where(rng.random(400) < 0.9, easy < 0.75, rng.random(400) < 0.5)
+    found = results.paired_difference(a, b)
+    assert found.value == pytest.approx(a.mean() - b.mean())
+    resampled = rng.integers(0, 400, (10_000, 400))
+    difference = a[resampled].mean(axis=1) - b[resampled].mean(axis=1)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(difference, [0.025, 0.975])), abs=0.004)
+    assert found == results.paired_difference(a, b)
+    swapped = results.paired_difference(b, a)
+    assert swapped.value == -found.value
+    assert results.paired_difference(a, a) == (0, 0, 0)
+    with pytest.raises(DataError, match="same samples"):
+        results.paired_difference(a, b[:-1])
+    with pytest.raises(DataError, match="same samples"):
+        results.paired_difference(a[:0], b[:0])
+
+
+def test_subnetwork_table_uses_validation_only():
+    run, _ = fake_runs()
+    table = results.subnetwork_table(run)
+    seen = run.frame[run.frame["split"] == "validation"]
+    assert list(table["subnetwork"]) == [1, 2, 3]
+    assert list(table["madds"]) == MADDS
+    assert list(table["params"]) == PARAMS
+    for v in range(1, K + 1):
+        row = table.iloc[v - 1]
+        assert row["top1"] == pytest.approx(100 * seen[f"top1_{v}"].mean())
+        assert row["top5"] == pytest.approx(100 * seen[f"top5_{v}"].mean())
+        assert (row["top1_low"], row["top1_high"]) == pytest.approx(
+            tuple(100 * end for end in results.interval(seen[f"top1_{v}"]))
+        )
+        assert row["top1_low"] < row["top1"] < row["top1_high"]
+    assert "split" not in table
+
+
+def test_dynamic_joins_by_id_whatever_the_order():
+    rdn, policy = fake_runs()
+    joined = results.dynamic(rdn, policy, split="validation")
+    outcomes, probabilities = rdn.frame.set_index("id"), policy.frame.set_index("id")
+    assert len(joined.ids) == 1000
+    for row, key in enumerate(joined.ids[:50]):
+        np.testing.assert_array_equal(joined.correct[row], outcomes.loc[key, [f"top1_{v}" for v in (1, 2, 3)]])
+        np.testing.assert_array_equal(joined.top5[row], outcomes.loc[key, [f"top5_{v}" for v in (1, 2, 3)]])
+        np.testing.assert_array_equal(joined.p[row], probabilities.loc[key, ["p_1", "p_2", "p_3"]].astype(float))
+        assert joined.difficulty[row] == outcomes.loc[key, "difficulty"]
+    np.testing.assert_allclose(joined.saved, [0.75, 0.5, 0])
+    np.testing.assert_array_equal(joined.madds, np.array(MADDS) + POLICY_MADDS)
+    np.testing.assert_array_equal(joined.params, np.array(PARAMS) + POLICY_PARAMS)
+
+
+def broken(change):
+    rdn, policy = fake_runs(40)
+    change(rdn, policy)
+    return rdn, policy
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r, p: setattr(p, "frame", p.frame[p.frame["id"] != r.frame["id"].iloc[-1]]), "1 images"),
+        (lambda r, p: setattr(r, "frame", r.frame.iloc[:-2]), "2 images"),
+        (lambda r, p: setattr(p, "frame", pd.concat([p.frame, p.frame])), "more than once"),
+        (lambda r, p: setattr(r, "frame", pd.concat([r.frame, r.frame])), "more than once"),
+        (lambda r, p: setattr(r, "frame", r.frame[r.frame["split"] == "calibration"]), "no samples"),
+        (lambda r, p: setattr(p, "frame", p.frame.drop(columns="p_3")), "estimates 2"),
+    ],
+)
+def test_samples_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(DataError, match=message):
+        results.dynamic(*broken(change), split="validation")
+
+
+def test_table1_has_the_papers_rows_and_the_dynamic_one_is_chosen_on_calibration():
+    rdn, policy = fake_runs()
+    table = results.table1({"base": fake_base(), "RDN": rdn}, {"RDN": (rdn, policy)})
+    assert list(table["model"]) == ["base", "RDN", "RDN†"]
+    assert list(table["integrated_nets"]) == ["1 full network", "3 sub-networks", "3 sub-networks"]
+    base, static, row = (table.iloc[index] for index in range(3))
+    assert (base["params_m"], base["madds_m"]) == (3, 30)
+    assert (static["params_m"], static["madds_m"]) == (4, 40)
+    assert np.isnan(static["lam"])
+
+    calibration = results.dynamic(rdn, policy, split="calibration")
+    accuracy = calibration.correct[:, -1].mean()
+    lam = calibrate(calibration.p, calibration.correct, calibration.saved, 1 - accuracy).lam
+    assert row["lam"] == lam
+    samples = results.dynamic(rdn, policy, split="validation")
+    exits = choose(samples.p, samples.saved, lam)
+    assert row["top1"] == pytest.approx(100 * np.mean([samples.correct[i, v] for i, v in enumerate(exits)]))
+    assert row["top5"] == pytest.approx(100 * np.mean([samples.top5[i, v] for i, v in enumerate(exits)]))
+    assert row["madds_m"] == pytest.approx(np.mean([MADDS[v] + POLICY_MADDS for v in exits]) / 1e6)
+    assert row["params_m"] == pytest.approx(np.mean([PARAMS[v] + POLICY_PARAMS for v in exits]) / 1e6)
+    assert row["note"] == ""
+    assert row["madds_m"] < static["madds_m"]
+    assert row["top1_low"] < row["top1"] < row["top1_high"]
+
+
+def test_an_unreachable_target_is_noted():
+    rdn, policy = fake_runs(flat=True)  # prefers N_1 for every λ
+    row = results.table1({}, {"RDN": (rdn, policy)}).iloc[0]
+    assert "not reachable" in row["note"]
+    calibration = results.dynamic(rdn, policy, split="calibration")
+    best = sweep(calibration.p, calibration.correct, calibration.saved)["accuracy"].max()
+    assert f"{100 * best:.2f}" in row["note"]
+    assert row["madds_m"] == pytest.approx((MADDS[0] + POLICY_MADDS) / 1e6)
+
+
+def test_figure8_has_every_series_with_the_right_numbers():
+    rdn, policy = fake_runs()
+    base = fake_base()
+    frame = results.figure8(rdn, policy, {"base": base}, gaps=(0, 0.02), max_points=50)
+    series = dict(list(frame.groupby("series")))
+    assert list(frame["series"].unique()) == [
+        "sub-networks",
+        "dynamic",
+        "dynamic, λ* calibrated",
+        "base",
+        "random mix of N_1 and N_K",
+        "oracle (first correct exit)",
+    ]
+    samples = results.dynamic(rdn, policy, split="validation")
+    assert list(series["sub-networks"]["madds"]) == MADDS
+    np.testing.assert_allclose(series["sub-networks"]["top1"], 100 * samples.correct.mean(axis=0))
+
+    curve = series["dynamic"]
+    assert len(curve) == 50
+    assert curve["lam"].is_monotonic_increasing
+    shares = curve[["exit_1", "exit_2", "exit_3"]].to_numpy()
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    np.testing.assert_allclose(curve["madds"], shares @ samples.madds)
+
+    stars = series["dynamic, λ* calibrated"]
+    assert list(stars["name"]) == ["target N_K", "target N_K − 2 points"]
+    assert stars["madds"].iloc[1] < stars["madds"].iloc[0]
+    first = results.table1({}, {"RDN": (rdn, policy)}).iloc[0]
+    assert stars["top1"].iloc[0] == pytest.approx(first["top1"])
+    assert stars["low"].iloc[0] == pytest.approx(first["top1_low"])
+    assert stars["madds"].iloc[0] == pytest.approx(first["madds_m"] * 1e6)
+
+    oracle = series["oracle (first correct exit)"].iloc[0]
+    assert oracle["top1"] == pytest.approx(100 * samples.correct.any(axis=1).mean())
+    np.testing.assert_allclose(series["random mix of N_1 and N_K"]["madds"], [MADDS[0], MADDS[-1]])
+    assert series["base"]["madds"].tolist() == [30_000_000]
+    sampled = frame[~frame["series"].str.startswith("random")]
+    assert ((sampled["low"] <= sampled["top1"]) & (sampled["top1"] <= sampled["high"])).all()
+
+
+def test_easy_images_leave_early():
+    rdn, policy = fake_runs()
+    samples = results.dynamic(rdn, policy, split="validation")
+    rho, table = results.exit_difficulty(samples, 2.0)
+    exits = choose(samples.p, samples.saved, 2.0)
+    rank = [pd.Series(values).rank() for values in (exits, samples.difficulty)]
+    assert rho == pytest.approx(np.corrcoef(*rank)[0, 1])
+    assert rho > 0.5
+    assert list(table["exit"]) == [1, 2, 3]
+    for v in range(K):
+        assert table["share"][v] == pytest.approx((exits == v).mean())
+        if (exits == v).any():
+            assert table["difficulty"][v] == pytest.approx(samples.difficulty[exits == v].mean(), rel=1e-5)
+
+
+def test_unknown_difficulty_and_a_single_exit_give_nan():
+    samples = results.dynamic(*fake_runs(difficulty=False), split="validation")
+    rho, table = results.exit_difficulty(samples, 2.0)
+    assert np.isnan(rho)
+    assert table["difficulty"].isna().all()
+    assert table["share"].sum() == pytest.approx(1)
+    samples = results.dynamic(*fake_runs(flat=True), split="validation")
+    rho, table = results.exit_difficulty(samples, 1.0)
+    assert np.isnan(rho)
+    assert table["share"].tolist() == [1, 0, 0]
+
+
+def test_paper_tables_hold_the_printed_numbers(pytestconfig):
+    folder = pytestconfig.rootpath / "data" / "paper"
+    table = pd.read_csv(folder / "table1.csv", dtype=str)
+    assert len(table) == 9
+    assert table.iloc[7].tolist() == [
+        "RDN-MobileNeXt-multi1.5†",
+        "11.54",
+        "660",
+        "76.68",
+        "93.54",
+        "7 sub-networks",
+    ]
+    for number, rows in ((2, 4), (3, 3), (4, 2), (5, 3)):
+        assert len(pd.read_csv(folder / f"table{number}.csv")) == rows
+    light = pd.read_csv(folder / "table4.csv")["top1_light"]
+    assert (light[0] - light[1]) == pytest.approx(2.21)  # the caption says ~1.8
+
+
+def test_saved_fraction():
+    np.testing.assert_allclose(saved_fraction([1, 2, 4]), [0.75, 0.5, 0])

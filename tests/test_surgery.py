@@ -1,0 +1,158 @@
+"""Network surgery keeps what it should: permutations alone change nothing, and completions add up to the super-net."""
+
+import pytest
+import torch
+from conftest import settle_norms
+from test_rdn import Residual
+from torch import nn
+
+from rdnlib import to_rdn
+from rdnlib.errors import ConfigError
+from rdnlib.models import mobilenext
+from rdnlib.select import greedy_permutation, violation_scores
+from rdnlib.spaces import split_channels
+
+
+class Linear(nn.Module):
+    """1×1 and 3×3 convolutions without activation: here counterpart + completion must give the super-net exactly."""
+
+    def __init__(self, depth: int):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.body = nn.Sequential(*(nn.Conv2d(8, 8, 3, 1, 1, bias=False) for _ in range(depth)))
+        self.pool, self.flatten, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.classifier(self.flatten(self.pool(self.body(self.stem(x)))))
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+@pytest.mark.parametrize("select", ["identity", "random", "greedy"])
+def test_one_nested_layer_of_a_linear_net_collapses_to_the_super_net(images, k, select):
+    """Behind a plain input nothing is lost: counterpart and completion read all inputs between them."""
+    torch.manual_seed(1)
+    model = Linear(1).eval()
+    rdn = to_rdn(model, k, select=select, calibration=images)
+    torch.testing.assert_close(rdn(images)[:, -1], model(images), rtol=1e-5, atol=1e-5)
+
+
+def test_what_copy_loses_in_a_deep_linear_net_is_what_the_paper_cuts(images):
+    """Two nested layers lose the products of a completion with blocks it does not own: the copy is not exact."""
+    torch.manual_seed(1)
+    model = Linear(2).eval()
+    rdn = to_rdn(model, 4, select="identity")
+    assert (rdn(images)[:, -1] - model(images)).abs().max() > 1e-3
+
+
+def test_reconstruct_recovers_a_linear_net_exactly(images):
+    """All channels of a linear 1×1 layer are in reach of N_K's regression, so N_K must be the super-net."""
+    torch.manual_seed(1)
+    model = Linear(1).eval()
+    rdn = to_rdn(model, 4, select="identity", init="reconstruct", calibration=images.repeat(8, 1, 1, 1))
+    error = (rdn(images)[:, -1] - model(images)).abs().mean() / model(images).std()
+    assert error < 0.05
+
+
+@pytest.mark.parametrize("make", [lambda: mobilenext(width_mult=0.25, num_classes=6), Residual])
+def test_reconstruct_is_closer_to_the_super_net_than_copy(images, make):
+    torch.manual_seed(0)
+    many = torch.randn(256, 3, 32, 32)
+    model = settle_norms(make(), many)
+    with torch.no_grad():
+        wanted = model(many)
+        copy, fitted = (
+            to_rdn(model, 4, select="greedy-relative", init=init, calibration=many)(many) for init in ("copy", "reconstruct")
+        )
+    gap = [(logits[:, -1] - wanted).pow(2).mean().item() for logits in (copy, fitted)]
+    assert gap[1] < 0.7 * gap[0]
+    improvement = (fitted - wanted[:, None]).pow(2).mean(dim=(0, 2))
+    assert improvement[-1] < improvement[0]
+
+
+def test_the_super_net_is_left_alone(images, small):
+    before = {name: value.clone() for name, value in small.state_dict().items()}
+    to_rdn(small, 4, select="greedy", init="reconstruct", calibration=images)
+    assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
+
+
+def slow_scores(conv, x, permutation, k):
+    """Algorithm 1's |Σ_violating W X| by its definition: zero the inputs of the first g groups, convolve."""
+    sizes = split_channels(len(permutation), k)
+    rows = []
+    for g in range(1, k):
+        outside = x.clone()
+        outside[:, permutation[: sum(sizes[:g])]] = 0
+        y = nn.functional.conv2d(outside, conv.weight, None, conv.stride, conv.padding)
+        rows.append(y.abs().mean(dim=(0, 2, 3)))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_violation_scores_equal_their_definition(k):
+    torch.manual_seed(k)
+    conv, x, order = nn.Conv2d(10, 14, 3, 1, 1), torch.randn(3, 10, 5, 5), torch.randperm(10)
+    fast = violation_scores(conv, x, order, k=k, relative=False)
+    torch.testing.assert_close(fast, slow_scores(conv, x, order, k), rtol=1e-4, atol=1e-5)
+
+
+def slow_greedy(scores, k):
+    """Algorithm 1 channel by channel."""
+    left, order = list(range(scores.shape[1])), []
+    for g, size in enumerate(split_channels(scores.shape[1], k)[:-1]):
+        for _ in range(size):
+            best = min(left, key=lambda channel: scores[g, channel].item())
+            left.remove(best)
+            order.append(best)
+    return order + left
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_greedy_equals_the_algorithm_channel_by_channel(k):
+    scores = torch.rand(k - 1, 17, generator=torch.Generator().manual_seed(k))
+    assert greedy_permutation(scores, k=k).tolist() == slow_greedy(scores, k)
+
+
+def test_greedy_cuts_less_than_random(images, small):
+    """On the sum that it minimises, over all nested layers of the net."""
+    from rdnlib import select as selection
+    from rdnlib.spaces import build_spaces, trace
+
+    traced = trace(small)
+    spaces = build_spaces(traced, k=4, plain=small.plain_by_default)
+    producers = selection.capture_producers(traced, spaces, images)
+
+    def total(strategy):
+        orders = selection.select(strategy, traced, spaces, k=4, calibration=images, seed=3)
+        cut = 0.0
+        for step, x in producers:
+            scores = violation_scores(step.module, x, orders[traced.space_of[step.inputs[0]]], k=4, relative=False)
+            groups = orders[traced.space_of[step.name]].split(list(split_channels(scores.shape[1], 4)))
+            cut += sum(scores[g, channels].sum().item() for g, channels in enumerate(groups[:-1]))
+        return cut
+
+    assert total("greedy") < 0.95 * total("random")
+
+
+def test_random_select_follows_its_seed(images, small):
+    weights = [to_rdn(small, 4, select="random", seed=seed).trunk.layers["blocks_2_layers_reduce_0"].weight[0] for seed in (0, 0, 1)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 1}, "at least 2"),
+        ({"k": 2.5}, "whole number"),
+        ({"select": "best"}, "unknown select"),
+        ({"init": "magic"}, "unknown init"),
+        ({"select": "greedy"}, "needs calibration"),
+        ({"select": "identity", "init": "reconstruct"}, "needs calibration"),
+        ({"calibration": torch.zeros(3, 32, 32)}, r"\(B, 3, H, W\)"),
+        ({"calibration": torch.full((1, 3, 32, 32), torch.nan)}, "NaN"),
+        ({"select": "identity", "plain": ["nowhere"]}, "no convolution is named 'nowhere'"),
+    ],
+)
+def test_wrong_arguments_are_refused(small, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        to_rdn(small, **arguments)
