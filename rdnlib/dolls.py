@@ -109,7 +109,7 @@ class _Block:
         scale = 0.92 - 0.36 * self._grown() - self._uniform(0, 0.08)
         room = 1 - 0.95 * scale  # how far it may stand from the centre
         self.scale, self.at = scale, (self._uniform(-1, 1) * room, self._uniform(-1, 1) * room)
-        u, v = _turned(self.x - self.at[0], self.y - self.at[1], self._uniform(-1.2, 1.2))
+        u, v = _turned(self.x - self.at[0], self.y - self.at[1], self._uniform(-1.6, 1.6))
         u, v = u / (scale * self._uniform(0.9, 1.15)), v / scale
         figure, belly = np.divmod(self.labels[:, None, None], len(BELLIES))
 

@@ -271,8 +271,10 @@ def exit_difficulty(difficulty: np.ndarray, exits: np.ndarray, *, count: int, ax
 
 def _points(ax: Axes, rows: pd.DataFrame, **style):
     """Draw points with their intervals and return what the legend shows for them."""
-    error = np.nan_to_num([rows["top1"] - rows["low"], rows["high"] - rows["top1"]])
-    return ax.errorbar(rows["madds"] / 1e6, rows["top1"], np.maximum(error, 0), **style)
+    error = None
+    if rows["low"].notna().any():
+        error = np.maximum(np.nan_to_num([rows["top1"] - rows["low"], rows["high"] - rows["top1"]]), 0)
+    return ax.errorbar(rows["madds"] / 1e6, rows["top1"], error, **style)
 
 
 def _legend_below(ax: Axes, handles, labels) -> None:

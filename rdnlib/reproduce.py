@@ -142,7 +142,7 @@ def _publish(
     notebooks = sorted((project / "notebooks").glob("[0-9]*.ipynb"))
     if not notebooks:
         raise ConfigError(f"no notebooks named NN_….ipynb in {project / 'notebooks'}")
-    with _kernel():
+    with kernel():
         for number, notebook in enumerate(notebooks, start=1):
             with _timed(notebook.stem, seconds, label=f"[{number}/{len(notebooks)}] notebook {notebook.stem}"):
                 execute(notebook, source / "notebooks" / notebook.name, parameters=parameters)
@@ -183,8 +183,11 @@ def execute(notebook: Path, result: Path, *, parameters: dict[str, Any]) -> None
             progress_bar=False,
         )
     except PapermillExecutionError as error:
+        # papermill counts the cell that it put after the one tagged `parameters`; a reader of the notebook does not
+        added = 1 + next((i for i, cell in enumerate(_cells(notebook)) if "parameters" in _tags(cell)), -1)
+        number = error.cell_index + (error.cell_index < added)
         raise RdnError(
-            f"notebook {notebook.name}, cell {error.cell_index + 1} failed: {error.ename}: {_first_line(error.evalue)} "
+            f"notebook {notebook.name}, cell {number} failed: {error.ename}: {_first_line(error.evalue)} "
             f"(the executed copy is {result})"
         ) from error
     except DeadKernelError as error:
@@ -192,7 +195,7 @@ def execute(notebook: Path, result: Path, *, parameters: dict[str, Any]) -> None
     executed = nbformat.read(result, as_version=4)
     check_completed(executed, notebook.name)
     for cell in executed.cells:
-        tags = cell.metadata.get("tags", [])
+        tags = _tags(cell)
         tags += [_IN_THE_BOOK[tag] for tag in tags if tag in _IN_THE_BOOK]
         cell.metadata.pop("papermill", None)
     executed.metadata.pop("papermill", None)
@@ -202,7 +205,8 @@ def execute(notebook: Path, result: Path, *, parameters: dict[str, Any]) -> None
 
 def check_completed(notebook: nbformat.NotebookNode, name: str) -> None:
     """Raise RdnError, naming the cell, unless every code cell that has code was executed without an error output."""
-    for number, cell in enumerate(notebook.cells, start=1):
+    own = [cell for cell in notebook.cells if "injected-parameters" not in _tags(cell)]
+    for number, cell in enumerate(own, start=1):
         if cell.cell_type != "code" or not cell.source.strip():
             continue
         errors = [output for output in cell.outputs if output.output_type == "error"]
@@ -265,7 +269,7 @@ def _stage(project: Path, source: Path, *, footer: str) -> None:
 
 
 @contextmanager
-def _kernel() -> Iterator[None]:
+def kernel() -> Iterator[None]:
     """Offer a kernel that is this very interpreter, so that none needs to be installed."""
     package_parent = str(Path(__file__).resolve().parent.parent)
     search = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
@@ -312,6 +316,14 @@ def _complaints(log: str, source: Path) -> str:
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in log.splitlines()]
     found = [line for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL|Error)\b", line)] or lines[-3:]
     return " | ".join(dict.fromkeys(line.replace(f"{source}{os.sep}", "") for line in found))
+
+
+def _cells(notebook: Path) -> list[nbformat.NotebookNode]:
+    return nbformat.read(notebook, as_version=4).cells
+
+
+def _tags(cell: nbformat.NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
 
 
 def _first_line(text: str) -> str:

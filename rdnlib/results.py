@@ -97,7 +97,7 @@ def dynamic(rdn_run: Run, policy_run: Run, *, split: str) -> Dynamic:
     if set(networks["id"]) != set(policies["id"]):
         lonely = len(set(networks["id"]) ^ set(policies["id"]))
         raise DataError(f"{lonely} images of the {split} split are not in both the RDN's and the policy's samples")
-    joined = networks.merge(policies, on=["id", "split"])
+    joined = networks.merge(policies[["id", "split", *probabilities]], on=["id", "split"])
     madds = np.asarray(rdn_run.result["madds"], dtype=np.float64)
     return Dynamic(
         ids=joined["id"].to_numpy(),

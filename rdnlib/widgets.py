@@ -22,11 +22,10 @@ STYLE = """<style>
 .rdn-frame>svg{flex:1 1 300px;min-width:0;max-width:520px;height:auto;color:inherit}
 .rdn-frame svg text{fill:currentColor;font-size:13px}
 .rdn-side{flex:1 1 230px;min-width:0;max-width:520px}
-.rdn-frame .rdn-numbers{display:grid;grid-template-columns:1fr auto;gap:.15rem 1rem;margin:0 0 .8rem}
-.rdn-frame .rdn-numbers dt{font-weight:normal;margin:0}
-.rdn-frame .rdn-numbers dd{margin:0;text-align:right;font-weight:600;font-variant-numeric:tabular-nums}
+.rdn-numbers{display:grid;grid-template-columns:1fr auto;gap:.15rem 1rem;margin:0 0 .8rem}
+.rdn-numbers b{text-align:right;font-weight:600;font-variant-numeric:tabular-nums}
 .rdn-exits{display:grid;grid-template-columns:auto 1fr 3.2em;gap:.2rem .6rem;align-items:center}
-.rdn-exits i{display:block;height:.8em;min-width:1px;background:#0072B2;border-radius:2px}
+.rdn-exits i{display:block;height:.8em;background:#0072B2;border-radius:2px}
 .rdn-exits b{font-weight:normal;text-align:right;font-variant-numeric:tabular-nums}
 </style>"""
 
@@ -146,7 +145,7 @@ def _frame(row: pd.Series, drawing: _Drawing, exits: list[float]) -> str:
     part = f"{100 * row['madds'] / drawing.largest:.0f} %"
     count = len(shares)
     numbers = "".join(
-        f"<dt>{name}</dt><dd>{value}</dd>"
+        f"<span>{name}</span><b>{value}</b>"
         for name, value in (
             ("λ", _lam(row["lam"])),
             ("top-1 accuracy", accuracy),
@@ -164,7 +163,7 @@ def _frame(row: pd.Series, drawing: _Drawing, exits: list[float]) -> str:
         f"Accuracy against MAdds; here {accuracy} at {madds}, {part} of the whole network",
     )
     return (
-        f'<div class="rdn-frame">{picture}<div class="rdn-side"><dl class="rdn-numbers">{numbers}</dl>'
+        f'<div class="rdn-frame">{picture}<div class="rdn-side"><div class="rdn-numbers">{numbers}</div>'
         f'<div>images leaving at</div><div class="rdn-exits">{bars}</div></div></div>'
     )
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import tarfile
 import threading
 import types
 from pathlib import Path
@@ -21,6 +22,8 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
+from rdnlib import assets  # noqa: E402
+from rdnlib.errors import RdnError  # noqa: E402
 from rdnlib.reproduce import reproduce  # noqa: E402
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -63,7 +66,8 @@ frame = pd.DataFrame({
 frame["low"], frame["high"] = frame["top1"] - 1, frame["top1"] + 1
 plots.show(plots.figure8(frame), alt="accuracy against MAdds")
 """
-TABLE = "pd.DataFrame({'network': ['N1', 'N2'], 'top-1 (%)': [55.0, 64.0], 'MAdds (M)': [21, 33]})"
+TABLE = "pd.DataFrame({'network': ['N1', 'N2'], 'top-1 (%)': [55.0, 64.0]}).style.hide()"
+FRAME = "pd.DataFrame({'network': ['N1', 'N2'], 'top-1 (%)': [55.0, 64.0]})"
 
 
 def notebook(title: str, *cells: str) -> nbformat.NotebookNode:
@@ -90,6 +94,7 @@ def site(tmp_path_factory) -> Path:
             "06_figure8": (SLIDER, "from rdnlib import plots", CURVE),
             "01_nested_convolution": (FIGURE,),
             "05_table1": ("import pandas as pd", TABLE),
+            "04_policy_and_lambda": ("import pandas as pd", FRAME),
         }.get(chapter.name, ("print('nothing here')",))
         nbformat.write(notebook(chapter.name, *cells), project / "notebooks" / f"{chapter.name}.ipynb")
     out = tmp_path_factory.mktemp("out")
@@ -166,8 +171,8 @@ def requests(browser) -> list[str]:
 def shown(browser) -> dict[str, str]:
     """The numbers beside the curve, as the reader sees them."""
     frame = next(f for f in browser.find_elements(By.CSS_SELECTOR, ".rdn-frame") if f.is_displayed())
-    names = [e.text for e in frame.find_elements(By.CSS_SELECTOR, "dt")]
-    return dict(zip(names, [e.text for e in frame.find_elements(By.CSS_SELECTOR, "dd")], strict=True))
+    names, values = (frame.find_elements(By.CSS_SELECTOR, f".rdn-numbers {tag}") for tag in ("span", "b"))
+    return {name.text: value.text for name, value in zip(names, values, strict=True)}
 
 
 PAGES = (
@@ -221,8 +226,9 @@ def stored_frames(site: Path) -> list[dict[str, str]]:
     state = json.loads(re.search(r'widget-state\+json">(.*?)</script>', page, re.S)[1])["state"]
     stack = next(model["state"] for model in state.values() if model["model_name"] == "StackModel")
     bodies = [state[child.removeprefix("IPY_MODEL_")]["state"]["value"] for child in stack["children"]]
-    pattern = r"<dt>(.*?)</dt><dd>(.*?)</dd>"
-    return [{re.sub("<.*?>", "", k): v for k, v in re.findall(pattern, body)} for body in bodies]
+    numbers = [re.search(r'rdn-numbers">(.*?)</div>', body)[1] for body in bodies]
+    pattern = r"<span>(.*?)</span><b>(.*?)</b>"
+    return [{re.sub("<.*?>", "", k): v for k, v in re.findall(pattern, text)} for text in numbers]
 
 
 def test_dragging_the_handle_changes_the_numbers(browser, address, site):
@@ -254,26 +260,30 @@ def test_no_page_is_wider_than_the_window(browser, address, page, width):
                 assert element.rect["width"] >= 250
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize(
-    ("page", "selector"),
-    [
-        ("06_figure8", ".rdn-numbers dd"),
-        ("06_figure8", ".rdn-frame svg text"),
-        ("06_figure8", ".widget-label"),
-        ("06_figure8", ".widget-readout"),
-        ("06_figure8", ".rdn-figure svg text"),
-        ("01_nested_convolution", ".rdn-figure svg text"),
-        ("05_table1", "table.dataframe td"),
-        ("05_table1", "table.dataframe th"),
+TEXTS = {
+    "06_figure8": [
+        ".rdn-numbers b",
+        ".rdn-exits span",
+        ".rdn-frame svg text",
+        ".widget-slider .widget-label",
+        ".widget-slider .widget-readout",
+        ".rdn-figure svg text",
     ],
-)
-def test_text_stands_out_from_its_background(browser, address, page, selector, theme):
+    "01_nested_convolution": [".rdn-figure svg text"],
+    "05_table1": ["table td", "table th"],
+    "04_policy_and_lambda": ["table.dataframe td", "table.dataframe th"],
+}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("page", TEXTS)
+def test_text_stands_out_from_its_background(browser, address, page, theme):
     visit(browser, f"{address}/notebooks/{page}.html", theme=theme)
     assert browser.execute_script("return document.documentElement.dataset.theme") == theme
-    element = next(e for e in browser.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed())
-    ink, paper = browser.execute_script(COLOURS, element)
-    assert contrast(ink, paper) >= 4.5
+    for selector in TEXTS[page]:
+        element = next(e for e in browser.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed())
+        ink, paper = browser.execute_script(COLOURS, element)
+        assert contrast(ink, paper) >= 4.5, selector
 
 
 # the colour of an element's text, and the first opaque background behind it
@@ -315,3 +325,35 @@ def test_widget_state_is_small(site):
 def test_no_path_of_this_machine_is_published(site):
     text = "".join(p.read_text(errors="ignore") for p in site.rglob("*.html"))
     assert str(site.parent) not in text
+
+
+AXE = assets.Package(
+    name="axe-core",
+    version="4.14.1",
+    sha512="FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
+    root=".",
+    files=(),
+)
+AUDIT = """
+const done = arguments[0];
+axe.run(document).then(report => done(report.violations.map(v => [v.id, v.nodes.map(n => n.html)])));
+"""
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """The accessibility checker, kept in the same cache as the book's own front-end files."""
+    try:
+        archive = assets.fetch(AXE)
+    except RdnError as error:
+        pytest.skip(str(error))
+    with tarfile.open(archive) as package:
+        return package.extractfile("package/axe.min.js").read().decode()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("page", PAGES)
+def test_accessibility_checker_finds_nothing(browser, address, axe, page, theme):
+    visit(browser, f"{address}/{page}.html", theme=theme)
+    browser.execute_script(axe)
+    assert browser.execute_async_script(AUDIT) == []

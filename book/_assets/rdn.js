@@ -1,4 +1,4 @@
-// Two small repairs for Jupyter widgets on a static page.
+// Small repairs for Jupyter widgets on a static page, and for the theme's labels.
 
 // The widget player (html-manager 1.x) typesets labels with MathJax 2's queue; the book ships MathJax 3.
 document.addEventListener("DOMContentLoaded", () => {
@@ -31,4 +31,14 @@ window.addEventListener("load", () => {
     characterData: true,
     attributeFilter: ["aria-valuetext"],
   });
+});
+
+// The theme gives some controls a name that differs from the text they show, and leaves its logo outside every landmark.
+document.addEventListener("DOMContentLoaded", () => {
+  for (const control of document.querySelectorAll("summary, .search-button-field, .theme-switch-button")) {
+    control.removeAttribute("aria-label");
+  }
+  const logo = document.querySelector(".navbar-brand.logo")?.parentElement;
+  logo?.setAttribute("role", "navigation");
+  logo?.setAttribute("aria-label", "Home");
 });

@@ -87,7 +87,7 @@ class MobileNeXt(nn.Module):
             out = max(base, make_divisible(base * width_mult, 8)) if last else make_divisible(base * width_mult, 8)
             for repeat in range(repeats):
                 # The first stage and the stages of a single stride-1 block keep all four layers, without identity.
-                full = reduction == 2 or repeats == 1 and stride == 1
+                full = reduction == 2 or (repeats == 1 and stride == 1)
                 block = Sandglass(
                     channels,
                     out,

@@ -1,0 +1,31 @@
+# `make book` and `make test` do all set-up themselves; everything lives in .venv and build/.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+PROFILE ?= quick
+
+.PHONY: book test lint lab clean
+
+book: $(READY)
+	$(VENV)/bin/rdn reproduce --profile $(PROFILE) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+lab: $(READY)
+	$(VENV)/bin/jupyter lab notebooks
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 11)' \
+	  || { echo 'This needs Python 3.11 with venv: apt-get install python3 python3-venv, or make PYTHON=/path/to/python3.11'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --requirement requirements.lock
+	$(VENV)/bin/pip install --quiet --no-deps --editable .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build

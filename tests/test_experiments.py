@@ -1,0 +1,162 @@
+"""The experiment graph: content-addressed, cached, resumable, the same numbers twice; checkpoints; real early exit."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from rdnlib import checkpoint, experiments, results
+from rdnlib.calibration import choose
+from rdnlib.errors import CheckpointError, ConfigError, DataError
+from rdnlib.evaluation import evaluate
+from rdnlib.inference import DynamicRDN
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """All experiments of the profile `tiny`, run once for this file."""
+    folder = tmp_path_factory.mktemp("tiny")
+    experiments.ensure_all(profile="tiny", out=folder, progress=False)
+    return folder
+
+
+def ensure(name, out, **options):
+    return experiments.ensure(name, profile="tiny", out=out, progress=False, **options)
+
+
+def test_a_finished_experiment_is_not_run_again(out, monkeypatch):
+    def must_not_run(*arguments, **options):
+        raise AssertionError("ran again")
+
+    monkeypatch.setattr(experiments, "_execute", must_not_run)
+    run = ensure("policy-reconstruct", out)
+    assert run.result["kind"] == "policy"
+    with pytest.raises(AssertionError, match="ran again"):
+        ensure("policy-reconstruct", out, seed=1)
+
+
+def test_the_same_seed_gives_identical_tables(out, tmp_path):
+    again = ensure("policy-reconstruct", tmp_path)
+    for name in ("base", "rdn-reconstruct", "policy-reconstruct"):
+        pd.testing.assert_frame_equal(ensure(name, out).samples(), ensure(name, tmp_path).samples())
+    assert again.path.name == ensure("policy-reconstruct", out).path.name
+
+
+def test_whatever_decides_a_result_changes_its_folder():
+    place = experiments.workplace("tiny")
+    assert place.key("base") == experiments.workplace("tiny").key("base")
+    keys = {place.key(name) for name in place.graph}
+    assert len(keys) == len(place.graph)
+    assert experiments.workplace("tiny", seed=1).key("base") != place.key("base")
+    assert experiments.workplace("tiny", seed=1).key("policy-copy") != place.key("policy-copy")
+
+
+def test_per_image_outputs(out):
+    run = ensure("rdn-reconstruct", out)
+    samples, splits = run.samples(), run.data()
+    assert set(samples["split"]) == {"calibration", "validation"}
+    assert len(samples) == len(splits.calibration) + len(splits.validation)
+    assert not samples.duplicated(["split", "id"]).any()
+    assert len(run.result["madds"]) == len(run.result["params"]) == 7
+    assert run.result["madds"] == sorted(run.result["madds"])
+    for i in range(1, 8):
+        assert (samples[f"top5_{i}"] | ~samples[f"top1_{i}"]).all()  # right at first is right among five
+    outputs = evaluate(run.model(), splits.validation, size=16)
+    stored = samples[samples["split"] == "validation"]
+    assert np.array_equal(outputs.top1, stored[[f"top1_{i}" for i in range(1, 8)]].to_numpy())
+
+
+def test_held_out_images_are_not_trained_on(out):
+    splits = ensure("base", out).data()
+    assert not set(splits.train.ids) & set(splits.calibration.ids)
+
+
+def test_an_interrupted_experiment_leaves_no_result(out, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(experiments, "write_table", fail)
+    with pytest.raises(OSError, match="disk full"):
+        ensure("base", tmp_path)
+    assert not list(tmp_path.glob("experiments/*/result.json"))
+    monkeypatch.undo()
+    assert ensure("base", tmp_path).result["seconds"] > 0
+
+
+def test_dynamic_inference_exits_for_real(out):
+    """DynamicRDN on images gives what the per-image tables say, computing later groups for fewer images."""
+    rdn_run, policy_run = ensure("rdn-reconstruct", out), ensure("policy-reconstruct", out)
+    table = results.dynamic(rdn_run, policy_run, split="validation")
+    rdn, policy, images = rdn_run.model(), policy_run.model(), rdn_run.data().validation
+    pixels = experiments.resize_eval(torch.from_numpy(np.ascontiguousarray(images.images)), 16)
+    lam = float(np.median(experiments_breakpoints(table)))
+    dynamic = DynamicRDN(rdn, policy, table.saved, lam)
+    computed = []
+    for layer in rdn.trunk.layers.values():
+        if hasattr(layer, "runs"):
+            layer.register_forward_pre_hook(lambda _, inputs: computed.append((inputs[1], inputs[2], len(inputs[0]))))
+    logits, exits = dynamic(pixels)
+    expected = choose(table.p, table.saved, lam) + 1
+    assert (exits.numpy() == expected).mean() > 0.99
+    assert len(np.unique(expected)) > 1, "a test of one exit shows nothing"
+    with torch.no_grad():
+        whole = rdn(pixels)[torch.arange(len(pixels)), exits - 1]
+    torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-4)
+    for first, _, batch in computed:
+        assert batch == (exits.numpy() >= first).sum() or first == 1
+
+
+def experiments_breakpoints(table):
+    from rdnlib.calibration import sweep
+
+    return sweep(table.p, table.correct, table.saved)["lam"].to_numpy()
+
+
+@pytest.mark.parametrize("damage", ["truncate", "text", "missing", "sidecar", "swap"])
+def test_damaged_checkpoints_are_refused(out, tmp_path, damage):
+    source = ensure("rdn-copy", out).path
+    path = tmp_path / "model.safetensors"
+    for suffix in (".safetensors", ".json"):
+        shutil.copy(source / f"model{suffix}", path.with_suffix(suffix))
+    if damage == "truncate":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "text":
+        path.write_text("hello")
+    elif damage == "missing":
+        path.unlink()
+    elif damage == "sidecar":
+        path.with_suffix(".json").write_text("{")
+    else:  # weights of another network
+        shutil.copy(ensure("base", out).path / "model.safetensors", path)
+    with pytest.raises(CheckpointError):
+        checkpoint.load(path)
+
+
+def test_checkpoints_come_back_the_same(out):
+    model = ensure("rdn-copy", out).model()
+    assert not model.training
+    assert model.config["select"] == "greedy-relative"
+    assert json.loads((ensure("rdn-copy", out).path / "model.json").read_text())["rdn"] == model.config
+
+
+def test_wrong_requests_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="unknown profile 'huge': choose from"):
+        experiments.workplace("huge")
+    with pytest.raises(ConfigError, match="is not a folder"):
+        experiments.workplace("laptop", data_root=tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="unknown experiment 'bas'"):
+        experiments.ensure("bas", profile="tiny", out=tmp_path)
+    with pytest.raises(ConfigError, match="seed"):
+        experiments.workplace("tiny", seed=-1)
+    with pytest.raises(DataError, match="data root|imagenette"):
+        experiments.ensure("base", profile="laptop", out=tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_in_parallel_give_the_same_numbers(out, tmp_path):
+    experiments.ensure_all(profile="tiny", out=tmp_path, jobs=2, progress=False)
+    for name in ("rdn-copy", "policy-copy", "base-longer"):
+        pd.testing.assert_frame_equal(ensure(name, out).samples(), ensure(name, tmp_path).samples())

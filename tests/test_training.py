@@ -1,0 +1,159 @@
+"""Training: the loss, the schedule, and that a killed run ends with the same numbers as an uninterrupted one."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rdnlib import data, to_rdn, training
+from rdnlib.errors import CheckpointError, ConfigError, DataError, DivergedError
+from rdnlib.models import mobilenext
+from rdnlib.training import Recipe, ema_decay, joint_loss, learning_rate, reestimate_norms, train
+
+RECIPE = Recipe(epochs=3, lr=0.05, size=16, batch_size=32, crop_scale=(0.8, 1.0))
+
+
+@pytest.fixture(scope="module")
+def dolls():
+    return data.load("dolls", size=16, train=120, validation=20).train
+
+
+def network(seed=0) -> nn.Module:
+    torch.manual_seed(seed)
+    return mobilenext(width_mult=0.1, num_classes=10, stem_stride=1)
+
+
+def test_joint_loss_is_the_mean_of_the_subnetworks_losses():
+    logits, labels = torch.randn(5, 3, 4), torch.randint(0, 4, (5,))
+    slow = sum(F.cross_entropy(logits[:, i], labels, label_smoothing=0.1) for i in range(3)) / 3
+    torch.testing.assert_close(joint_loss(logits, labels, 0.1), slow)
+    torch.testing.assert_close(joint_loss(logits[:, 0], labels), F.cross_entropy(logits[:, 0], labels))
+
+
+def test_schedule_warms_up_and_ends_at_its_minimum():
+    recipe = Recipe(epochs=10, lr=0.1, size=16, warmup_epochs=1)
+    rates = [learning_rate(recipe, step, 100) for step in range(100)]
+    assert rates[0] < 0.02
+    assert max(rates) == pytest.approx(0.1)
+    assert rates.index(max(rates)) == 10
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert learning_rate(recipe, 100, 100) == pytest.approx(recipe.min_lr)
+
+
+def test_ema_window_is_the_papers_share_of_the_run():
+    recipe = Recipe(epochs=200, lr=0.1, size=16)
+    assert ema_decay(recipe, 250_000) == pytest.approx(0.9999)
+    assert ema_decay(recipe, 250) == pytest.approx(0.9)
+    assert ema_decay(recipe, 3) == 0  # nothing to average over
+
+
+def test_averaging_copies_whole_numbers(dolls):
+    """An index buffer that is averaged like a weight would be rounded down to a neighbour."""
+    rdn = to_rdn(network(), 2, select="identity")
+    before = {name: value.clone() for name, value in rdn.named_buffers() if "positions" in name}
+    train(rdn, dolls, Recipe(epochs=1, lr=0.01, size=16, batch_size=32), progress=False)
+    after = dict(rdn.named_buffers())
+    assert before
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_same_seed_same_numbers_and_another_seed_others(dolls):
+    histories = []
+    for seed in (1, 1, 2):
+        histories.append(train(network(), dolls, RECIPE, seed=seed, progress=False)["loss"].tolist())
+    assert histories[0] == histories[1] != histories[2]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_killed_run_goes_on_to_the_same_numbers(dolls, tmp_path, monkeypatch, nested):
+    def start():
+        return to_rdn(network(), 3, select="random") if nested else network()
+
+    whole = start()
+    expected = train(whole, dolls, RECIPE, seed=5, progress=False)
+    save, epochs = training._save_state, []
+
+    def save_then_die(*arguments):
+        save(*arguments)
+        epochs.append(1)
+        if len(epochs) == 2:
+            raise Killed
+
+    monkeypatch.setattr(training, "_save_state", save_then_die)
+    state = tmp_path / "resume.safetensors"
+    with pytest.raises(Killed):
+        train(start(), dolls, RECIPE, seed=5, resume=state, progress=False)
+    assert state.exists()
+    monkeypatch.undo()
+    resumed = start()
+    history = train(resumed, dolls, RECIPE, seed=5, resume=state, progress=False)
+    assert history["loss"].tolist() == expected["loss"].tolist()
+    assert len(history) == RECIPE.epochs
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert not state.exists()
+
+
+def test_a_damaged_state_is_named(dolls, tmp_path):
+    state = tmp_path / "resume.safetensors"
+    state.write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"resume\.safetensors.*delete it"):
+        train(network(), dolls, RECIPE, resume=state, progress=False)
+
+
+def test_training_learns():
+    """Ten shades of grey: a net that trains at all tells them apart far better than chance (10 %)."""
+    labels = np.arange(320) % 10
+    noise = np.random.default_rng(0).integers(0, 12, (320, 3, 16, 16))
+    images = data.ImageSet(
+        (20 * labels[:, None, None, None] + noise).astype(np.uint8), labels, np.arange(320),
+        np.zeros(320, np.float32), tuple("abcdefghij"),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)
+    )
+    history = train(net, images, Recipe(epochs=10, lr=0.1, size=16, batch_size=32), progress=False)
+    assert history["accuracy"].iloc[-1] > 0.4
+
+
+def test_divergence_stops_the_run_and_keeps_the_last_state(dolls, tmp_path):
+    class Bomb(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.calls = network(), 0
+
+        def forward(self, x):
+            self.calls += 1
+            return self.net(x) * (math.nan if self.calls > 4 else 1)
+
+    state = tmp_path / "resume.safetensors"
+    with pytest.raises(DivergedError, match=r"epoch 2 at lr=0.05; use a smaller lr"):
+        train(Bomb(), dolls, RECIPE, resume=state, progress=False)
+    assert state.exists()
+
+
+def test_too_few_images_and_bad_recipes_are_refused(dolls):
+    with pytest.raises(DataError, match="do not fill one batch"):
+        train(network(), dolls.take(np.arange(8)), RECIPE, progress=False)
+    with pytest.raises(ConfigError, match="learning rate"):
+        Recipe(epochs=1, lr=math.nan, size=16)
+    with pytest.raises(ConfigError, match="epochs"):
+        Recipe(epochs=0, lr=0.1, size=16)
+
+
+def test_reestimated_norms_are_the_statistics_of_the_batches():
+    net = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4))
+    batches = [torch.randn(8, 3, 5, 5) for _ in range(3)]
+    reestimate_norms(net, batches)
+    means = torch.stack([net[0](batch).mean(dim=(0, 2, 3)) for batch in batches]).mean(dim=0)
+    torch.testing.assert_close(net[1].running_mean, means, rtol=1e-4, atol=1e-5)
+    assert net[1].momentum == 0.1
+    assert not net.training
