@@ -32,7 +32,20 @@ def reproduce(
     from rdnlib.reproduce import reproduce as run
 
     place = workplace(profile, data_root=data_root, seed=seed, out=out)  # wrong arguments end here, before any work
-    run(profile, data_root=place.data_root, out=place.out, seed=seed, jobs=jobs)
+    fingerprint = place.fingerprint  # and missing or damaged data here
+    run(profile, data_root=place.data_root, out=place.out, seed=seed, jobs=jobs, fingerprint=fingerprint)
+
+
+@app.command()
+def book(
+    profile: Annotated[str, typer.Option(help="Whose published results to show.")] = "gpu",
+    seed: SeedOption = 0,
+    out: Annotated[Path | None, typer.Option(help="Where the book goes (default: build/book-<profile>).")] = None,
+) -> None:
+    """Build the book from the results in data/published, without training."""
+    from rdnlib.reproduce import book as run
+
+    run(profile=profile, seed=seed, out=out)
 
 
 @app.command()

@@ -123,6 +123,15 @@ class Workplace:
         parts = [node.kind, node.config, self.fingerprint, [self.key(parent) for parent in node.parents]]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
+    def depth(self, name: str) -> int:
+        """How many experiments in a row come before this one."""
+        return max((1 + self.depth(parent) for parent in self.experiment(name).parents), default=0)
+
+    def threads(self, name: str, jobs: int) -> int:
+        """CPU threads for one of `jobs` processes: the cores are shared with the experiments of the same depth."""
+        alongside = sum(self.depth(other) == self.depth(name) for other in self.graph)
+        return max(1, (os.cpu_count() or 1) // min(jobs, alongside))
+
     def folder(self, name: str) -> Path:
         return self.out / "experiments" / f"{name}-{self.key(name)}"
 
@@ -213,7 +222,7 @@ def ensure_all(*, profile: str, data_root=None, seed: int = 0, out=None, jobs: i
 
 
 def _run_in_process(place: Workplace, name: str, jobs: int, progress: bool, children: list[subprocess.Popen]) -> None:
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = place.threads(name, jobs)
     command = [sys.executable, "-m", "rdnlib", "experiment", "run", name, "--profile", place.profile.name]
     command += ["--seed", str(place.seed), "--out", str(place.out)]
     command += ["--data-root", str(place.data_root)] if place.data_root else []
@@ -224,7 +233,7 @@ def _run_in_process(place: Workplace, name: str, jobs: int, progress: bool, chil
     reader = threading.Thread(target=lambda: complaints.extend(child.stderr), daemon=True)
     reader.start()
     for line in child.stdout:
-        if progress:
+        if progress and ": epoch " in line:
             print(line, end="", flush=True)
     child.wait()
     reader.join()
@@ -329,7 +338,7 @@ def _run_policy(place: Workplace, node: Experiment, folder: Path, parents: list[
         split: evaluate(rdn, getattr(place.splits, split), size=size, label=f"{node.name}: {split}", progress=progress)
         for split in ("train", "calibration", "validation")
     }
-    policy = fit_policy(outputs["train"].features, outputs["train"].top1, **node.config, progress=progress)
+    policy = fit_policy(outputs["train"].features, outputs["train"].top1, **node.config)
     tables = []
     for split in ("calibration", "validation"):
         with torch.inference_mode():

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import html
 import io
+import itertools
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -126,7 +127,7 @@ def figure8(frame: pd.DataFrame, ax: Axes | None = None) -> Figure:
     """
     _require(frame, "series", "madds", "top1", "low", "high")
     ax = plt.subplots(figsize=(5.6, 4.4))[1] if ax is None else ax
-    others = iter(CYCLE[2:] * 9)
+    others = itertools.cycle((GREEN, ORANGE, SKY))
     legend = {}
     for name, rows in frame.groupby("series", sort=False):
         rows = rows.sort_values("madds", kind="stable")

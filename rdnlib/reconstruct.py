@@ -18,6 +18,7 @@ from rdnlib.spaces import Step, Trace, counterpart
 
 BATCH = 128
 RIDGE = 1e-3  # of the mean variance of the inputs; the same everywhere
+LINEAR = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, nn.Identity, nn.Dropout)  # y(a·x) = a·y(x), in eval mode
 HEAD_RIDGE = 1e-2  # the heads see one row an image, not one a position
 
 
@@ -49,7 +50,12 @@ def reconstruct(rdn: RDN, traced: Trace, permutations: dict[int, Tensor], calibr
             ]
         for name in trunk.dead_after.get(step.name, ()):
             del before[name], after[name]
-    fit_heads(rdn.heads, zip(after[traced.features], before[traced.features], strict=True))
+    features = after[traced.features]
+    norm_step = feature_norm(traced)
+    if norm_step is not None:
+        scale = balance_groups(trunk.layers[norm_step.name], features)
+        features = [x * scale for x in features]
+    fit_heads(rdn.heads, zip(features, before[traced.features], strict=True))
 
 
 def following_norms(traced: Trace) -> dict[str, Step]:
@@ -61,6 +67,36 @@ def following_norms(traced: Trace) -> dict[str, Step]:
     return {
         name: users[0] for name, users in readers.items() if len(users) == 1 and isinstance(users[0].module, nn.BatchNorm2d)
     }
+
+
+def feature_norm(traced: Trace) -> Step | None:
+    """The batch norm whose output reaches the classifier through pooling and flattening alone; None if there is none."""
+    writer = {step.name: step for step in traced.steps}
+    readers = [name for step in traced.steps for name in step.inputs]
+    name = traced.features
+    while name in writer:
+        step = writer[name]
+        if isinstance(step.module, nn.BatchNorm2d):
+            return step
+        if not (isinstance(step.module, LINEAR) or step.function == "flatten") or readers.count(step.inputs[0]) > 1:
+            return None
+        name = step.inputs[0]
+    return None
+
+
+def balance_groups(norm: NestedBatchNorm2d, features: list[Tensor]) -> Tensor:
+    """Rescale the features (B, ΣC) of each group to unit variance, in `norm`; returns the scale of each channel (ΣC,).
+
+    The heads are fitted afterwards, so the function stays the same; the steps of training do not. Features whose deviation
+    is a few hundredths need a head with weights of a few dozens, and a step in the features' mean is then multiplied by
+    them twice, in its gradient and in its effect: such a network diverges at learning rates that the super-net likes.
+    """
+    variance = torch.cat(features).var(dim=0)
+    sizes = list(norm.space.sizes)
+    scale = torch.cat([part.mean().clamp_min(1e-12).rsqrt().expand(len(part)) for part in variance.split(sizes)])
+    norm.weight.mul_(scale)
+    norm.bias.mul_(scale)
+    return scale
 
 
 def _apply(step: Step, inputs: tuple[Tensor, ...]) -> Tensor:
