@@ -118,7 +118,7 @@ class _Block:
         body, marks = self._colour(skin), self._colour(skin - lighter * self._uniform(0.3, 0.45))
 
         silhouette = _doll(u, v)
-        ears = np.minimum(_disc(u - 0.3, v + 0.84, 0.15), _disc(u + 0.3, v + 0.84, 0.15))
+        ears = np.minimum(_disc(u - 0.34, v + 0.84, 0.22), _disc(u + 0.34, v + 0.84, 0.22))
         silhouette = np.where(figure == 1, np.minimum(silhouette, ears), silhouette)
         self._paint(silhouette * scale, body)
         eyes = np.minimum(_disc(u - 0.14, v + 0.6, 0.06), _disc(u + 0.14, v + 0.6, 0.06))

@@ -77,7 +77,15 @@ class MobileNeXt(nn.Module):
 
     plain_by_default = ("stem", "blocks.0", "blocks.1")  # Section 4.1: stem and first two blocks stay untransformed
 
-    def __init__(self, *, width_mult: float = 1.0, num_classes: int = 1000, stem_stride: int = 2, dropout: float = 0.0):
+    def __init__(
+        self,
+        *,
+        width_mult: float = 1.0,
+        depth_mult: float = 1.0,
+        num_classes: int = 1000,
+        stem_stride: int = 2,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         channels = make_divisible(32 * width_mult, 8)
         self.stem = conv_bn(3, channels, 3, stride=stem_stride, act=True)
@@ -85,7 +93,7 @@ class MobileNeXt(nn.Module):
         for stage, (reduction, base, repeats, stride) in enumerate(STAGES):
             last = stage == len(STAGES) - 1
             out = max(base, make_divisible(base * width_mult, 8)) if last else make_divisible(base * width_mult, 8)
-            for repeat in range(repeats):
+            for repeat in range(ceil(repeats * depth_mult)):
                 # The first stage and the stages of a single stride-1 block keep all four layers, without identity.
                 full = reduction == 2 or (repeats == 1 and stride == 1)
                 block = Sandglass(
@@ -118,7 +126,22 @@ class MobileNeXt(nn.Module):
 
 
 def mobilenext(
-    *, width_mult: float = 1.0, num_classes: int = 1000, stem_stride: int = 2, dropout: float = 0.0
+    *,
+    width_mult: float = 1.0,
+    depth_mult: float = 1.0,
+    num_classes: int = 1000,
+    stem_stride: int = 2,
+    dropout: float = 0.0,
 ) -> MobileNeXt:
-    """MobileNeXt at a width; see `MobileNeXt`. `stem_stride=1` suits images of 32 px and less."""
-    return MobileNeXt(width_mult=width_mult, num_classes=num_classes, stem_stride=stem_stride, dropout=dropout)
+    """MobileNeXt at a width; see `MobileNeXt`.
+
+    For small images: `stem_stride=1` keeps 32 px and less from shrinking to nothing, `depth_mult` < 1 repeats the blocks of
+    each stage less often (at least once), which trains in fewer steps. The paper's networks have both at their defaults.
+    """
+    return MobileNeXt(
+        width_mult=width_mult,
+        depth_mult=depth_mult,
+        num_classes=num_classes,
+        stem_stride=stem_stride,
+        dropout=dropout,
+    )
