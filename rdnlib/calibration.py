@@ -101,6 +101,14 @@ def choose(p, saved, lam: float) -> np.ndarray:
     return (p if math.isinf(lam) else (saved + lam) * p).argmax(axis=1)
 
 
+def check_target(epsilon: float, delta: float | None = None) -> None:
+    """Raise ConfigError for ε outside [0, 1) or δ outside (0, 1)."""
+    if not 0 <= epsilon < 1:
+        raise ConfigError(f"ε must be in [0, 1), not {epsilon}")
+    if delta is not None and not 0 < delta < 1:
+        raise ConfigError(f"δ must be strictly between 0 and 1, not {delta}")
+
+
 def calibrate(p, correct, saved, epsilon: float, delta: float | None = None, *, madds=None) -> Calibration:
     """λ* for the constraint accuracy ≥ 1 − ε of equation 2; arguments as in `sweep`.
 
@@ -116,10 +124,7 @@ def calibrate(p, correct, saved, epsilon: float, delta: float | None = None, *, 
     Raises InfeasibleError with the best reachable accuracy (and, with `delta`, the number of samples that would be
     needed), ConfigError as `sweep` does and for ε outside [0, 1) or δ outside (0, 1).
     """
-    if not 0 <= epsilon < 1:
-        raise ConfigError(f"ε must be in [0, 1), not {epsilon}")
-    if delta is not None and not 0 < delta < 1:
-        raise ConfigError(f"δ must be strictly between 0 and 1, not {delta}")
+    check_target(epsilon, delta)
     p, saved, correct, madds = _checked(p, saved, correct, madds)
     walk = _lambda_walk(p, correct, saved)
     for lam in _reaching(walk, 1 - epsilon) if delta is None else [_certified(walk, 1 - epsilon, delta)]:

@@ -71,6 +71,32 @@ def count(
     print(json.dumps(table.to_dict("records"), indent=2) if as_json else table.to_string(index=False))
 
 
+@app.command()
+def calibrate(
+    profile: ProfileOption,
+    epsilon: Annotated[float, typer.Option(help="Accepted error: λ* is the smallest λ whose accuracy is at least 1 − ε.")],
+    delta: Annotated[float | None, typer.Option(help="Guarantee the target with probability 1 − δ.")] = None,
+    init: Annotated[str, typer.Option(help="Which RDN: reconstruct or copy.")] = "reconstruct",
+    data_root: DataRootOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+) -> None:
+    """λ* for a target accuracy, set on the calibration split, and what it gives on the validation split."""
+    from rdnlib import calibration, experiments, results
+
+    calibration.check_target(epsilon, delta)
+    place = experiments.workplace(profile, data_root=data_root, seed=seed, out=out)
+    rdn, policy = (experiments.ensure_in(place, f"{kind}-{init}") for kind in ("rdn", "policy"))
+    held_out, validation = (results.dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
+    found = calibration.calibrate(held_out.p, held_out.correct, held_out.saved, epsilon, delta, madds=held_out.madds)
+    exits = calibration.choose(validation.p, validation.saved, found.lam)
+    accuracy = validation.correct[range(len(exits)), exits]
+    low, high = results.interval(accuracy)
+    print(f"λ* = {found.lam:.6g}")
+    print(f"calibration: accuracy {found.accuracy:.2%}, MAdds saved {found.saved:.1%}")
+    print(f"validation:  accuracy {accuracy.mean():.2%} [{low:.2%}, {high:.2%}], MAdds saved {validation.saved[exits].mean():.1%}")
+
+
 @experiment.command("list")
 def list_experiments(
     profile: ProfileOption, data_root: DataRootOption = None, seed: SeedOption = 0, out: OutOption = None

@@ -33,6 +33,10 @@ def test_count_as_table_and_json():
         (["reproduce", "--profile", "laptop", "--data-root", "."], "imagenette"),
         (["reproduce", "--profile", "quick", "--seed", "-3"], "seed must be"),
         (["experiment", "run", "nothing", "--profile", "tiny"], "unknown experiment 'nothing'"),
+        (["calibrate", "--profile", "tiny", "--epsilon", "1.5"], "ε must be in [0, 1)"),
+        (["calibrate", "--profile", "tiny", "--epsilon", "0.2", "--delta", "0"], "δ must be strictly between 0 and 1"),
+        (["calibrate", "--profile", "tiny", "--epsilon", "0.2", "--init", "magic"], "unknown experiment 'rdn-magic'"),
+        (["book", "--profile", "quick", "--out", "book"], "no published results"),
     ],
 )
 def test_errors_are_one_line(tmp_path, arguments, message):
@@ -43,6 +47,36 @@ def test_errors_are_one_line(tmp_path, arguments, message):
     assert lines[0].startswith("error: ")
     assert message in lines[0]
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_an_empty_data_set_is_one_line(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / "imagenette2-160" / split / "n01440764").mkdir(parents=True)
+    result = rdn("reproduce", "--profile", "laptop", "--data-root", tmp_path, "--out", tmp_path / "out", folder=tmp_path)
+    assert result.returncode == 1
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert "imagenette" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_corrupt_checkpoint_is_one_line_and_calibrate_works_once_it_is_replaced(tmp_path):
+    call = ["calibrate", "--profile", "tiny", "--out", tmp_path]
+    assert rdn("experiment", "run", "rdn-copy", "--profile", "tiny", "--out", tmp_path).returncode == 0
+    (path,) = tmp_path.glob("experiments/rdn-copy-*/model.safetensors")
+    good = path.read_bytes()
+    path.write_bytes(good[:5000])
+    result = rdn(*call, "--epsilon", "0.95", "--init", "copy")
+    assert result.returncode == 1
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert "damaged" in result.stderr
+    assert not list(tmp_path.glob("experiments/policy-copy-*/result.json"))
+    path.write_bytes(good)
+    found = rdn(*call, "--epsilon", "0.95", "--init", "copy")
+    assert found.returncode == 0, found.stderr
+    assert "λ* =" in found.stdout
+    infeasible = rdn(*call, "--epsilon", "0", "--init", "copy")
+    assert infeasible.returncode == 1
+    assert len(infeasible.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["count", "--width", "wide"], ["reproduce"]])

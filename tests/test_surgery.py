@@ -156,3 +156,28 @@ def test_random_select_follows_its_seed(images, small):
 def test_wrong_arguments_are_refused(small, arguments, message):
     with pytest.raises(ConfigError, match=message):
         to_rdn(small, **arguments)
+
+
+def test_reconstruct_gives_every_group_features_of_unit_variance(images, small):
+    """Heads on tiny features need huge weights, and training then diverges (see `balance_groups`)."""
+    many = torch.randn(256, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    rdn = to_rdn(small, 4, select="greedy-relative", init="reconstruct", calibration=many)
+    with torch.no_grad():
+        groups = rdn.features(many).split(list(rdn.heads.space.sizes), dim=1)
+    for group in groups:
+        assert group.var(dim=0).mean() == pytest.approx(1, rel=0.05)
+
+
+def test_balancing_is_left_out_where_an_activation_follows_the_norm(images):
+    """ReLU6 is not linear: rescaling before it would change the function. So the features keep their scale."""
+    from rdnlib.reconstruct import feature_norm
+    from rdnlib.spaces import trace
+
+    def net(*tail):
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), *tail, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+        )
+
+    assert feature_norm(trace(net())) is not None
+    assert feature_norm(trace(net(nn.ReLU6()))) is None
+    assert feature_norm(trace(net(nn.Dropout(0.2)))).target == "2"
