@@ -9,7 +9,9 @@ import typer
 
 from rdnlib.errors import RdnError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0]
+)
 experiment = typer.Typer(no_args_is_help=True, help="The experiment graph, node by node.")
 app.add_typer(experiment, name="experiment")
 
@@ -74,7 +76,9 @@ def count(
 @app.command()
 def calibrate(
     profile: ProfileOption,
-    epsilon: Annotated[float, typer.Option(help="Accepted error: λ* is the smallest λ whose accuracy is at least 1 − ε.")],
+    epsilon: Annotated[
+        float, typer.Option(help="Accepted error: λ* is the smallest λ whose accuracy is at least 1 − ε.")
+    ],
     delta: Annotated[float | None, typer.Option(help="Guarantee the target with probability 1 − δ.")] = None,
     init: Annotated[str, typer.Option(help="Which RDN: reconstruct or copy.")] = "reconstruct",
     data_root: DataRootOption = None,
@@ -94,7 +98,9 @@ def calibrate(
     low, high = results.interval(accuracy)
     print(f"λ* = {found.lam:.6g}")
     print(f"calibration: accuracy {found.accuracy:.2%}, MAdds saved {found.saved:.1%}")
-    print(f"validation:  accuracy {accuracy.mean():.2%} [{low:.2%}, {high:.2%}], MAdds saved {validation.saved[exits].mean():.1%}")
+    print(
+        f"validation:  accuracy {accuracy.mean():.2%} [{low:.2%}, {high:.2%}], MAdds saved {validation.saved[exits].mean():.1%}"
+    )
 
 
 @experiment.command("list")

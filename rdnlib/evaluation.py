@@ -30,7 +30,13 @@ class Outputs:
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, images: ImageSet, *, size: int, batch_size: int = 256, label: str = "evaluating", progress: bool = False
+    model: nn.Module,
+    images: ImageSet,
+    *,
+    size: int,
+    batch_size: int = 256,
+    label: str = "evaluating",
+    progress: bool = False,
 ) -> Outputs:
     """Run `model` (RDN or base network) on all images in eval mode, at `size` pixels."""
     device = next(model.parameters()).device

@@ -69,7 +69,9 @@ class Profile:
         extra = self.recipe | {"epochs": self.rdn["epochs"]}
         nodes = [
             Experiment("base", "base", {"model": self.model, "recipe": self.recipe | self.base, "seed": seed}),
-            Experiment("base-longer", "base", {"recipe": extra | {"lr": self.rdn["lr"]["base"]}, "seed": seed}, ("base",)),
+            Experiment(
+                "base-longer", "base", {"recipe": extra | {"lr": self.rdn["lr"]["base"]}, "seed": seed}, ("base",)
+            ),
         ]
         surgery = {key: self.rdn[key] for key in ("k", "select", "calibration_images")}
         for init in INITS:
@@ -142,7 +144,9 @@ def workplace(profile: str, *, data_root=None, seed: int = 0, out=None) -> Workp
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"seed must be a whole number of at least 0, not {seed!r}")
     if data_root is not None and not Path(data_root).is_dir():
-        raise ConfigError(f"data root {data_root} is not a folder; give the one that holds the '{loaded.data['name']}' data set")
+        raise ConfigError(
+            f"data root {data_root} is not a folder; give the one that holds the '{loaded.data['name']}' data set"
+        )
     out = Path(out) if out else Path("build") / profile
     return Workplace(loaded, None if data_root is None else Path(data_root), seed, out.resolve())
 
@@ -190,7 +194,9 @@ def finished(folder: Path) -> bool:
     return (folder / "result.json").is_file()
 
 
-def ensure_all(*, profile: str, data_root=None, seed: int = 0, out=None, jobs: int | None = None, progress: bool = True) -> dict[str, Run]:
+def ensure_all(
+    *, profile: str, data_root=None, seed: int = 0, out=None, jobs: int | None = None, progress: bool = True
+) -> dict[str, Run]:
     """Run every experiment of the profile, up to `jobs` (default: the profile's) at once, each in its own process.
 
     On a CPU two processes of one thread each get more done than one process with two threads.
@@ -256,7 +262,9 @@ def _execute(place: Workplace, name: str, folder: Path, parents: list[Run], *, p
     write_json(folder / "config.json", {**asdict(node), "data": place.profile.data, "fingerprint": place.fingerprint})
     result = _KINDS[node.kind](place, node, folder, parents, progress)
     seconds = time.perf_counter() - started
-    write_json(folder / "result.json", {"name": name, "kind": node.kind, "config": node.config, "seconds": seconds, **result})
+    write_json(
+        folder / "result.json", {"name": name, "kind": node.kind, "config": node.config, "seconds": seconds, **result}
+    )
 
 
 def _recipe(place: Workplace, config: dict) -> Recipe:
@@ -268,7 +276,9 @@ def _recipe(place: Workplace, config: dict) -> Recipe:
     return Recipe(**settings)
 
 
-def _train_and_keep(place: Workplace, node: Experiment, folder: Path, model: nn.Module, description: dict, progress: bool) -> dict:
+def _train_and_keep(
+    place: Workplace, node: Experiment, folder: Path, model: nn.Module, description: dict, progress: bool
+) -> dict:
     """Train, save the network and its per-image outputs on the calibration and validation splits."""
     recipe = _recipe(place, node.config)
     history = train(
@@ -311,7 +321,12 @@ def _run_rdn(place: Workplace, node: Experiment, folder: Path, parents: list[Run
     batch = calibration_batch(place, config["calibration_images"], size, config["seed"])
     started = time.perf_counter()
     rdn = to_rdn(
-        parents[0].model(), config["k"], select=config["select"], init=config["init"], calibration=batch, seed=config["seed"]
+        parents[0].model(),
+        config["k"],
+        select=config["select"],
+        init=config["init"],
+        calibration=batch,
+        seed=config["seed"],
     )
     surgery_seconds = time.perf_counter() - started
     if config["init"] == "copy":

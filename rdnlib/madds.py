@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from rdnlib.errors import ConfigError
 from rdnlib.nested import NestedConv2d, NestedDepthwiseConv2d, NestedHeads
 from rdnlib.rdn import RDN
-
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh)
+from rdnlib.spaces import ACTIVATIONS
 
 
 def _positions(output: Tensor) -> int:

@@ -197,9 +197,7 @@ class NestedHeads(nn.Module):
     def __init__(self, classifier: nn.Linear, *, space: Space):
         super().__init__()
         self.space = space
-        self.align = nn.ParameterList(
-            nn.Parameter(torch.zeros(classifier.in_features, size)) for size in space.sizes
-        )
+        self.align = nn.ParameterList(nn.Parameter(torch.zeros(classifier.in_features, size)) for size in space.sizes)
         self.classifier = nn.Linear(classifier.in_features, classifier.out_features, bias=classifier.bias is not None)
         self.classifier.load_state_dict(classifier.state_dict())
 

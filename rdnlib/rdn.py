@@ -4,7 +4,6 @@
 `start`/`advance` grow from N_1 outwards and compute only what the next sub-network adds (Section 1).
 """
 
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -13,9 +12,7 @@ from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
 from rdnlib.nested import NestedConv2d, NestedHeads
-from rdnlib.spaces import Space, Step
-
-FUNCTIONS = {"add": torch.add, "mul": torch.mul, "flatten": lambda x: torch.flatten(x, 1)}
+from rdnlib.spaces import Space, Step, last_uses
 
 
 @dataclass(frozen=True)
@@ -41,33 +38,32 @@ class Trunk(nn.Module):
         self.steps = [replace(step, module=None) for step in steps]  # the layers alone hold parameters
         self.layers = nn.ModuleDict(layers)
         self.image, self.spaces = image, spaces  # spaces: value name → its space
-        last_use = {name: step.name for step in steps for name in step.inputs}
-        self.dead_after: dict[str, list[str]] = {}
-        for value, user in last_use.items():
-            self.dead_after.setdefault(user, []).append(value)
+        self.dead_after = last_uses(steps)
 
-    def walk(self, x: Tensor | None, first: int, last: int, seen: dict[str, Tensor] | None = None) -> Iterator:
-        """Execute the steps for groups first…last, yielding (step, output). Plain steps run when first = 1 only.
+    def forward(self, x: Tensor | None, first: int, last: int, seen: dict[str, Tensor] | None = None) -> Tensor:
+        """Images (B, 3, H, W) → pooled features of groups first…last, (B, ΣC).
 
-        `seen` (None: not kept) collects the input of every nested convolution for a later increment.
+        Plain steps run when first = 1 only; `x` is not needed later. `seen` (None: not kept) holds the input of every nested
+        convolution so far, which the next groups read again.
         """
         values: dict[str, Tensor | None] = {self.image: x}
         for step in self.steps:
             inputs = [values[name] for name in step.inputs]
             if self.spaces[step.name].plain and first > 1:
-                values[step.name] = None  # already part of N_1
+                output = None  # already part of N_1
             else:
                 if seen is not None and isinstance(self._layer(step), NestedConv2d):
                     inputs = [self._with_earlier(step, inputs[0], seen)]
-                values[step.name] = self.execute(step, inputs, first, last)
-            yield step, values[step.name]
+                output = self.execute(step, inputs, first, last)
+            values[step.name] = output
             for name in self.dead_after.get(step.name, ()):
                 del values[name]
+        return output
 
     def execute(self, step: Step, inputs: list[Tensor], first: int, last: int) -> Tensor:
         """One step for groups first…last; nested convolutions are given groups 1…last, the others first…last."""
         if step.function is not None:
-            return FUNCTIONS[step.function](*inputs)
+            return step.apply(*inputs)
         layer = self.layers[step.name]
         return layer(*inputs, first, last) if hasattr(layer, "restrict") else layer(*inputs)
 
@@ -81,15 +77,10 @@ class Trunk(nn.Module):
         seen[step.name] = torch.cat([part for part in (earlier, x) if part is not None], dim=1)
         return seen[step.name]
 
-    def forward(self, x: Tensor | None, first: int, last: int, seen: dict[str, Tensor] | None = None) -> Tensor:
-        """Images (B, 3, H, W) → pooled features of groups first…last, (B, ΣC)."""
-        for _, value in self.walk(x, first, last, seen):
-            output = value
-        return output
-
     def restrict(self, upto: int) -> "Trunk":
         layers = {
-            name: layer.restrict(upto) if hasattr(layer, "restrict") else deepcopy(layer) for name, layer in self.layers.items()
+            name: layer.restrict(upto) if hasattr(layer, "restrict") else deepcopy(layer)
+            for name, layer in self.layers.items()
         }
         spaces = {name: space.restrict(upto) for name, space in self.spaces.items()}
         return Trunk(self.steps, layers, image=self.image, spaces=spaces)
@@ -108,7 +99,9 @@ class RDN(nn.Module):
 
     def _check(self, index: int, *, above: int = 0) -> None:
         if not isinstance(index, int) or not above < index <= self.num_subnetworks:
-            raise ConfigError(f"sub-network {index!r} does not exist: choose from {above + 1} to {self.num_subnetworks}")
+            raise ConfigError(
+                f"sub-network {index!r} does not exist: choose from {above + 1} to {self.num_subnetworks}"
+            )
 
     def forward(self, x: Tensor, upto: int | None = None) -> Tensor:
         """Images (B, 3, H, W) → logits (B, upto, classes) of N_1…N_upto (all K by default) from one pass."""
@@ -170,4 +163,3 @@ class SubNetwork(nn.Module):
         """Images (B, 3, H, W) → logits (B, classes)."""
         features = self.trunk(x, 1, self.index)
         return self.heads.classifier(self.heads(features, 1, self.index)[:, -1])
-

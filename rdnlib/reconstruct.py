@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedDepthwiseConv2d, NestedHeads
-from rdnlib.rdn import FUNCTIONS, RDN
+from rdnlib.rdn import RDN
 from rdnlib.spaces import Step, Trace, counterpart
 
 BATCH = 128
@@ -31,7 +31,9 @@ def reconstruct(rdn: RDN, traced: Trace, permutations: dict[int, Tensor], calibr
     trunk, last = rdn.trunk, rdn.num_subnetworks
     norm_of = following_norms(traced)
     for step in traced.steps:
-        before[step.name] = [_apply(step, inputs) for inputs in zip(*(before[name] for name in step.inputs), strict=True)]
+        before[step.name] = [
+            step.apply(*inputs) for inputs in zip(*(before[name] for name in step.inputs), strict=True)
+        ]
         if trunk.spaces[step.name].plain:
             after[step.name] = before[step.name]
         else:
@@ -65,7 +67,9 @@ def following_norms(traced: Trace) -> dict[str, Step]:
         for name in step.inputs:
             readers.setdefault(name, []).append(step)
     return {
-        name: users[0] for name, users in readers.items() if len(users) == 1 and isinstance(users[0].module, nn.BatchNorm2d)
+        name: users[0]
+        for name, users in readers.items()
+        if len(users) == 1 and isinstance(users[0].module, nn.BatchNorm2d)
     }
 
 
@@ -97,10 +101,6 @@ def balance_groups(norm: NestedBatchNorm2d, features: list[Tensor]) -> Tensor:
     norm.weight.mul_(scale)
     norm.bias.mul_(scale)
     return scale
-
-
-def _apply(step: Step, inputs: tuple[Tensor, ...]) -> Tensor:
-    return (step.module if step.function is None else FUNCTIONS[step.function])(*inputs)
 
 
 def unfold(x: Tensor, conv: NestedConv2d) -> Tensor:

@@ -5,14 +5,14 @@ channels outside the first g groups is smallest: those lose least when the viola
 of Algorithm 1 resets the candidates to all channels in every round; read here as "those not yet taken".
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.spaces import Space, Step, Trace, is_depthwise, split_channels
+from rdnlib.spaces import Space, Step, Trace, is_depthwise, last_uses, split_channels
 
 STRATEGIES = ("greedy", "greedy-relative", "random", "identity")
 
@@ -46,7 +46,7 @@ def select(
 def capture_producers(traced: Trace, spaces: dict[int, Space], calibration: Tensor) -> list[tuple[Step, Tensor]]:
     """One pass of the super-net: (step, input activations) of every convolution that writes a nested space."""
     captured: list[tuple[Step, Tensor]] = []
-    for step, inputs, _ in run(traced, calibration):
+    for step, inputs in run(traced, calibration):
         writes_nested = not spaces[traced.space_of[step.name]].plain
         if isinstance(step.module, nn.Conv2d) and not is_depthwise(step.module) and writes_nested:
             captured.append((step, inputs[0]))
@@ -54,15 +54,15 @@ def capture_producers(traced: Trace, spaces: dict[int, Space], calibration: Tens
 
 
 @torch.no_grad()
-def run(traced: Trace, images: Tensor):
-    """Execute the super-net step by step in eval mode, yielding (step, inputs, output)."""
-    from rdnlib.rdn import FUNCTIONS
-
-    values = {traced.image: images}
+def run(traced: Trace, images: Tensor) -> Iterator[tuple[Step, list[Tensor]]]:
+    """Execute the super-net step by step in eval mode, yielding (step, inputs); values are freed after their last use."""
+    values, dead_after = {traced.image: images}, last_uses(traced.steps)
     for step in traced.steps:
         inputs = [values[name] for name in step.inputs]
-        values[step.name] = (step.module if step.function is None else FUNCTIONS[step.function])(*inputs)
-        yield step, inputs, values[step.name]
+        values[step.name] = step.apply(*inputs)
+        yield step, inputs
+        for name in dead_after.get(step.name, ()):
+            del values[name]
 
 
 def violation_scores(conv: nn.Conv2d, x: Tensor, permutation: Tensor, *, k: int, relative: bool) -> Tensor:
@@ -74,7 +74,9 @@ def violation_scores(conv: nn.Conv2d, x: Tensor, permutation: Tensor, *, k: int,
     outside = torch.zeros(())
     scores = []
     for channels in reversed(groups):
-        outside = outside + F.conv2d(x[:, channels], conv.weight[:, channels], None, conv.stride, conv.padding, conv.dilation)
+        outside = outside + F.conv2d(
+            x[:, channels], conv.weight[:, channels], None, conv.stride, conv.padding, conv.dilation
+        )
         scores.append(outside.abs().mean(dim=(0, 2, 3)))
     # After the loop `outside` is the whole output; its own score (nothing inside) is not one of the k−1 rounds.
     rounds = torch.stack(scores[-2::-1])
@@ -83,7 +85,7 @@ def violation_scores(conv: nn.Conv2d, x: Tensor, permutation: Tensor, *, k: int,
 
 def greedy_permutation(scores: Tensor, *, k: int) -> Tensor:
     """Fill groups 1…k−1 with the untaken channels of the smallest score in that round; the rest are group k."""
-    rounds, channels = scores.shape
+    channels = scores.shape[1]
     sizes = split_channels(channels, k)
     taken = torch.zeros(channels, dtype=torch.bool)
     order = []
@@ -111,12 +113,13 @@ def _greedy(
     by_space: dict[int, list[tuple[Step, Tensor]]] = {}
     for step, x in producers:
         by_space.setdefault(traced.space_of[step.name], []).append((step, x))
-    score: Callable[[Step, Tensor], Tensor] = lambda step, x: violation_scores(  # noqa: E731
-        step.module, x, permutations[traced.space_of[step.inputs[0]]], k=k, relative=relative
-    )
-    for sweep in range(2):
+
+    def score(step: Step, x: Tensor) -> Tensor:
+        order = permutations[traced.space_of[step.inputs[0]]]
+        return violation_scores(step.module, x, order, k=k, relative=relative)
+
+    shared = any(len(writers) > 1 for writers in by_space.values())
+    for sweep in range(1 + shared):
         for identifier, writers in by_space.items():
-            if sweep == 1 and len(writers) == 1 and all(len(other) == 1 for other in by_space.values()):
-                continue
-            used = writers[:1] if sweep == 0 else writers
+            used = writers[:1] if shared and sweep == 0 else writers
             permutations[identifier] = greedy_permutation(sum(score(step, x) for step, x in used), k=k)

@@ -9,12 +9,11 @@ import operator
 from dataclasses import dataclass, field
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from rdnlib.errors import ConfigError, UnsupportedModuleError
 
-CHANNELWISE = (
-    nn.BatchNorm2d,
+ACTIVATIONS = (
     nn.ReLU,
     nn.ReLU6,
     nn.LeakyReLU,
@@ -25,12 +24,10 @@ CHANNELWISE = (
     nn.Hardsigmoid,
     nn.Sigmoid,
     nn.Tanh,
-    nn.Identity,
-    nn.Dropout,
-    nn.AvgPool2d,
-    nn.MaxPool2d,
-    nn.AdaptiveAvgPool2d,
 )
+POOLS = (nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
+CHANNELWISE = (nn.BatchNorm2d, nn.Identity, nn.Dropout, *ACTIVATIONS, *POOLS)
+FUNCTIONS = {"add": torch.add, "mul": torch.mul, "flatten": lambda x: torch.flatten(x, 1)}
 TYING = {operator.add, operator.iadd, torch.add, operator.mul, operator.imul, torch.mul}
 
 
@@ -98,6 +95,19 @@ class Step:
     target: str
     module: nn.Module | None = field(default=None, compare=False)
     function: str | None = None
+
+    def apply(self, *inputs: Tensor) -> Tensor:
+        """What the super-net computes here."""
+        return self.module(*inputs) if self.function is None else FUNCTIONS[self.function](*inputs)
+
+
+def last_uses(steps: list[Step]) -> dict[str, list[str]]:
+    """Step name → the values that no later step reads, to be freed after it."""
+    user = {name: step.name for step in steps for name in step.inputs}
+    dead: dict[str, list[str]] = {}
+    for value, name in user.items():
+        dead.setdefault(name, []).append(value)
+    return dead
 
 
 @dataclass
@@ -180,7 +190,9 @@ def trace(model: nn.Module) -> Trace:
                 )
             continue
         if classifier is not None:
-            raise _refuse(node.name, str(node.target), "it comes after a Linear layer; only the classifier may be Linear")
+            raise _refuse(
+                node.name, str(node.target), "it comes after a Linear layer; only the classifier may be Linear"
+            )
         module = graph_module.get_submodule(node.target) if node.op == "call_module" else None
         if isinstance(module, nn.Linear):
             classifier, features = (node.name, module), inputs[0]
@@ -197,12 +209,16 @@ def trace(model: nn.Module) -> Trace:
                 if isinstance(module, nn.Conv2d)
                 else "it couples channels or is not known to keep them apart"
             )
-            raise _refuse(str(node.target), kind, why + "; replace it, or keep it in the layers before the nesting starts")
+            raise _refuse(
+                str(node.target), kind, why + "; replace it, or keep it in the layers before the nesting starts"
+            )
         else:
             kind = _function_kind(node)
             if kind != "flatten" and len(inputs) != 2:
                 raise _refuse(node.name, kind, "both operands must be feature maps")
-            space_of[node.name] = ties.tie(*(space_of[name] for name in inputs)) if len(inputs) == 2 else space_of[inputs[0]]
+            space_of[node.name] = (
+                ties.tie(*(space_of[name] for name in inputs)) if len(inputs) == 2 else space_of[inputs[0]]
+            )
             steps.append(Step(node.name, inputs, kind, function=kind))
             continue
         steps.append(Step(node.name, inputs, str(node.target), module=module))
@@ -244,7 +260,9 @@ def build_spaces(traced: Trace, *, k: int, plain: tuple[str, ...]) -> dict[int, 
     for step in convolutions:
         reads, writes = spaces[traced.space_of[step.inputs[0]]], spaces[traced.space_of[step.name]]
         if writes.plain and not reads.plain:
-            raise ConfigError(f"'{step.target}' cannot stay plain: it reads nested features; name the layers before it too")
+            raise ConfigError(
+                f"'{step.target}' cannot stay plain: it reads nested features; name the layers before it too"
+            )
     if spaces[traced.space_of[traced.features]].plain:
         raise ConfigError("nothing is left to nest: the features that the classifier reads are plain")
     return spaces

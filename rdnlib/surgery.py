@@ -87,7 +87,9 @@ def nest(traced: Trace, spaces: dict[int, Space], permutations: dict[int, Tensor
                 order_in=permutations[reads], order_out=permutations[writes],
             )  # fmt: skip
         else:
-            layers[step.name] = _inflated(step, space=spaces[writes], channels=inflated_channels(permutations[writes], k))
+            layers[step.name] = _inflated(
+                step, space=spaces[writes], channels=inflated_channels(permutations[writes], k)
+            )
     features = traced.space_of[traced.features]
     heads = _heads(traced.classifier, space=spaces[features], channels=inflated_channels(permutations[features], k))
     trunk = Trunk(

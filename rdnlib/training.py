@@ -91,7 +91,9 @@ def train(
         CheckpointError when `resume` is damaged.
     """
     if len(images) < recipe.batch_size:
-        raise DataError(f"{len(images)} training images do not fill one batch of {recipe.batch_size}: use a smaller one")
+        raise DataError(
+            f"{len(images)} training images do not fill one batch of {recipe.batch_size}: use a smaller one"
+        )
     torch.set_flush_denormal(True)  # a CPU computes with denormal numbers many times slower
     accelerator = Accelerator(mixed_precision=recipe.precision, cpu=not torch.cuda.is_available())
     for module in model.modules():
@@ -148,7 +150,10 @@ def train(
         if progress and bar.disable and accelerator.is_main_process:  # not a terminal: one line an epoch
             speed = steps_per_epoch * recipe.batch_size / row["seconds"]
             left = row["seconds"] * (recipe.epochs - epoch - 1)
-            print(f"{label}: epoch {epoch + 1}/{recipe.epochs} {meter.text()} {speed:.0f} img/s {left / 60:.0f} min left", flush=True)
+            print(
+                f"{label}: epoch {epoch + 1}/{recipe.epochs} {meter.text()} {speed:.0f} img/s {left / 60:.0f} min left",
+                flush=True,
+            )
     bar.close()
     model.load_state_dict(average.module.state_dict())
     if resume is not None and accelerator.is_main_process:
@@ -229,7 +234,10 @@ class _Meter:
 
     def means(self) -> dict[str, float]:
         loss, *hits = (self.sums / self.count).tolist()
-        return {"loss": loss, **({"accuracy": hits[0]} if len(hits) == 1 else {"accuracy_1": hits[0], "accuracy_K": hits[1]})}
+        return {
+            "loss": loss,
+            **({"accuracy": hits[0]} if len(hits) == 1 else {"accuracy_1": hits[0], "accuracy_K": hits[1]}),
+        }
 
     def text(self) -> str:
         names = {"loss": "loss", "accuracy": "acc", "accuracy_1": "N_1", "accuracy_K": "N_K"}
@@ -243,7 +251,9 @@ def _save_state(path: Path, model: nn.Module, average: nn.Module, optimiser, his
     for index, slot in optimiser.state_dict()["state"].items():
         tensors[f"momentum.{index}"] = slot["momentum_buffer"]
     with replacing(path) as temporary:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"history": json.dumps(history)})
+        save_file(
+            {name: value.contiguous() for name, value in tensors.items()}, temporary, {"history": json.dumps(history)}
+        )
 
 
 def _load_state(path: Path, model: nn.Module, average: nn.Module, optimiser) -> list[dict]:
@@ -263,4 +273,3 @@ def _load_state(path: Path, model: nn.Module, average: nn.Module, optimiser) -> 
     }
     optimiser.load_state_dict(state)
     return history
-

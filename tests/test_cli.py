@@ -52,7 +52,9 @@ def test_errors_are_one_line(tmp_path, arguments, message):
 def test_an_empty_data_set_is_one_line(tmp_path):
     for split in ("train", "val"):
         (tmp_path / "imagenette2-160" / split / "n01440764").mkdir(parents=True)
-    result = rdn("reproduce", "--profile", "laptop", "--data-root", tmp_path, "--out", tmp_path / "out", folder=tmp_path)
+    result = rdn(
+        "reproduce", "--profile", "laptop", "--data-root", tmp_path, "--out", tmp_path / "out", folder=tmp_path
+    )
     assert result.returncode == 1
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
     assert "imagenette" in result.stderr

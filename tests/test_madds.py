@@ -45,7 +45,11 @@ def test_toy_by_hand():
     ]
     assert (counted["madds_elementwise"] - counted["madds"]).tolist() == [16 * 4, 16 * 8, 16 * 12]
     # The classifier's bias (2) counts as parameters, not as multiply-adds.
-    assert counted["params"].tolist() == [108 + 8 + 36 + 8 + 8 + 10, 108 + 24 + 72 + 24 + 16 + 10, 108 + 32 + 108 + 40 + 24 + 10]
+    assert counted["params"].tolist() == [
+        108 + 8 + 36 + 8 + 8 + 10,
+        108 + 24 + 72 + 24 + 16 + 10,
+        108 + 32 + 108 + 40 + 24 + 10,
+    ]
 
 
 @pytest.mark.parametrize(

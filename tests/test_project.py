@@ -29,7 +29,10 @@ def test_environment_and_lock_name_the_same_versions():
 
 def test_every_dependency_is_locked():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    wanted = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
     names = {normal(re.match(r"[\w.-]+", requirement)[0]) for requirement in wanted}
     assert names <= set(locked())
 
@@ -42,8 +45,12 @@ def test_the_lock_has_versions_only():
 def test_the_library_does_not_import_the_book():
     """Only four modules may know Jupyter, papermill or matplotlib."""
     allowed = {"plots.py", "widgets.py", "reproduce.py", "cli.py"}
-    pattern = re.compile(r"^\s*(?:from|import) (?:matplotlib|papermill|ipywidgets|IPython|jupyter|nbformat)", re.MULTILINE)
-    offenders = [p.name for p in (ROOT / "rdnlib").rglob("*.py") if p.name not in allowed and pattern.search(p.read_text())]
+    pattern = re.compile(
+        r"^\s*(?:from|import) (?:matplotlib|papermill|ipywidgets|IPython|jupyter|nbformat)", re.MULTILINE
+    )
+    offenders = [
+        p.name for p in (ROOT / "rdnlib").rglob("*.py") if p.name not in allowed and pattern.search(p.read_text())
+    ]
     assert offenders == []
 
 

@@ -23,9 +23,13 @@ class Residual(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 11, 3, 2, 1), nn.ReLU())
-        self.first = nn.Sequential(nn.Conv2d(11, 13, 3, 1, 1, bias=True), nn.BatchNorm2d(13), nn.ReLU(), nn.MaxPool2d(2))
+        self.first = nn.Sequential(
+            nn.Conv2d(11, 13, 3, 1, 1, bias=True), nn.BatchNorm2d(13), nn.ReLU(), nn.MaxPool2d(2)
+        )
         self.second = nn.Sequential(nn.Conv2d(13, 13, 3, 1, 1, bias=False), nn.BatchNorm2d(13), nn.SiLU())
-        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(13, 7, 1), nn.SiLU(), nn.Conv2d(7, 13, 1), nn.Sigmoid())
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(13, 7, 1), nn.SiLU(), nn.Conv2d(7, 13, 1), nn.Sigmoid()
+        )
         self.third = nn.Sequential(nn.Conv2d(13, 17, 3, 2, 1), nn.Conv2d(17, 17, 5, 1, 2, groups=17), nn.Tanh())
         self.pool, self.flatten = nn.AdaptiveAvgPool2d(1), nn.Flatten()
         self.classifier = nn.Linear(17, 6)
@@ -100,7 +104,9 @@ def test_owners_cover_everything_but_plain_layers_and_the_classifier(images):
         if name in owners:
             assert len(owners[name]) == len(parameter)
         else:
-            assert name.startswith(("trunk.layers.stem", "trunk.layers.blocks_0_", "trunk.layers.blocks_1_", "heads.classifier"))
+            assert name.startswith(
+                ("trunk.layers.stem", "trunk.layers.blocks_0_", "trunk.layers.blocks_1_", "heads.classifier")
+            )
 
 
 @cases

@@ -61,7 +61,8 @@ def test_reconstruct_is_closer_to_the_super_net_than_copy(images, make):
     with torch.no_grad():
         wanted = model(many)
         copy, fitted = (
-            to_rdn(model, 4, select="greedy-relative", init=init, calibration=many)(many) for init in ("copy", "reconstruct")
+            to_rdn(model, 4, select="greedy-relative", init=init, calibration=many)(many)
+            for init in ("copy", "reconstruct")
         )
     gap = [(logits[:, -1] - wanted).pow(2).mean().item() for logits in (copy, fitted)]
     assert gap[1] < 0.7 * gap[0]
@@ -134,7 +135,10 @@ def test_greedy_cuts_less_than_random(images, small):
 
 
 def test_random_select_follows_its_seed(images, small):
-    weights = [to_rdn(small, 4, select="random", seed=seed).trunk.layers["blocks_2_layers_reduce_0"].weight[0] for seed in (0, 0, 1)]
+    weights = [
+        to_rdn(small, 4, select="random", seed=seed).trunk.layers["blocks_2_layers_reduce_0"].weight[0]
+        for seed in (0, 0, 1)
+    ]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -175,7 +179,13 @@ def test_balancing_is_left_out_where_an_activation_follows_the_norm(images):
 
     def net(*tail):
         return nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), *tail, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+            nn.Conv2d(3, 8, 3),
+            nn.Conv2d(8, 8, 1),
+            nn.BatchNorm2d(8),
+            *tail,
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 5),
         )
 
     assert feature_norm(trace(net())) is not None
