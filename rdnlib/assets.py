@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rdnlib.errors import RdnError
-from rdnlib.files import replacing
+from rdnlib.files import cache_folder, replacing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +64,6 @@ MATHJAX = Package(
         "sre/mathmaps/en.json",
     ),
 )
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("RDN_CACHE") or Path.home() / ".cache" / "rdnlib")
 
 
 def install(into: str | os.PathLike) -> None:

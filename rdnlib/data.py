@@ -19,6 +19,7 @@ from torchvision import datasets
 
 from rdnlib import dolls, photographs
 from rdnlib.errors import ConfigError, DataError
+from rdnlib.files import cache_folder
 
 _DOLLS = {"train": 8000, "validation": 2000}  # images drawn unless the caller says how many
 _LEAST = {"train": 2, "validation": 1}  # images a class: one to train on and one to calibrate on
@@ -112,7 +113,7 @@ def load(
     elif root is None:
         raise DataError(f"{name} needs a data root: give the folder that holds it (root=…, --data-root DIR)")
     else:
-        folder = Path(cache).expanduser() if cache is not None else _default_cache()
+        folder = Path(cache).expanduser() if cache is not None else cache_folder()
         first, second = _PHOTOGRAPHS[name](_Place(Path(root).expanduser(), folder, size, download))
         _check_labels(name, first, second)
         whole, final = _read(first, "train", train, seed), _read(second, "validation", validation, seed)
@@ -150,10 +151,6 @@ class _Source:
     labels: np.ndarray
     classes: tuple[str, ...]
     pixels: Callable[[np.ndarray], np.ndarray]
-
-
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rdnlib"
 
 
 def _dolls(split: str, count: int | None, size: int, seed: int) -> ImageSet:

@@ -11,6 +11,12 @@ from typing import Any
 import pandas as pd
 
 
+def cache_folder() -> Path:
+    """Where downloads and decoded images are kept: `RDN_CACHE`, else rdnlib in the user's cache folder."""
+    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("RDN_CACHE") or Path(user) / "rdnlib")
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path` in one step, on error it is removed."""

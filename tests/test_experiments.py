@@ -1,12 +1,14 @@
 """The experiment graph: content-addressed, cached, resumable, the same numbers twice; checkpoints; real early exit."""
 
 import json
+import os
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from rdnlib import checkpoint, experiments, results
 from rdnlib.calibration import choose
@@ -160,3 +162,22 @@ def test_processes_in_parallel_give_the_same_numbers(out, tmp_path):
     experiments.ensure_all(profile="tiny", out=tmp_path, jobs=2, progress=False)
     for name in ("rdn-copy", "policy-copy", "base-longer"):
         pd.testing.assert_frame_equal(ensure(name, out).samples(), ensure(name, tmp_path).samples())
+
+
+def test_the_chain_on_photographs(tmp_path, monkeypatch):
+    """Base, surgery, joint training and policy on some of Imagenette, through a profile of its own."""
+    root = os.environ.get("RDN_DATA_ROOT")
+    if not root:
+        pytest.skip("needs photographs: set RDN_DATA_ROOT to the folder that holds imagenette2-160")
+    profile = yaml.safe_load((experiments.PROFILES / "tiny.yaml").read_text())
+    profile["data"] = {"name": "imagenette", "size": 32, "train": 300, "validation": 100, "calibration": 0.2}
+    profile["recipe"] |= {"size": 24, "crop_scale": [0.5, 1.0]}
+    (tmp_path / "photographs.yaml").write_text(yaml.safe_dump(profile))
+    monkeypatch.setattr(experiments, "PROFILES", tmp_path)
+    monkeypatch.setenv("RDN_CACHE", str(tmp_path / "cache"))
+    options = {"profile": "photographs", "data_root": root, "out": tmp_path / "out", "progress": False}
+    rdn, policy = (experiments.ensure(name, **options) for name in ("rdn-reconstruct", "policy-reconstruct"))
+    table = results.table1({"rdn": rdn}, {"rdn": (rdn, policy)})
+    assert table["top1"].between(0, 100).all()
+    assert rdn.data().train.images.shape[1:] == (3, 32, 32)
+    assert len(rdn.data().validation) == 100
