@@ -134,12 +134,20 @@ def run_experiments(
         print(experiments.ensure_in(place, name).path, flush=True)
 
 
+UsageError = typer.BadParameter.__base__  # of the click that typer carries with it
+
+
 def main() -> None:
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except UsageError as error:
+        message = error.format_message()
+        if message:  # none where a bare command has shown its help
+            print(f"error: {message.splitlines()[0]} (see rdn --help)", file=sys.stderr)
+        sys.exit(2)
     except RdnError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit("stopped; the same command goes on from here")
 
 

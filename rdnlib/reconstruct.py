@@ -97,7 +97,7 @@ def balance_groups(norm: NestedBatchNorm2d, features: list[Tensor]) -> Tensor:
     """
     variance = torch.cat(features).var(dim=0)
     sizes = list(norm.space.sizes)
-    scale = torch.cat([part.mean().clamp_min(1e-12).rsqrt().expand(len(part)) for part in variance.split(sizes)])
+    scale = torch.cat([part.mean().clamp_min(1e-6).rsqrt().expand(len(part)) for part in variance.split(sizes)])
     norm.weight.mul_(scale)
     norm.bias.mul_(scale)
     return scale

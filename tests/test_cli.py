@@ -85,8 +85,16 @@ def test_a_corrupt_checkpoint_is_one_line_and_calibrate_works_once_it_is_replace
 def test_wrong_usage_is_refused(tmp_path, arguments):
     result = rdn(*arguments, folder=tmp_path)
     assert result.returncode == 2
-    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stderr.startswith("error: ")
     assert not list(tmp_path.iterdir())
+
+
+def test_without_arguments_there_is_help():
+    result = rdn()
+    assert result.returncode == 2
+    assert "reproduce" in result.stdout
+    assert rdn("--help").returncode == 0
 
 
 def test_experiment_list_names_the_graph():
