@@ -7,7 +7,9 @@ calibrates on the training split, which is optimistic for a network that over-fi
 import hashlib
 import os
 import tarfile
+import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +21,9 @@ from torchvision import datasets
 
 from rdnlib import dolls, photographs
 from rdnlib.errors import ConfigError, DataError
-from rdnlib.files import cache_folder
+from rdnlib.files import cache_folder, replacing
 
+_WORTH_KEEPING = 10 * 2**20  # bytes of drawn images
 _DOLLS = {"train": 8000, "validation": 2000}  # images drawn unless the caller says how many
 _LEAST = {"train": 2, "validation": 1}  # images a class: one to train on and one to calibrate on
 _IMAGENETTE = {160: "imagenette2-160", 320: "imagenette2-320", 1024: "imagenette2"}  # folder by short side
@@ -107,13 +110,13 @@ def load(
         raise ConfigError(f"seed must not be negative, but is {seed}")
     if not 0 <= calibration <= 0.9:
         raise ConfigError(f"calibration must be a fraction between 0 and 0.9, not {calibration}")
+    folder = Path(cache).expanduser() if cache is not None else cache_folder()
     if name == "dolls":
-        whole = _dolls("train", train, size, seed)
-        final = _dolls("validation", validation, size, seed)
+        whole = _dolls("train", train, size, seed, folder)
+        final = _dolls("validation", validation, size, seed, folder)
     elif root is None:
         raise DataError(f"{name} needs a data root: give the folder that holds it (root=…, --data-root DIR)")
     else:
-        folder = Path(cache).expanduser() if cache is not None else cache_folder()
         first, second = _PHOTOGRAPHS[name](_Place(Path(root).expanduser(), folder, size, download))
         _check_labels(name, first, second)
         whole, final = _read(first, "train", train, seed), _read(second, "validation", validation, seed)
@@ -153,10 +156,20 @@ class _Source:
     pixels: Callable[[np.ndarray], np.ndarray]
 
 
-def _dolls(split: str, count: int | None, size: int, seed: int) -> ImageSet:
+def _dolls(split: str, count: int | None, size: int, seed: int, cache: Path) -> ImageSet:
+    """Drawn, or found in the cache, where sets that take seconds to draw are kept; a changed generator draws anew."""
     count = _DOLLS[split] if count is None else count
     _check_count(split, count, len(dolls.CLASSES))
-    images, labels, difficulty = dolls.draw(count, size=size, seed=seed, split=split)
+    generator = hashlib.sha256(Path(dolls.__file__).read_bytes()).hexdigest()[:8]
+    stored = cache / f"dolls-{split}-{count}-{size}-{seed}-{generator}.npz"
+    try:
+        with np.load(stored) as kept:  # the format carries checksums
+            images, labels, difficulty = kept["images"], kept["labels"], kept["difficulty"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        images, labels, difficulty = dolls.draw(count, size=size, seed=seed, split=split)
+        if images.nbytes >= _WORTH_KEEPING:
+            with suppress(OSError), replacing(stored) as temporary:  # without a cache it only takes longer
+                np.savez(temporary, images=images, labels=labels, difficulty=difficulty)
     return ImageSet(images, labels, np.arange(count), difficulty, dolls.CLASSES)
 
 

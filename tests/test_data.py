@@ -400,3 +400,18 @@ def test_real_photographs(tmp_path):
     assert splits.train.classes == tuple(data._IMAGENETTE_CLASSES.values())
     assert (len(splits.train), len(splits.calibration), len(splits.validation)) == (90, 10, 50)
     assert splits.train.images.std() > 30 and len(np.unique(splits.train.images, axis=0)) == 90
+
+
+def test_large_draws_are_kept_and_a_damaged_copy_is_drawn_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_WORTH_KEEPING", 1000)
+    options = {"size": 16, "train": 40, "validation": 20, "cache": tmp_path}
+    first = data.load("dolls", **options)
+    (stored,) = tmp_path.glob("dolls-train-40-16-0-*.npz")
+    monkeypatch.setattr(data.dolls, "draw", lambda *_, **__: pytest.fail("drawn again"))
+    again = data.load("dolls", **options)
+    assert data.fingerprint(again) == data.fingerprint(first)
+    monkeypatch.undo()
+    content = bytearray(stored.read_bytes())
+    content[len(content) // 2] ^= 255
+    stored.write_bytes(content)
+    assert data.fingerprint(data.load("dolls", **options)) == data.fingerprint(first)
