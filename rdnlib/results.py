@@ -84,6 +84,23 @@ def subnetwork_table(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def every_subnetwork(runs: dict[str, Run]) -> pd.DataFrame:
+    """`subnetwork_table` of several runs, one below the other.
+
+    Columns: model (the name given), those of `subnetwork_table`, and top1_before, top5_before: validation accuracy (%) straight
+    after surgery, before training (NaN for a base network).
+    """
+    parts = []
+    for name, run in runs.items():
+        table = subnetwork_table(run)
+        before = run.result.get("before_training", {})
+        for top in ("top1", "top5"):
+            table[f"{top}_before"] = 100 * np.asarray(before.get(top, [np.nan] * len(table)))
+        parts.append(table.assign(model=name))
+    joined = pd.concat(parts, ignore_index=True)
+    return joined[["model", *joined.columns.drop("model")]]
+
+
 def dynamic(rdn_run: Run, policy_run: Run, *, split: str) -> Dynamic:
     """Join an RDN's outcomes with its policy's probabilities on one split, "calibration" or "validation".
 

@@ -115,6 +115,17 @@ def test_subnetwork_table_uses_validation_only():
     assert "split" not in table
 
 
+def test_every_subnetwork_shows_what_surgery_alone_gives():
+    run, _ = fake_runs()
+    run.result["before_training"] = {"top1": [0.1, 0.2, 0.3], "top5": [0.5, 0.6, 0.7]}
+    plain, _ = fake_runs()
+    table = results.every_subnetwork({"rdn": run, "base": plain})
+    assert list(table["model"]) == ["rdn"] * K + ["base"] * K
+    assert list(table["top1_before"][:K]) == pytest.approx([10, 20, 30])
+    assert table["top5_before"][K:].isna().all()
+    pd.testing.assert_series_equal(table["top1"][:K], results.subnetwork_table(run)["top1"])
+
+
 def test_dynamic_joins_by_id_whatever_the_order():
     rdn, policy = fake_runs()
     joined = results.dynamic(rdn, policy, split="validation")
