@@ -1,0 +1,72 @@
+"""The notebooks are committed without outputs, take the common parameters, and run from top to bottom."""
+
+import ast
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from rdnlib.experiments import ensure_all
+from rdnlib.reproduce import execute, kernel
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("[0-9]*.ipynb"))
+PARAMETERS = {"profile": "quick", "data_root": None, "seed": 0, "out": None}
+
+
+def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def test_there_are_six_notebooks_in_order():
+    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_nothing_of_a_run_is_committed(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert "widgets" not in notebook.metadata
+    for cell in code_cells(path):
+        assert cell.outputs == []
+        assert cell.execution_count is None
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_parameters_are_in_one_tagged_cell(path):
+    tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    statements = ast.parse(tagged[0].source).body
+    assert {line.targets[0].id: ast.literal_eval(line.value) for line in statements} == PARAMETERS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_begins_with_its_only_title(path):
+    cells = nbformat.read(path, as_version=4).cells
+    titles = [
+        number
+        for number, cell in enumerate(cells)
+        if cell.cell_type == "markdown" and any(line.startswith("# ") for line in cell.source.splitlines())
+    ]
+    assert titles == [0]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_code_fits_the_column_of_the_book(path):
+    assert max(len(line) for cell in code_cells(path) for line in cell.source.splitlines()) <= 78
+
+
+def test_all_notebooks_run_and_write_the_results(tmp_path):
+    """The long one, about 80 seconds on one core: the experiments of the profile `tiny`, then six kernels."""
+    out = tmp_path / "out"
+    ensure_all(profile="tiny", out=out, jobs=1, progress=False)
+    parameters = {"profile": "tiny", "data_root": None, "seed": 0, "out": str(out)}
+    with kernel():
+        for path in NOTEBOOKS:
+            execute(path, tmp_path / "executed" / path.name, parameters=parameters)
+    table = pd.read_csv(out / "tables" / "table1.csv")
+    assert list(table["model"].str.endswith("†")) == [False] * 4 + [True] * 2
+    assert table["top1"].between(table["top1_low"], table["top1_high"]).all()
+    curve = pd.read_csv(out / "figures" / "figure8.csv")
+    assert {"sub-networks", "dynamic", "dynamic, λ* calibrated"} <= set(curve["series"])
+    assert (out / "figures" / "figure8.svg").read_text().lstrip().startswith("<?xml")
