@@ -67,17 +67,14 @@ class Profile:
     def graph(self, seed: int) -> dict[str, Experiment]:
         """All experiments by name, parents first."""
         extra = self.recipe | {"epochs": self.rdn["epochs"]}
-        nodes = [
-            Experiment("base", "base", {"model": self.model, "recipe": self.recipe | self.base, "seed": seed}),
-            Experiment(
-                "base-longer", "base", {"recipe": extra | {"lr": self.rdn["lr"]["base"]}, "seed": seed}, ("base",)
-            ),
-        ]
+        nodes = [Experiment("base", "base", {"model": self.model, "recipe": self.recipe | self.base, "seed": seed})]
         surgery = {key: self.rdn[key] for key in ("k", "select", "calibration_images")}
         for init in INITS:
             config = {**surgery, "init": init, "recipe": extra | {"lr": self.rdn["lr"][init]}, "seed": seed}
             nodes.append(Experiment(f"rdn-{init}", "rdn", config, ("base",)))
             nodes.append(Experiment(f"policy-{init}", "policy", {**self.policy, "seed": seed}, (f"rdn-{init}",)))
+        longer = {"recipe": extra | {"lr": self.rdn["lr"]["base"]}, "seed": seed}
+        nodes.append(Experiment("base-longer", "base", longer, ("base",)))  # the shortest last: it fills the gap
         return {node.name: node for node in nodes}
 
 

@@ -281,7 +281,7 @@ def kernel() -> Iterator[None]:
             "ipykernel_launcher",
             "-f",
             "{connection_file}",
-            "--log-level=40",
+            "--log-level=50",
         ],
         "display_name": "Python 3",
         "language": "python",
