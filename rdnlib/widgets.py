@@ -13,7 +13,7 @@ import pandas as pd
 from rdnlib.errors import ConfigError
 
 WIDTH, HEIGHT = 420, 270  # of the curve's drawing, in SVG units; text is 13 units high
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 44  # margins around the plotted area
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 44  # margins around the plotted area
 CURVE_POINTS = 120  # more would not be visible
 
 # The widget carries its style with it: JupyterLab does not read the book's style sheet. Colours follow light and dark.
@@ -124,7 +124,7 @@ class _Drawing:
         parts.append(
             f'<text x="{middle:.0f}" y="{HEIGHT - 6}" text-anchor="middle">MAdds per image ({self.unit_name})</text>'
         )
-        upright = f"translate(13 {(TOP + bottom) / 2:.0f}) rotate(-90)"
+        upright = f"translate(11 {(TOP + bottom) / 2:.0f}) rotate(-90)"
         parts.append(f'<text transform="{upright}" text-anchor="middle">top-1 accuracy (%)</text>')
         return parts
 
