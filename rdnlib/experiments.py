@@ -37,7 +37,8 @@ from rdnlib.policy import fit_policy, policy_madds, policy_params
 from rdnlib.surgery import to_rdn
 from rdnlib.training import Recipe, reestimate_norms, train
 
-PROFILES = Path(__file__).resolve().parent.parent / "notebooks" / "profiles"
+PROJECT = Path(__file__).resolve().parent.parent
+PROFILES = PROJECT / "notebooks" / "profiles"
 INITS = ("copy", "reconstruct")
 
 
@@ -126,17 +127,20 @@ class Workplace:
         """How many experiments in a row come before this one."""
         return max((1 + self.depth(parent) for parent in self.experiment(name).parents), default=0)
 
-    def threads(self, name: str, jobs: int) -> int:
-        """CPU threads for one of `jobs` processes: the cores are shared with the experiments of the same depth."""
+    def threads(self, name: str) -> int:
+        """CPU threads of an experiment: the cores, shared with those of the same depth that the profile runs beside it.
+
+        It does not depend on who starts it: another number of threads adds in another order, and the numbers differ.
+        """
         alongside = sum(self.depth(other) == self.depth(name) for other in self.graph)
-        return max(1, (os.cpu_count() or 1) // min(jobs, alongside))
+        return max(1, (os.cpu_count() or 1) // min(self.profile.jobs, alongside))
 
     def folder(self, name: str) -> Path:
         return self.out / "experiments" / f"{name}-{self.key(name)}"
 
 
 def workplace(profile: str, *, data_root=None, seed: int = 0, out=None) -> Workplace:
-    """Check the arguments that all commands and notebooks share; `out` defaults to build/<profile>."""
+    """Check the arguments that all commands and notebooks share; `out` defaults to the project's build/<profile>."""
     loaded = load_profile(profile)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"seed must be a whole number of at least 0, not {seed!r}")
@@ -144,7 +148,7 @@ def workplace(profile: str, *, data_root=None, seed: int = 0, out=None) -> Workp
         raise ConfigError(
             f"data root {data_root} is not a folder; give the one that holds the '{loaded.data['name']}' data set"
         )
-    out = Path(out) if out else Path("build") / profile
+    out = Path(out) if out else PROJECT / "build" / profile  # the same for a notebook, wherever its kernel starts
     return Workplace(loaded, None if data_root is None else Path(data_root), seed, out.resolve())
 
 
@@ -212,7 +216,7 @@ def ensure_all(
                 busy = set(waiting) | set(running.values())
                 for name in [n for n in waiting if not busy & set(place.graph[n].parents)][: jobs - len(running)]:
                     waiting.remove(name)
-                    running[pool.submit(_run_in_process, place, name, jobs, progress, children)] = name
+                    running[pool.submit(_run_in_process, place, name, progress, children)] = name
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     running.pop(future)
@@ -224,13 +228,11 @@ def ensure_all(
     return {name: Run(name, place) for name in place.graph}
 
 
-def _run_in_process(place: Workplace, name: str, jobs: int, progress: bool, children: list[subprocess.Popen]) -> None:
-    threads = place.threads(name, jobs)
+def _run_in_process(place: Workplace, name: str, progress: bool, children: list[subprocess.Popen]) -> None:
     command = [sys.executable, "-m", "rdnlib", "experiment", "run", name, "--profile", place.profile.name]
     command += ["--seed", str(place.seed), "--out", str(place.out)]
     command += ["--data-root", str(place.data_root)] if place.data_root else []
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     children.append(child)
     complaints: list[str] = []
     reader = threading.Thread(target=lambda: complaints.extend(child.stderr), daemon=True)
@@ -257,7 +259,12 @@ def _execute(place: Workplace, name: str, folder: Path, parents: list[Run], *, p
     started = time.perf_counter()
     node = place.experiment(name)
     write_json(folder / "config.json", {**asdict(node), "data": place.profile.data, "fingerprint": place.fingerprint})
-    result = _KINDS[node.kind](place, node, folder, parents, progress)
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(place.threads(name))
+    try:
+        result = _KINDS[node.kind](place, node, folder, parents, progress)
+    finally:
+        torch.set_num_threads(threads_before)
     seconds = time.perf_counter() - started
     write_json(
         folder / "result.json", {"name": name, "kind": node.kind, "config": node.config, "seconds": seconds, **result}

@@ -9,6 +9,7 @@ import json
 import math
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,17 @@ def joint_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> 
     return F.cross_entropy(logits.transpose(1, 2), targets, label_smoothing=label_smoothing)
 
 
+@contextmanager
+def flushing_denormals():
+    """A CPU computes with denormal numbers many times slower than with zeros. The state is the process's: put it back."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@flushing_denormals()
 def train(
     model: nn.Module,
     images: ImageSet,
@@ -94,7 +106,6 @@ def train(
         raise DataError(
             f"{len(images)} training images do not fill one batch of {recipe.batch_size}: use a smaller one"
         )
-    torch.set_flush_denormal(True)  # a CPU computes with denormal numbers many times slower
     accelerator = Accelerator(mixed_precision=recipe.precision, cpu=not torch.cuda.is_available())
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -10,11 +10,13 @@ import pytest
 import torch
 import yaml
 
-from rdnlib import checkpoint, experiments, results
-from rdnlib.calibration import choose
+from rdnlib import checkpoint, experiments, results, to_rdn
+from rdnlib.calibration import choose, saved_fraction
 from rdnlib.errors import CheckpointError, ConfigError, DataError
 from rdnlib.evaluation import evaluate
 from rdnlib.inference import DynamicRDN
+from rdnlib.madds import count_subnetworks
+from rdnlib.policy import PolicyNetwork
 
 
 @pytest.fixture(scope="module")
@@ -88,33 +90,31 @@ def test_an_interrupted_experiment_leaves_no_result(out, tmp_path, monkeypatch):
     assert ensure("base", tmp_path).result["seconds"] > 0
 
 
-def test_dynamic_inference_exits_for_real(out):
-    """DynamicRDN on images gives what the per-image tables say, computing later groups for fewer images."""
-    rdn_run, policy_run = ensure("rdn-reconstruct", out), ensure("policy-reconstruct", out)
-    table = results.dynamic(rdn_run, policy_run, split="validation")
-    rdn, policy, images = rdn_run.model(), policy_run.model(), rdn_run.data().validation
-    pixels = experiments.resize_eval(torch.from_numpy(np.ascontiguousarray(images.images)), 16)
-    lam = float(np.median(experiments_breakpoints(table)))
-    dynamic = DynamicRDN(rdn, policy, table.saved, lam)
+def test_dynamic_inference_exits_for_real(small):
+    """DynamicRDN gives each image the logits of the exit its policy chooses, computing later groups for fewer images."""
+    torch.manual_seed(0)
+    rdn, pixels = to_rdn(small, 4, select="random"), torch.randn(64, 3, 32, 32)
+    saved = saved_fraction(count_subnetworks(rdn, 32)["madds"].to_numpy())
+    policy = PolicyNetwork(rdn.heads.space.sizes[0], 7, (16,)).eval()  # untrained and erratic: all kinds of exits
+    with torch.no_grad():
+        features = rdn.start(pixels).features
+        policy.mean.copy_(features.mean(dim=0))
+        policy.std.copy_(features.std(dim=0).clamp_min(1e-6))
+        policy.layers[-1].weight.mul_(10)
+        expected = choose(policy(features).numpy(), saved, 1.0) + 1
+    assert len(np.unique(expected)) >= 3, "a test of fewer exits shows little"
     computed = []
     for layer in rdn.trunk.layers.values():
         if hasattr(layer, "runs"):
-            layer.register_forward_pre_hook(lambda _, inputs: computed.append((inputs[1], inputs[2], len(inputs[0]))))
-    logits, exits = dynamic(pixels)
-    expected = choose(table.p, table.saved, lam) + 1
-    assert (exits.numpy() == expected).mean() > 0.99
-    assert len(np.unique(expected)) > 1, "a test of one exit shows nothing"
+            layer.register_forward_pre_hook(lambda _, inputs: computed.append((inputs[1], len(inputs[0]))))
+    logits, exits = DynamicRDN(rdn, policy, saved, 1.0)(pixels)
+    assert (exits.numpy() == expected).all()
+    assert {first for first, _ in computed} > {1}
+    for first, batch in computed:  # groups from `first` on run for the images that go at least that far
+        assert batch == (expected >= first).sum()
     with torch.no_grad():
         whole = rdn(pixels)[torch.arange(len(pixels)), exits - 1]
     torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-4)
-    for first, _, batch in computed:
-        assert batch == (exits.numpy() >= first).sum() or first == 1
-
-
-def experiments_breakpoints(table):
-    from rdnlib.calibration import sweep
-
-    return sweep(table.p, table.correct, table.saved)["lam"].to_numpy()
 
 
 @pytest.mark.parametrize("damage", ["truncate", "text", "missing", "sidecar", "swap"])

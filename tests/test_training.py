@@ -140,6 +140,11 @@ def test_divergence_stops_the_run_and_keeps_the_last_state(dolls, tmp_path):
     assert state.exists()
 
 
+def test_training_leaves_the_processors_arithmetic_alone(dolls):
+    train(network(), dolls, Recipe(epochs=1, lr=0.01, size=16, batch_size=32), progress=False)
+    assert torch.tensor([1e-40]).mul(1.0).item() > 0  # a denormal number
+
+
 def test_too_few_images_and_bad_recipes_are_refused(dolls):
     with pytest.raises(DataError, match="do not fill one batch"):
         train(network(), dolls.take(np.arange(8)), RECIPE, progress=False)
