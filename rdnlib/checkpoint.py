@@ -55,6 +55,6 @@ def build(description: dict) -> nn.Module:
 
 def skeleton(model: nn.Module, config: dict) -> RDN:
     """An RDN of the right shape for `load_state_dict`: the channel order is in the weights, so none need be chosen."""
-    rdn = to_rdn(model, config["k"], select="identity", init="copy", plain=config["plain"])
+    rdn = to_rdn(model, config["k"], select="identity", init="copy", plain=config["plain"], align=config.get("align"))
     rdn.config = config
     return rdn

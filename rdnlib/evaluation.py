@@ -50,7 +50,7 @@ def evaluate(
         if isinstance(model, RDN):
             features = model.features(x)
             logits = model.classify(features)  # (B, K, classes)
-            first = features[:, : model.heads.space.sizes[0]]
+            first = model.first_features(features)
         else:
             logits, first = model(x)[:, None], None
         if not torch.isfinite(logits).all():

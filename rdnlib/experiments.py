@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -63,12 +63,16 @@ class Profile:
     base: dict
     rdn: dict
     policy: dict
+    architectures: dict = field(default_factory=dict)
     jobs: int = 1
 
     def graph(self, seed: int) -> dict[str, Experiment]:
         """All experiments by name, parents first."""
         extra = self.recipe | {"epochs": self.rdn["epochs"]}
         nodes = [Experiment("base", "base", {"model": self.model, "recipe": self.recipe | self.base, "seed": seed})]
+        for name, options in self.architectures.items():
+            model, recipe = {"name": name, **options["model"]}, self.recipe | self.base | options.get("recipe", {})
+            nodes.append(Experiment(f"base-{name}", "base", {"model": model, "recipe": recipe, "seed": seed}))
         surgery = {key: self.rdn[key] for key in ("k", "select", "calibration_images")}
         for init in INITS:
             config = {**surgery, "init": init, "recipe": extra | {"lr": self.rdn["lr"][init]}, "seed": seed}

@@ -32,7 +32,7 @@ class DynamicRDN(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         state = self.rdn.start(x)
-        p = self.policy(state.features)
+        p = self.policy(self.rdn.first_features(state.features))
         exits = torch.from_numpy(choose(p.cpu().numpy(), self.saved, self.lam) + 1).to(x.device)
         logits, rows = state.logits.clone(), torch.arange(len(x), device=x.device)
         for index in exits.unique().tolist():  # ascending: every stop that some image makes

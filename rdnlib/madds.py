@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.nested import NestedConv2d, NestedDepthwiseConv2d, NestedHeads
+from rdnlib.heads import NestedHeads
+from rdnlib.nested import NestedConv2d, NestedGroupedConv2d, NestedLinear
+from rdnlib.operators import ACTIVATIONS
 from rdnlib.rdn import RDN
-from rdnlib.spaces import ACTIVATIONS
 
 
 def _positions(output: Tensor) -> int:
@@ -26,14 +27,16 @@ def _madds(module: nn.Module, output: Tensor) -> int:
     """MAdds of one layer whose output for one image is `output`."""
     if isinstance(module, nn.Conv2d):  # every weight is used once per output position
         return module.weight.numel() * _positions(output)
+    if isinstance(module, NestedLinear):
+        return sum(weight.numel() for weight in module.weight)
     if isinstance(module, NestedConv2d):  # the absent blocks are not stored, so this counts what is left
         return sum(weight.numel() for weight in module.weight) * _positions(output)
-    if isinstance(module, NestedDepthwiseConv2d):
+    if isinstance(module, NestedGroupedConv2d):
         return module.weight.numel() * _positions(output)
     if isinstance(module, nn.Linear):
         return module.weight.numel()
-    if isinstance(module, NestedHeads):  # A_1 x_1 + … + A_i x_i; the classifier is a Linear of its own
-        return sum(align.numel() for align in module.align)
+    if isinstance(module, NestedHeads):  # A_1 x_1 + … + A_i x_i; tail and classifier are layers of their own
+        return sum(align.numel() for align in module.align) * (_positions(output) if output.ndim == 5 else 1)
     return 0
 
 
@@ -54,8 +57,10 @@ def count(module: nn.Module, input_size: int | tuple[int, int]) -> pd.DataFrame:
     def add(name: str, layer: nn.Module, output: Tensor) -> None:
         madds = _madds(layer, output)
         elementwise = output[0].numel() if isinstance(layer, ACTIVATIONS) else 0
-        own = layer.parameters() if not isinstance(layer, NestedHeads) else layer.align
+        own = layer.parameters() if not isinstance(layer, NestedHeads) else layer.parameters(recurse=False)
         params = sum(parameter.numel() for parameter in own)
+        if isinstance(layer, NestedHeads):
+            params += sum(align.numel() for align in layer.align)
         if madds or elementwise or params:
             rows.append({"name": name, "madds": madds, "madds_elementwise": madds + elementwise, "params": params})
 

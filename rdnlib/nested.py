@@ -2,11 +2,12 @@
 
 A nested feature map holds its groups side by side along the channels: (B, C_1 + … + C_K, H, W). Every layer takes
 `first` and `last` and returns only groups first…last, so the same code computes a whole network (1…K), a sub-network
-(1…i) and the increment from one to the next (i+1…j). A channel-wise layer is given just those groups; a nested
-convolution and the heads are given groups 1…last of their input, because they read earlier groups again.
+(1…i) and the increment from one to the next (i+1…j). A channel-wise layer and the heads are given just those groups; a
+nested convolution or Linear is given groups 1…last of its input, because it reads earlier groups again.
 """
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -36,24 +37,32 @@ class NestedConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d, *, k: int, reads: Space, writes: Space):
         super().__init__()
         self.k, self.reads, self.writes = k, reads, writes
-        self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
-        self.kernel_size = conv.kernel_size
+        self._keep_settings(conv)
         offsets = reads.offsets
         if reads.plain:
-            parts = split_channels(reads.channels, k)
-            offsets = tuple(sum(parts[:group]) for group in range(k + 1))
+            parts = split_channels(reads.channels // reads.width, k)
+            offsets = tuple(reads.width * sum(parts[:group]) for group in range(k + 1))
         self.sources = [sources(j, k, plain_input=reads.plain) for j in range(1, len(writes.sizes) + 1)]
         self.runs = [contiguous_runs(groups, offsets) for groups in self.sources]
         self.weight = nn.ParameterList(
-            nn.Parameter(torch.zeros(size, sum(b - a for a, b in runs), *conv.kernel_size))
+            nn.Parameter(torch.zeros(size, sum(b - a for a, b in runs), *self.kernel_size))
             for size, runs in zip(writes.sizes, self.runs, strict=True)
         )
         self.bias = nn.Parameter(torch.zeros(sum(writes.sizes))) if conv.bias is not None else None
         self.register_buffer("positions", self._positions(), persistent=False)
 
+    def _keep_settings(self, conv: nn.Module) -> None:
+        self.kernel_size, self.stride = conv.kernel_size, conv.stride
+        self.padding, self.dilation = conv.padding, conv.dilation
+
+    @property
+    def taps(self) -> int:
+        """Weights for each pair of an input and an output channel."""
+        return prod(self.kernel_size)
+
     def _positions(self) -> Tensor:
         """Where each weight, flattened and concatenated over the groups, lies in the flattened dense weight."""
-        taps = self.kernel_size[0] * self.kernel_size[1]
+        taps = self.taps
         dense = torch.arange(sum(self.writes.sizes) * self.reads.channels_nested * taps)
         rows = dense.view(-1, self.reads.channels_nested, taps).split(list(self.writes.sizes))
         kept = [torch.cat([row[:, a:b] for a, b in runs], dim=1) for row, runs in zip(rows, self.runs, strict=True)]
@@ -84,7 +93,7 @@ class NestedConv2d(nn.Module):
         """
         flat = torch.cat([weight.flatten() for weight in self.weight])
         shape = (sum(self.writes.sizes), self.reads.channels_nested, *self.kernel_size)
-        empty = flat.new_zeros(shape[0] * shape[1] * shape[2] * shape[3])
+        empty = flat.new_zeros(prod(shape))
         return empty.index_copy(0, self.positions, flat).view(shape)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -93,7 +102,7 @@ class NestedConv2d(nn.Module):
     def restrict(self, upto: int) -> "NestedConv2d":
         """A copy that holds output groups 1…upto only."""
         writes = self.writes.restrict(upto)
-        copy = NestedConv2d(self, k=self.k, reads=self.reads.restrict(upto), writes=writes)
+        copy = type(self)(self, k=self.k, reads=self.reads.restrict(upto), writes=writes)
         for mine, theirs in zip(copy.weight, self.weight, strict=False):
             mine.data.copy_(theirs)
         if self.bias is not None:
@@ -111,51 +120,68 @@ class NestedConv2d(nn.Module):
         return f"{self.reads.sizes} → {self.writes.sizes}, kernel_size={self.kernel_size}, stride={self.stride}"
 
 
+class NestedLinear(NestedConv2d):
+    """A fully-connected layer in which output group j reads only the input groups `sources(j)`: (B, ΣC_in) → (B, ΣC_out).
+
+    `weight[j−1]` has shape (C_out_j, Σ C_in_i).
+    """
+
+    def _keep_settings(self, conv: nn.Module) -> None:
+        self.kernel_size = ()
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.reads.sizes} → {self.writes.sizes}"
+
+
 def row_owners(space: Space) -> Tensor:
     """(ΣC,) the 1-based group of each channel of a space."""
     return torch.repeat_interleave(torch.arange(1, len(space.sizes) + 1), torch.tensor(space.sizes))
 
 
-class NestedDepthwiseConv2d(nn.Module):
-    """Inflated depthwise convolution: group k+m starts as a copy of its counterpart."""
+class NestedGroupedConv2d(nn.Module):
+    """Inflated grouped (depthwise) convolution: group k+m starts as a copy of its counterpart, conv-groups stay whole.
 
-    def __init__(self, conv: nn.Conv2d, *, space: Space):
+    `weight` has shape (ΣC_out, inputs per conv-group, kh, kw).
+    """
+
+    def __init__(self, conv: nn.Module, *, reads: Space, writes: Space):
         super().__init__()
-        self.space = space
-        self.kernel_size, self.stride, self.padding, self.dilation = (
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-        )
-        self.weight = nn.Parameter(torch.zeros(sum(space.sizes), 1, *conv.kernel_size))
-        self.bias = nn.Parameter(torch.zeros(sum(space.sizes))) if conv.bias is not None else None
+        self.reads, self.writes = reads, writes
+        self.kernel_size, self.stride = conv.kernel_size, conv.stride
+        self.padding, self.dilation = conv.padding, conv.dilation
+        self.inputs_per_group = conv.weight.shape[1]
+        self.weight = nn.Parameter(torch.zeros(sum(writes.sizes), *conv.weight.shape[1:]))
+        self.bias = nn.Parameter(torch.zeros(sum(writes.sizes))) if conv.bias is not None else None
 
     def forward(self, x: Tensor, first: int, last: int) -> Tensor:
         """Groups first…last in, the same groups out."""
-        a, b = self.space.offsets[first - 1], self.space.offsets[last]
+        a, b = self.writes.offsets[first - 1], self.writes.offsets[last]
         bias = None if self.bias is None else self.bias[a:b]
-        return F.conv2d(x, self.weight[a:b], bias, self.stride, self.padding, self.dilation, groups=b - a)
+        conv_groups = x.shape[1] // self.inputs_per_group
+        return F.conv2d(x, self.weight[a:b], bias, self.stride, self.padding, self.dilation, groups=conv_groups)
 
-    def restrict(self, upto: int) -> "NestedDepthwiseConv2d":
-        copy = NestedDepthwiseConv2d(self, space=self.space.restrict(upto))
+    def restrict(self, upto: int) -> "NestedGroupedConv2d":
+        copy = NestedGroupedConv2d(self, reads=self.reads.restrict(upto), writes=self.writes.restrict(upto))
         copy.weight.data.copy_(self.weight[: len(copy.weight)])
         if self.bias is not None:
             copy.bias.data.copy_(self.bias[: len(copy.bias)])
         return copy
 
     def owners(self) -> dict[str, Tensor]:
-        return {name: row_owners(self.space) for name, _ in self.named_parameters()}
+        return {name: row_owners(self.writes) for name, _ in self.named_parameters()}
 
     def extra_repr(self) -> str:
-        return f"{self.space.sizes}, kernel_size={self.kernel_size}, stride={self.stride}"
+        return f"{self.reads.sizes} → {self.writes.sizes}, kernel_size={self.kernel_size}, stride={self.stride}"
 
 
 class NestedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation over nested groups. A channel's input is the same in every sub-network, so one set of
-    statistics serves all of them."""
+    """Batch normalisation over nested groups, of feature maps or of flat features. A channel's input is the same in every
+    sub-network, so one set of statistics serves all of them. Always with a slope and an offset for each channel."""
 
-    def __init__(self, norm: nn.BatchNorm2d, *, space: Space):
+    def __init__(self, norm: nn.Module, *, space: Space):
         super().__init__(sum(space.sizes), eps=norm.eps, momentum=norm.momentum)
         self.space = space
 
@@ -186,36 +212,3 @@ class NestedBatchNorm2d(nn.BatchNorm2d):
 
     def owners(self) -> dict[str, Tensor]:
         return {name: row_owners(self.space) for name in ("weight", "bias", "running_mean", "running_var")}
-
-
-class NestedHeads(nn.Module):
-    """Align layers and the shared classifier: z_i = Σ_{j≤i} A_j x_j, logits_i = classifier(z_i).
-
-    `align[j−1]` has shape (D, C_j), D the classifier's input width. Going from N_i to N_{i+1} adds one product.
-    """
-
-    def __init__(self, classifier: nn.Linear, *, space: Space):
-        super().__init__()
-        self.space = space
-        self.align = nn.ParameterList(nn.Parameter(torch.zeros(classifier.in_features, size)) for size in space.sizes)
-        self.classifier = nn.Linear(classifier.in_features, classifier.out_features, bias=classifier.bias is not None)
-        self.classifier.load_state_dict(classifier.state_dict())
-
-    def forward(self, x: Tensor, first: int, last: int, aligned: Tensor | None = None) -> Tensor:
-        """Pooled features of groups first…last (B, ΣC) and z_{first−1} → z_first…z_last as (B, last−first+1, D)."""
-        parts = x.split(list(self.space.sizes[first - 1 : last]), dim=1)
-        z = [] if aligned is None else [aligned]
-        for part, align in zip(parts, self.align[first - 1 : last], strict=True):
-            step = F.linear(part, align)
-            z.append(step if not z else z[-1] + step)
-        return torch.stack(z if aligned is None else z[1:], dim=1)
-
-    def restrict(self, upto: int) -> "NestedHeads":
-        copy = NestedHeads(self.classifier, space=self.space.restrict(upto))
-        for mine, theirs in zip(copy.align, self.align, strict=False):
-            mine.data.copy_(theirs)
-        return copy
-
-    def owners(self) -> dict[str, Tensor]:
-        rows = self.classifier.in_features
-        return {f"align.{group}": torch.full((rows,), group + 1) for group in range(len(self.align))}

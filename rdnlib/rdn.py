@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.nested import NestedConv2d, NestedHeads
-from rdnlib.spaces import Space, Step, last_uses
+from rdnlib.heads import NestedHeads
+from rdnlib.nested import NestedConv2d
+from rdnlib.spaces import Space
+from rdnlib.tracing import Step, last_uses
 
 
 @dataclass(frozen=True)
 class State:
     """What `start` and `advance` hand on: sub-network `index` has been executed.
 
-    logits (B, classes) of N_index; features (B, C) pooled features of groups 1…index; aligned (B, D) is z_index;
+    logits (B, classes) of N_index; features (B, C[, H, W]) of groups 1…index; aligned (B, D[, H, W]) is z_index;
     seen: the inputs of the nested convolutions so far, which later groups read again.
     """
 
@@ -41,7 +43,7 @@ class Trunk(nn.Module):
         self.dead_after = last_uses(steps)
 
     def forward(self, x: Tensor | None, first: int, last: int, seen: dict[str, Tensor] | None = None) -> Tensor:
-        """Images (B, 3, H, W) → pooled features of groups first…last, (B, ΣC).
+        """Images (B, 3, H, W) → features of groups first…last, (B, ΣC), or (B, ΣC, H, W) before a spatial align layer.
 
         Plain steps run when first = 1 only; `x` is not needed later. `seen` (None: not kept) holds the input of every nested
         convolution so far, which the next groups read again.
@@ -110,29 +112,36 @@ class RDN(nn.Module):
         return self.classify(self.features(x, upto))
 
     def features(self, x: Tensor, upto: int | None = None) -> Tensor:
-        """Images (B, 3, H, W) → pooled features (B, ΣC) of groups 1…upto; N_1's come first."""
+        """Images (B, 3, H, W) → features (B, ΣC) of groups 1…upto, or (B, ΣC, H, W) before a spatial align layer."""
         return self.trunk(x, 1, self.num_subnetworks if upto is None else upto)
 
+    def first_features(self, features: Tensor) -> Tensor:
+        """What the policy may see: N_1's share of `features`, averaged over the positions, (B, C_1)."""
+        first = features[:, : self.heads.space.sizes[0]]
+        return first.mean(dim=(2, 3)) if first.ndim == 4 else first
+
     def classify(self, features: Tensor) -> Tensor:
-        """Pooled features of groups 1…i (B, ΣC) → logits (B, i, classes)."""
+        """Features of groups 1…i (B, ΣC[, H, W]) → logits (B, i, classes)."""
         upto = self.heads.space.offsets.index(features.shape[1])
-        return self.heads.classifier(self.heads(features, 1, upto))
+        return self.heads.logits(self.heads(features, 1, upto), 1)
 
     def start(self, x: Tensor) -> State:
         """Execute N_1 on images (B, 3, H, W)."""
         seen: dict[str, Tensor] = {}
         features = self.trunk(x, 1, 1, seen)
-        aligned = self.heads(features, 1, 1)[:, -1]
-        return State(1, self.heads.classifier(aligned), features, aligned, seen)
+        return self._state(1, self.heads(features, 1, 1), features, seen)
 
     def advance(self, state: State, to: int) -> State:
         """Go on from N_index to N_to, computing only groups index+1…to. The given state stays valid."""
         self._check(to, above=state.index)
         seen = dict(state.seen)
         new = self.trunk(None, state.index + 1, to, seen)
-        aligned = self.heads(new, state.index + 1, to, state.aligned)[:, -1]
-        features = torch.cat([state.features, new], dim=1)
-        return State(to, self.heads.classifier(aligned), features, aligned, seen)
+        aligned = self.heads(new, state.index + 1, to, state.aligned)
+        return self._state(to, aligned, torch.cat([state.features, new], dim=1), seen)
+
+    def _state(self, index: int, aligned: Tensor, features: Tensor, seen: dict[str, Tensor]) -> State:
+        last = aligned[:, -1:]  # (B, 1, D[, H, W]): where one stops, the classifier is applied once
+        return State(index, self.heads.logits(last, index)[:, 0], features, last[:, 0], seen)
 
     def subnetwork(self, index: int) -> "SubNetwork":
         """A standalone copy of N_index without any weight of later groups; logits (B, classes)."""
@@ -162,4 +171,4 @@ class SubNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) → logits (B, classes)."""
         features = self.trunk(x, 1, self.index)
-        return self.heads.classifier(self.heads(features, 1, self.index)[:, -1])
+        return self.heads.logits(self.heads(features, 1, self.index)[:, -1:], self.index)[:, 0]

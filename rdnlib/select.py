@@ -2,94 +2,145 @@
 
 Greedy select fills group 1, 2, …, k−1 in turn, each time with the untaken output channels whose contribution from the input
 channels outside the first g groups is smallest: those lose least when the violating connections are cut. The printed line 3
-of Algorithm 1 resets the candidates to all channels in every round; read here as "those not yet taken".
+of Algorithm 1 resets the candidates to all channels in every round; read here as "those not yet taken". Conv-groups are taken
+whole: their score is the sum over their channels.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.spaces import Space, Step, Trace, is_depthwise, last_uses, split_channels
+from rdnlib.shelf import Shelf, shelf
+from rdnlib.spaces import Layout, split_channels
+from rdnlib.tracing import Step, Trace, is_dense, last_uses
 
 STRATEGIES = ("greedy", "greedy-relative", "random", "identity")
 
 
-def select(
-    strategy: str, traced: Trace, spaces: dict[int, Space], *, k: int, calibration: Tensor | None, seed: int
-) -> dict[int, Tensor]:
-    """Choose the channel order of every space: space identifier → permutation (C,) whose parts are groups 1…k.
+@torch.no_grad()
+def select(strategy: str, layout: Layout, calibration: list[Tensor], *, seed: int) -> dict[int, Tensor]:
+    """Choose the order of every space: space identifier → permutation (units,) whose parts are groups 1…k.
 
     strategy: "greedy" (Algorithm 1: mean |Σ_violating W X|), "greedy-relative" (the same, divided by the channel's own
     standard deviation, so that group 1 is not filled with weak channels), "random" (seeded) or "identity".
-    calibration: images (B, 3, H, W); needed by the greedy strategies. Raises ConfigError otherwise.
+    calibration: batches of images (B, 3, H, W); needed by the greedy strategies. Raises ConfigError otherwise.
     """
     if strategy not in STRATEGIES:
         raise ConfigError(f"unknown select strategy '{strategy}': choose from {', '.join(STRATEGIES)}")
-    generator = torch.Generator().manual_seed(seed)
-    permutations = {identifier: torch.arange(space.channels) for identifier, space in spaces.items()}
-    nested = [identifier for identifier, space in spaces.items() if not space.plain]
+    orders = dict(layout.orders)
     if strategy == "random":
-        for identifier in nested:
-            permutations[identifier] = torch.randperm(spaces[identifier].channels, generator=generator)
+        generator = torch.Generator().manual_seed(seed)
+        for identifier in sorted(orders.keys() - layout.plain):
+            orders[identifier] = torch.randperm(len(orders[identifier]), generator=generator)
     elif strategy.startswith("greedy"):
-        if calibration is None:
+        if not calibration:
             raise ConfigError(f"select='{strategy}' needs calibration images: pass calibration=(B, 3, H, W) tensor")
-        producers = capture_producers(traced, spaces, calibration)
-        _greedy(permutations, producers, traced, spaces, k=k, relative=strategy == "greedy-relative")
-    return permutations
+        with shelf() as inputs:
+            producers = capture_producers(layout, calibration, inputs)
+            _greedy(orders, producers, inputs, layout, len(calibration), relative=strategy == "greedy-relative")
+    return orders
+
+
+def producers_of(layout: Layout) -> list[Step]:
+    """The layers whose violating connections are cut: dense ones that write a nested space."""
+    return [step for step in layout.traced.steps if is_dense(step.module) and not layout.is_plain(step.name)]
 
 
 @torch.no_grad()
-def capture_producers(traced: Trace, spaces: dict[int, Space], calibration: Tensor) -> list[tuple[Step, Tensor]]:
-    """One pass of the super-net: (step, input activations) of every convolution that writes a nested space."""
-    captured: list[tuple[Step, Tensor]] = []
-    for step, inputs in run(traced, calibration):
-        writes_nested = not spaces[traced.space_of[step.name]].plain
-        if isinstance(step.module, nn.Conv2d) and not is_depthwise(step.module) and writes_nested:
-            captured.append((step, inputs[0]))
-    return captured
+def capture_producers(layout: Layout, calibration: list[Tensor], inputs: Shelf) -> list[Step]:
+    """One pass of the super-net that puts the input of every producer on the shelf, under the name of its input value."""
+    producers = producers_of(layout)
+    wanted = {step.inputs[0] for step in producers}
+    for index, batch in enumerate(calibration):
+        for name, value in run(layout.traced, batch):
+            if name in wanted:
+                inputs.put(name, index, value)
+    return producers
 
 
 @torch.no_grad()
-def run(traced: Trace, images: Tensor) -> Iterator[tuple[Step, list[Tensor]]]:
-    """Execute the super-net step by step in eval mode, yielding (step, inputs); values are freed after their last use."""
+def run(traced: Trace, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Execute the super-net step by step, yielding every value by name; values are freed after their last use."""
     values, dead_after = {traced.image: images}, last_uses(traced.steps)
+    yield traced.image, images
     for step in traced.steps:
-        inputs = [values[name] for name in step.inputs]
-        values[step.name] = step.apply(*inputs)
-        yield step, inputs
+        values[step.name] = step.apply(*(values[name] for name in step.inputs))
+        yield step.name, values[step.name]
         for name in dead_after.get(step.name, ()):
             del values[name]
 
 
-def violation_scores(conv: nn.Conv2d, x: Tensor, permutation: Tensor, *, k: int, relative: bool) -> Tensor:
+def violation_scores(layer: nn.Module, batches: list[Tensor], groups: list[Tensor], *, relative: bool) -> Tensor:
     """(k−1, C_out): row g−1 is each output channel's mean |contribution| from the input channels outside groups 1…g.
 
-    The contributions of the k input groups are computed once each and added up from the last group backwards.
+    groups: the input channels of each of the k groups. Their contributions are computed once each and added up from the
+    last group backwards, so that all rounds together cost one application of the layer.
     """
-    groups = permutation.split(list(split_channels(len(permutation), k)))
-    outside = torch.zeros(())
-    scores = []
-    for channels in reversed(groups):
-        outside = outside + F.conv2d(
-            x[:, channels], conv.weight[:, channels], None, conv.stride, conv.padding, conv.dilation
+    totals = 0
+    for x in batches:
+        outside, sums = None, []
+        for channels in reversed(groups):
+            part = contribution(layer, x, channels)
+            outside = part if outside is None else outside.add_(part)
+            sums.append(outside.abs().sum(dim=[0, *range(2, outside.ndim)], dtype=torch.float64))
+        moments = (
+            outside.sum(dim=[0, *range(2, outside.ndim)], dtype=torch.float64),
+            outside.double().square().sum(dim=[0, *range(2, outside.ndim)]),
         )
-        scores.append(outside.abs().mean(dim=(0, 2, 3)))
+        count = outside.numel() // outside.shape[1]
+        totals = totals + torch.stack([*sums, *moments, torch.full_like(sums[0], count)])
+    *sums, first, second, count = totals
     # After the loop `outside` is the whole output; its own score (nothing inside) is not one of the k−1 rounds.
-    rounds = torch.stack(scores[-2::-1])
-    return rounds / outside.std(dim=(0, 2, 3)).clamp_min(1e-12) if relative else rounds
+    rounds = torch.stack(sums[-2::-1]) / count
+    if not relative:
+        return rounds
+    deviation = (second / count - (first / count).square()).clamp_min(0).sqrt()
+    return rounds / deviation.clamp_min(1e-12)
+
+
+@torch.no_grad()
+def violation(layout: Layout, calibration: list[Tensor]) -> pd.DataFrame:
+    """What a choice of groups cuts away, layer by layer: the quantity that greedy select minimises.
+
+    Columns: layer; cut, the sum over groups g = 1…k−1 and their channels of mean |contribution from the inputs outside groups
+    1…g|; and whole, the mean |output| summed over the same channels.
+    """
+    rows = []
+    with shelf() as inputs:
+        for step in capture_producers(layout, calibration, inputs):
+            values = [inputs.get(step.inputs[0], batch) for batch in range(len(calibration))]
+            groups = layout.groups(step.inputs[0])
+            scores = violation_scores(step.module, values, groups, relative=False)
+            whole = sum(
+                contribution(step.module, x, torch.cat(groups)).abs().transpose(0, 1).flatten(1).mean(1) for x in values
+            )
+            members = layout.groups(step.name)[:-1]
+            cut = sum(score[channels].sum().item() for score, channels in zip(scores, members, strict=True))
+            rows.append(
+                {"layer": step.target, "cut": cut, "whole": (whole / len(values))[torch.cat(members)].sum().item()}
+            )
+    return pd.DataFrame(rows)
+
+
+def contribution(layer: nn.Module, x: Tensor, channels: Tensor) -> Tensor:
+    """What the input channels given add to the layer's output, (B, C_out[, H, W])."""
+    weight, part = layer.weight[:, channels], x[:, channels]
+    if isinstance(layer, nn.Linear):
+        return F.linear(part, weight)
+    return F.conv2d(part, weight, None, layer.stride, layer.padding, layer.dilation)
 
 
 def greedy_permutation(scores: Tensor, *, k: int) -> Tensor:
-    """Fill groups 1…k−1 with the untaken channels of the smallest score in that round; the rest are group k."""
-    channels = scores.shape[1]
-    sizes = split_channels(channels, k)
-    taken = torch.zeros(channels, dtype=torch.bool)
+    """Fill groups 1…k−1 with the untaken units of the smallest score in that round; the rest are group k."""
+    units = scores.shape[1]
+    taken = torch.zeros(units, dtype=torch.bool)
     order = []
-    for score, size in zip(scores, sizes, strict=False):
+    for score, size in zip(scores.cpu(), split_channels(units, k), strict=False):
         chosen = score.masked_fill(taken, torch.inf).argsort(stable=True)[:size]
         taken[chosen] = True
         order.append(chosen)
@@ -97,29 +148,27 @@ def greedy_permutation(scores: Tensor, *, k: int) -> Tensor:
 
 
 def _greedy(
-    permutations: dict[int, Tensor],
-    producers: list[tuple[Step, Tensor]],
-    traced: Trace,
-    spaces: dict[int, Space],
-    *,
-    k: int,
-    relative: bool,
+    orders: dict[int, Tensor], producers: list[Step], inputs: Shelf, layout: Layout, batches: int, *, relative: bool
 ) -> None:
     """Two sweeps over the spaces, in place.
 
     A space with several producers (a residual stage) adds their scores. Through the residual, a later producer's input order
     depends on the very space it writes: so the first sweep uses the first producer alone, the second all of them.
     """
-    by_space: dict[int, list[tuple[Step, Tensor]]] = {}
-    for step, x in producers:
-        by_space.setdefault(traced.space_of[step.name], []).append((step, x))
+    traced, k = layout.traced, layout.k
+    current = replace(layout, orders=orders)  # reads the orders as they change
+    by_space: dict[int, list[Step]] = {}
+    for step in producers:
+        by_space.setdefault(traced.space_of[step.name], []).append(step)
 
-    def score(step: Step, x: Tensor) -> Tensor:
-        order = permutations[traced.space_of[step.inputs[0]]]
-        return violation_scores(step.module, x, order, k=k, relative=relative)
+    def score(step: Step) -> Tensor:
+        source = step.inputs[0]
+        values = [inputs.get(source, batch) for batch in range(batches)]
+        scores = violation_scores(step.module, values, current.groups(source), relative=relative)
+        return scores.unflatten(1, (-1, traced.width(step.name))).sum(dim=2)  # (k−1, units)
 
     shared = any(len(writers) > 1 for writers in by_space.values())
     for sweep in range(1 + shared):
         for identifier, writers in by_space.items():
             used = writers[:1] if shared and sweep == 0 else writers
-            permutations[identifier] = greedy_permutation(sum(score(step, x) for step, x in used), k=k)
+            orders[identifier] = greedy_permutation(sum(score(step) for step in used), k=k)

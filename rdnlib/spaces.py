@@ -1,47 +1,33 @@
-"""Channel spaces: which tensors of a network have their channels tied together (Section 3.2).
+"""Channel spaces cut into groups, and which groups a nested layer may read (Section 3.2, equation 1, Figure 3).
 
-A convolution maps one space to another. Depthwise convolution, batch normalisation, activation and pooling keep a space;
-residual additions and channel-wise multiplications tie two. One permutation and one split into groups therefore
-belong to a whole space. The spaces are read off the `torch.fx` graph, not off an architecture's name.
+A space is a set of tied channels; one permutation and one split into K = 2k−1 groups belong to the whole of it. Conv-groups are
+never cut, so a space is split in units: single channels, or as many as hang together.
 """
 
-import operator
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
-from rdnlib.errors import ConfigError, UnsupportedModuleError
-
-ACTIVATIONS = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.ELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Hardswish,
-    nn.Hardsigmoid,
-    nn.Sigmoid,
-    nn.Tanh,
-)
-POOLS = (nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
-CHANNELWISE = (nn.BatchNorm2d, nn.Identity, nn.Dropout, *ACTIVATIONS, *POOLS)
-FUNCTIONS = {"add": torch.add, "mul": torch.mul, "flatten": lambda x: torch.flatten(x, 1)}
-TYING = {operator.add, operator.iadd, torch.add, operator.mul, operator.imul, torch.mul}
+from rdnlib.errors import ConfigError
+from rdnlib.operators import DENSE
+from rdnlib.tracing import Trace, is_dense
 
 
 @dataclass(frozen=True)
 class Space:
-    """A set of tied channels.
+    """The channels of one value, cut into groups.
 
     `channels`: how many the super-net has. `sizes`: channels of each group in the RDN, K = 2k−1 numbers, where new group
-    k+m is as large as its counterpart k−m; a plain space is a single group that every sub-network owns.
+    k+m is as large as its counterpart k−m; a plain space is a single group that every sub-network owns. `width`: channels for
+    each unit; sizes are multiples of it.
     """
 
     channels: int
     sizes: tuple[int, ...]
     plain: bool
+    width: int = 1
 
     @property
     def offsets(self) -> tuple[int, ...]:
@@ -55,7 +41,58 @@ class Space:
 
     def restrict(self, upto: int) -> "Space":
         """The space of sub-network N_upto: its first groups (a plain space stays whole)."""
-        return self if self.plain else Space(self.channels, self.sizes[:upto], plain=False)
+        return self if self.plain else Space(self.channels, self.sizes[:upto], False, self.width)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How every space is cut: `orders[space]` lists its units in the order of groups 1…k, (units,)."""
+
+    traced: Trace
+    k: int
+    plain: frozenset[int]
+    orders: dict[int, Tensor]
+
+    def is_plain(self, value: str) -> bool:
+        return self.traced.space_of[value] in self.plain
+
+    def space(self, value: str) -> Space:
+        """The groups of one value, in its own channels."""
+        channels, width = self.traced.channels[value], self.traced.width(value)
+        if self.is_plain(value):
+            return Space(channels, (channels,), plain=True, width=width)
+        sizes = nested_sizes(channels // width, self.k)
+        return Space(channels, tuple(width * size for size in sizes), plain=False, width=width)
+
+    def order(self, value: str) -> Tensor:
+        """(C,) the super-net's channels of a value in the order of groups 1…k."""
+        return expand(self.orders[self.traced.space_of[value]], self.traced.width(value))
+
+    def groups(self, value: str) -> list[Tensor]:
+        """The super-net's channels of each of the groups 1…k; a plain value is cut evenly, for those that read it."""
+        width = self.traced.width(value)
+        units = self.orders[self.traced.space_of[value]]
+        return [expand(part, width) for part in units.split(list(split_channels(len(units), self.k)))]
+
+    def inflated(self, value: str) -> Tensor:
+        """(ΣC,) the super-net's channel behind each channel of the RDN; a new group repeats its counterpart's."""
+        return inflate(self.groups(value))
+
+    def completed(self, value: str) -> Tensor:
+        """(ΣC,) the channel of the RDN, in an original group, that each of its channels completes; an original its own."""
+        space = self.space(value)
+        return inflate(torch.arange(space.channels).split(list(space.sizes[: self.k])))
+
+
+def inflate(groups: Sequence[Tensor]) -> Tensor:
+    """Groups 1…k and their copies for the new groups k+1…2k−1, joined: new group k+m repeats its counterpart k−m."""
+    k = len(groups)
+    return torch.cat([groups[counterpart(group, k) - 1] for group in range(1, 2 * k)])
+
+
+def expand(units: Tensor, width: int) -> Tensor:
+    """Units (n,) → their channels (n · width,), unit by unit."""
+    return (units[:, None] * width + torch.arange(width)).flatten()
 
 
 def split_channels(channels: int, k: int) -> tuple[int, ...]:
@@ -86,183 +123,39 @@ def sources(group: int, k: int, *, plain_input: bool) -> tuple[int, ...]:
     return violating if plain_input else (*violating, group)
 
 
-@dataclass(frozen=True)
-class Step:
-    """One operator of the traced network: `target` is a module's name, or "add"/"mul"/"flatten" for a function."""
+def plan(traced: Trace, *, k: int, plain: tuple[str, ...]) -> Layout:
+    """Decide which spaces stay plain, and cut the others evenly, in the super-net's own order.
 
-    name: str
-    inputs: tuple[str, ...]
-    target: str
-    module: nn.Module | None = field(default=None, compare=False)
-    function: str | None = None
-
-    def apply(self, *inputs: Tensor) -> Tensor:
-        """What the super-net computes here."""
-        return self.module(*inputs) if self.function is None else FUNCTIONS[self.function](*inputs)
-
-
-def last_uses(steps: list[Step]) -> dict[str, list[str]]:
-    """Step name → the values that no later step reads, to be freed after it."""
-    user = {name: step.name for step in steps for name in step.inputs}
-    dead: dict[str, list[str]] = {}
-    for value, name in user.items():
-        dead.setdefault(name, []).append(value)
-    return dead
-
-
-@dataclass
-class Trace:
-    """A super-net as a chain of steps from the image to the pooled, flattened features, plus its classifier."""
-
-    steps: list[Step]
-    image: str  # name of the input value
-    features: str  # name of the value that the classifier reads
-    classifier: nn.Linear
-    space_of: dict[str, int]  # value name → identifier of its space
-    channels: dict[int, int]  # space identifier → channels
-
-
-class _UnionFind:
-    def __init__(self) -> None:
-        self.parent: list[int] = []
-
-    def new(self) -> int:
-        self.parent.append(len(self.parent))
-        return self.parent[-1]
-
-    def find(self, item: int) -> int:
-        while self.parent[item] != item:
-            item = self.parent[item]
-        return item
-
-    def tie(self, a: int, b: int) -> int:
-        self.parent[self.find(b)] = self.find(a)
-        return self.find(a)
-
-
-def is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels > 1
-
-
-def _refuse(name: str, what: str, reason: str) -> UnsupportedModuleError:
-    return UnsupportedModuleError(f"cannot nest '{name}' ({what}): {reason}")
-
-
-def _function_kind(node: fx.Node) -> str:
-    if node.op == "call_function" and node.target in TYING:
-        return "mul" if node.target in {operator.mul, operator.imul, torch.mul} else "add"
-    if node.target in {torch.flatten, "flatten"} and node.args[1:] in {(1,), (1, -1)}:
-        return "flatten"
-    raise _refuse(
-        node.name,
-        getattr(node.target, "__name__", str(node.target)),
-        "it is not known to keep the channels apart; express it with convolutions, batch norm, activations, additions "
-        "and pooling, or wrap it in a supported module",
-    )
-
-
-def trace(model: nn.Module) -> Trace:
-    """Trace `model` and find its channel spaces.
-
-    Supported: (grouped = 1 or depthwise) Conv2d, channel-wise modules, residual add, channel-wise mul, pooling to 1×1,
-    flatten, and one Linear classifier at the end. Anything else raises UnsupportedModuleError naming the module.
+    A space is plain when it holds the image, when a layer that reads the image or whose name is (under) one of `plain`
+    writes it, and when a plain layer reads it. Raises ConfigError when a name matches nothing, when a space
+    has fewer than k units, or when nothing is left to nest.
     """
-    try:
-        graph_module = fx.symbolic_trace(model)
-    except Exception as error:
-        raise UnsupportedModuleError(
-            f"cannot trace {type(model).__name__}: {error}; forward must not branch on tensor values"
-        ) from error
-    steps: list[Step] = []
-    ties, space_of, channels = _UnionFind(), {}, {}
-    image = classifier = features = None
-    for node in graph_module.graph.nodes:
-        inputs = tuple(argument.name for argument in node.all_input_nodes)
-        if node.op == "placeholder":
-            if image is not None:
-                raise _refuse(node.name, "second input", "a network must have a single image input")
-            image, space_of[node.name] = node.name, ties.new()
-            continue
-        if node.op == "output":
-            if classifier is None or inputs != (classifier[0],):
-                raise UnsupportedModuleError(
-                    f"{type(model).__name__} must end in one nn.Linear classifier whose output it returns"
-                )
-            continue
-        if classifier is not None:
-            raise _refuse(
-                node.name, str(node.target), "it comes after a Linear layer; only the classifier may be Linear"
-            )
-        module = graph_module.get_submodule(node.target) if node.op == "call_module" else None
-        if isinstance(module, nn.Linear):
-            classifier, features = (node.name, module), inputs[0]
-            continue
-        if isinstance(module, nn.Conv2d) and module.groups == 1:
-            space_of[node.name] = ties.new()
-            channels[space_of[node.name]] = module.out_channels
-        elif is_depthwise(module) or isinstance(module, (*CHANNELWISE, nn.Flatten)):
-            space_of[node.name] = space_of[inputs[0]]
-        elif module is not None:
-            kind = type(module).__name__
-            why = (
-                f"groups={module.groups} is neither 1 nor depthwise"
-                if isinstance(module, nn.Conv2d)
-                else "it couples channels or is not known to keep them apart"
-            )
-            raise _refuse(
-                str(node.target), kind, why + "; replace it, or keep it in the layers before the nesting starts"
-            )
-        else:
-            kind = _function_kind(node)
-            if kind != "flatten" and len(inputs) != 2:
-                raise _refuse(node.name, kind, "both operands must be feature maps")
-            space_of[node.name] = (
-                ties.tie(*(space_of[name] for name in inputs)) if len(inputs) == 2 else space_of[inputs[0]]
-            )
-            steps.append(Step(node.name, inputs, kind, function=kind))
-            continue
-        steps.append(Step(node.name, inputs, str(node.target), module=module))
-    if classifier is None:
-        raise UnsupportedModuleError(f"{type(model).__name__} has no Linear classifier to share between sub-networks")
-    roots = {ties.find(space): count for space, count in channels.items()}
-    return Trace(
-        steps=steps,
-        image=image,
-        features=features,
-        classifier=classifier[1],
-        space_of={name: ties.find(space) for name, space in space_of.items()},
-        channels=roots,
-    )
-
-
-def build_spaces(traced: Trace, *, k: int, plain: tuple[str, ...]) -> dict[int, Space]:
-    """Decide which spaces stay plain and split the others into K = 2k−1 groups.
-
-    A space is plain when a convolution whose name is (under) one of `plain` writes it, or one that reads the image.
-    Raises ConfigError when a name matches nothing, when a space has fewer than k channels, or when a plain convolution
-    would read nested features.
-    """
-    convolutions = [step for step in traced.steps if isinstance(step.module, nn.Conv2d)]
-    plain_ids = {traced.space_of[traced.image]}
-    plain_ids |= {traced.space_of[step.name] for step in convolutions if step.inputs == (traced.image,)}
+    writers = [step for step in traced.steps if is_dense(step.module)]
+    of = traced.space_of
+    plain_ids = {of[traced.image]} | {of[step.name] for step in writers if of[step.inputs[0]] == of[traced.image]}
     for prefix in plain:
-        matched = [step for step in convolutions if f"{step.target}.".startswith(f"{prefix}.")]
+        weighted = [step for step in traced.steps if isinstance(step.module, DENSE)]
+        matched = [step for step in weighted if f"{step.target}.".startswith(f"{prefix}.")]
         if not matched:
             raise ConfigError(f"plain: no convolution is named '{prefix}' or lies under it")
-        plain_ids |= {traced.space_of[step.name] for step in matched}
-    spaces = {traced.space_of[traced.image]: Space(channels=0, sizes=(0,), plain=True)}
-    for identifier, channels in traced.channels.items():
-        is_plain = identifier in plain_ids
-        if not is_plain and channels < k:
-            raise ConfigError(f"cannot split {channels} channels into k={k} groups; use a smaller k or keep them plain")
-        sizes = (channels,) if is_plain else nested_sizes(channels, k)
-        spaces[identifier] = Space(channels=channels, sizes=sizes, plain=is_plain)
-    for step in convolutions:
-        reads, writes = spaces[traced.space_of[step.inputs[0]]], spaces[traced.space_of[step.name]]
-        if writes.plain and not reads.plain:
-            raise ConfigError(
-                f"'{step.target}' cannot stay plain: it reads nested features; name the layers before it too"
-            )
-    if spaces[traced.space_of[traced.features]].plain:
+        plain_ids |= {of[step.name] for step in matched}
+    # What a plain layer reads must be plain as well.
+    while (grown := plain_ids | {of[s.inputs[0]] for s in writers if of[s.name] in plain_ids}) != plain_ids:
+        plain_ids = grown
+    if of[traced.features] in plain_ids:
         raise ConfigError("nothing is left to nest: the features that the classifier reads are plain")
-    return spaces
+    for step in writers:
+        units = traced.units[of[step.name]]
+        if units < k and (of[step.name] not in plain_ids or _read_by_nested(step, writers, of, plain_ids)):
+            pieces = "channels" if traced.width(step.name) == 1 else "conv-groups"
+            raise ConfigError(
+                f"cannot split the {units} {pieces} that '{step.target}' writes into k={k} groups: use a smaller k, or keep "
+                "it and the layers before it untransformed with plain=[…]"
+            )
+    orders = {identifier: torch.arange(units) for identifier, units in traced.units.items()}
+    return Layout(traced, k, frozenset(plain_ids), orders)
+
+
+def _read_by_nested(step, writers, of, plain_ids) -> bool:
+    """Whether a nested layer reads the (plain) space that `step` writes: it is then cut into k parts for it."""
+    return any(of[w.inputs[0]] == of[step.name] and of[w.name] not in plain_ids for w in writers)

@@ -3,19 +3,25 @@
 trace → channel spaces → select (one permutation per space) → inflate and nest every layer → heads.
 """
 
+from collections.abc import Iterable
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedDepthwiseConv2d, NestedHeads
+from rdnlib.heads import NestedHeads, PrivateBatchNorm, Tail
+from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d, NestedLinear
+from rdnlib.operators import NORMS
 from rdnlib.rdn import RDN, Trunk
 from rdnlib.reconstruct import reconstruct
 from rdnlib.select import select as select_channels
-from rdnlib.spaces import Space, Step, Trace, build_spaces, counterpart, is_depthwise, split_channels, trace
+from rdnlib.spaces import Layout, counterpart, plan
+from rdnlib.tracing import Step, is_dense, is_grouped, trace
 
 INITS = ("copy", "reconstruct")
+BATCH = 128  # images of the calibration set that are run at once
 
 
 def to_rdn(
@@ -24,20 +30,23 @@ def to_rdn(
     *,
     select: str = "greedy",
     init: str = "copy",
-    calibration: Tensor | None = None,
+    calibration: Tensor | Iterable[Tensor] | None = None,
     plain: tuple[str, ...] | list[str] | None = None,
     seed: int = 0,
+    align: str | None = None,
 ) -> RDN:
     """Turn a trained CNN into an RDN of K = 2k−1 nested sub-networks; `model` itself is left as it is.
 
-    model: a traceable CNN of (dense or depthwise) convolutions, batch norm, activations, additions and pooling that
-        ends in one Linear classifier.
+    model: a traceable CNN that ends in one Linear classifier; `rdnlib.tracing.trace` lists what it may be made of.
     k: number of original groups, at least 2.
     select: "greedy" (Algorithm 1), "greedy-relative", "random" or "identity"; see `rdnlib.select`.
-    init: "copy" (the paper's: weights of the super-net) or "reconstruct" (regressions that keep the super-net's function).
-    calibration: images (B, 3, H, W), normalised as in training; needed by the greedy selects and by "reconstruct".
+    init: "copy" (the paper: weights of the super-net) or "reconstruct" (regressions that keep the super-net's function).
+    calibration: images (B, 3, H, W), normalised as in training, or any number of such batches; needed by the greedy selects
+        and by "reconstruct".
     plain: names of modules to keep untransformed; None is the model's own `plain_by_default`, the paper's choice.
     seed: of the random select.
+    align: the super-net's 1×1 convolution that serves as align layer, "insert" for a new one, or None to find out; see
+        `rdnlib.tracing.trace`.
 
     Raises UnsupportedModuleError for a module that cannot be nested, ConfigError for a wrong argument.
     """
@@ -46,98 +55,115 @@ def to_rdn(
     if init not in INITS:
         raise ConfigError(f"unknown init '{init}': choose from {', '.join(INITS)}")
     plain = tuple(getattr(model, "plain_by_default", ()) if plain is None else plain)
-    calibration = _checked_calibration(model, calibration, needed=init == "reconstruct")
+    batches = _checked_calibration(model, calibration)
+    if init == "reconstruct" and not batches:
+        raise ConfigError("init='reconstruct' needs calibration images: pass calibration=(B, 3, H, W) tensor")
     model = deepcopy(model).eval()
-    traced = trace(model)
-    spaces = build_spaces(traced, k=k, plain=plain)
-    permutations = select_channels(select, traced, spaces, k=k, calibration=calibration, seed=seed)
-    config = {"k": k, "select": select, "init": init, "plain": list(plain), "seed": seed}
-    rdn = nest(traced, spaces, permutations, k=k, config=config)
+    traced = trace(model, align)
+    layout = plan(traced, k=k, plain=plain)
+    layout = replace(layout, orders=select_channels(select, layout, batches, seed=seed))
+    config = {"k": k, "select": select, "init": init, "plain": list(plain), "seed": seed, "align": align}
+    rdn = nest(layout, config=config)
     if init == "reconstruct":
-        reconstruct(rdn, traced, permutations, calibration)
+        reconstruct(rdn, layout, batches)
     return rdn
 
 
-def _checked_calibration(model: nn.Module, calibration: Tensor | None, *, needed: bool) -> Tensor | None:
+def _checked_calibration(model: nn.Module, calibration: Tensor | Iterable[Tensor] | None) -> list[Tensor]:
+    """Batches of at most BATCH images on the model's device."""
     if calibration is None:
-        if needed:
-            raise ConfigError("init='reconstruct' needs calibration images: pass calibration=(B, 3, H, W) tensor")
-        return None
-    if not isinstance(calibration, Tensor) or calibration.ndim != 4 or not calibration.is_floating_point():
-        raise ConfigError("calibration must be a float tensor of normalised images, shape (B, 3, H, W)")
-    if not torch.isfinite(calibration).all():
-        raise ConfigError("calibration images contain NaN or infinite values")
-    return calibration.to(next(model.parameters()).device)
+        return []
+    device = next(model.parameters()).device
+    batches = [calibration] if isinstance(calibration, Tensor) else list(calibration)
+    for batch in batches:
+        if not isinstance(batch, Tensor) or batch.ndim != 4 or not batch.is_floating_point() or not len(batch):
+            raise ConfigError("calibration must be float tensors of normalised images, shape (B, 3, H, W)")
+        if batch.shape[1:] != batches[0].shape[1:]:
+            raise ConfigError("calibration batches must hold images of one size")
+        if not torch.isfinite(batch).all():
+            raise ConfigError("calibration images contain NaN or infinite values")
+    return [part.to(device) for batch in batches for part in batch.split(BATCH)]
 
 
 @torch.no_grad()
-def nest(traced: Trace, spaces: dict[int, Space], permutations: dict[int, Tensor], *, k: int, config: dict) -> RDN:
+def nest(layout: Layout, *, config: dict) -> RDN:
     """Build the RDN with the super-net's weights copied into the blocks that remain ("copy" initialisation)."""
+    traced = layout.traced
     layers: dict[str, nn.Module] = {}
     for step in traced.steps:
         if step.module is None:
             continue
-        writes = traced.space_of[step.name]
-        if spaces[writes].plain or not list(step.module.parameters()):
+        if layout.is_plain(step.name) or not list(step.module.parameters()):
             layers[step.name] = deepcopy(step.module)
-        elif isinstance(step.module, nn.Conv2d) and not is_depthwise(step.module):
-            reads = traced.space_of[step.inputs[0]]
-            layers[step.name] = _nested_conv(
-                step.module, k=k, reads=spaces[reads], writes=spaces[writes],
-                order_in=permutations[reads], order_out=permutations[writes],
-            )  # fmt: skip
+        elif is_dense(step.module):
+            layers[step.name] = _nested_dense(step, layout)
+        elif is_grouped(step.module):
+            layers[step.name] = _inflated_conv(step, layout)
         else:
-            layers[step.name] = _inflated(
-                step, space=spaces[writes], channels=inflated_channels(permutations[writes], k)
-            )
-    features = traced.space_of[traced.features]
-    heads = _heads(traced.classifier, space=spaces[features], channels=inflated_channels(permutations[features], k))
-    trunk = Trunk(
-        traced.steps,
-        layers,
-        image=traced.image,
-        spaces={name: spaces[identifier] for name, identifier in traced.space_of.items()},
-    )
+            layers[step.name] = _inflated_norm(step, layout)
+    names = dict.fromkeys(name for step in traced.steps for name in (*step.inputs, step.name))
+    spaces = {name: layout.space(name) for name in names}
+    trunk = Trunk(traced.steps, layers, image=traced.image, spaces=spaces)
     device = traced.classifier.weight.device
-    return RDN(trunk, heads, k=k, config=config).to(device).train(False)
+    return RDN(trunk, _heads(layout), k=layout.k, config=config).to(device).train(False)
 
 
-def inflated_channels(permutation: Tensor, k: int) -> Tensor:
-    """(ΣC,) the super-net's channel behind each channel of the RDN; a new group repeats its counterpart's."""
-    groups = permutation.split(list(split_channels(len(permutation), k)))
-    return torch.cat([groups[counterpart(group, k) - 1] for group in range(1, 2 * k)])
-
-
-def _nested_conv(
-    conv: nn.Conv2d, *, k: int, reads: Space, writes: Space, order_in: Tensor, order_out: Tensor
-) -> NestedConv2d:
-    nested = NestedConv2d(conv, k=k, reads=reads, writes=writes)
-    inputs = order_in.split(list(split_channels(len(order_in), k)))
-    outputs = order_out.split(list(split_channels(len(order_out), k)))
+def _nested_dense(step: Step, layout: Layout) -> NestedConv2d:
+    """Convolution or Linear without its violating blocks."""
+    layer, source, k = step.module, step.inputs[0], layout.k
+    kind = NestedLinear if isinstance(layer, nn.Linear) else NestedConv2d
+    nested = kind(layer, k=k, reads=layout.space(source), writes=layout.space(step.name))
+    inputs, outputs = layout.groups(source), layout.groups(step.name)
     for group, (weight, groups) in enumerate(zip(nested.weight, nested.sources, strict=True), start=1):
         columns = torch.cat([inputs[counterpart(source, k) - 1] for source in groups])
-        weight.copy_(conv.weight[outputs[counterpart(group, k) - 1]][:, columns])
-    if conv.bias is not None:  # a completion adds to its counterpart, so the bias must count once
-        nested.bias[: len(order_out)] = conv.bias[order_out]
+        weight.copy_(layer.weight[outputs[counterpart(group, k) - 1]][:, columns])
+    if layer.bias is not None:  # a completion adds to its counterpart, so the bias must count once
+        nested.bias[: len(layer.bias)] = layer.bias[layout.order(step.name)]
     return nested
 
 
-def _inflated(step: Step, *, space: Space, channels: Tensor) -> nn.Module:
-    if isinstance(step.module, nn.BatchNorm2d):
-        norm = NestedBatchNorm2d(step.module, space=space)
-        for name in ("weight", "bias", "running_mean", "running_var"):
+def _inflated_norm(step: Step, layout: Layout) -> NestedBatchNorm2d:
+    norm, channels = NestedBatchNorm2d(step.module, space=layout.space(step.name)), layout.inflated(step.name)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if getattr(step.module, name) is not None:  # without slope and offset it has ones and zeros
             getattr(norm, name).copy_(getattr(step.module, name)[channels])
-        return norm
-    depthwise = NestedDepthwiseConv2d(step.module, space=space)
-    depthwise.weight.copy_(step.module.weight[channels])
-    if step.module.bias is not None:
-        depthwise.bias.copy_(step.module.bias[channels])
-    return depthwise
+    return norm
 
 
-def _heads(classifier: nn.Linear, *, space: Space, channels: Tensor) -> NestedHeads:
-    """Align layers that put every channel back where the super-net's classifier expects it."""
-    heads = NestedHeads(classifier, space=space)
-    for align, group in zip(heads.align, channels.split(list(space.sizes)), strict=True):
-        align[group, torch.arange(len(group))] = 1.0
+def _inflated_conv(step: Step, layout: Layout) -> NestedGroupedConv2d:
+    conv, channels = step.module, layout.inflated(step.name)
+    nested = NestedGroupedConv2d(conv, reads=layout.space(step.inputs[0]), writes=layout.space(step.name))
+    nested.weight.copy_(conv.weight[channels])
+    if conv.bias is not None:
+        nested.bias.copy_(conv.bias[channels])
+    return nested
+
+
+def _heads(layout: Layout) -> NestedHeads:
+    """The super-net's own align layer in blocks; or new ones that put every channel back where the classifier expects it."""
+    traced = layout.traced
+    space, channels = layout.space(traced.features), layout.inflated(traced.features)
+    parts = channels.split(list(space.sizes))
+    if traced.align is None:
+        heads = NestedHeads(traced.classifier, space=space)
+        for align, group in zip(heads.align, parts, strict=True):
+            align[group, torch.arange(len(group))] = 1.0
+        return heads
+    conv = traced.align.module
+    tail = Tail({step.name: _tail_layer(step, len(space.sizes)) for step in traced.tail})
+    heads = NestedHeads(
+        traced.classifier, space=space, aligned=conv.out_channels, bias=conv.bias is not None, tail=tail
+    )
+    for align, group in zip(heads.align, parts, strict=True):
+        align.copy_(conv.weight[:, group, 0, 0])
+    if conv.bias is not None:
+        heads.bias.copy_(conv.bias)
     return heads
+
+
+def _tail_layer(step: Step, last: int):
+    if step.function is not None:
+        return step.function
+    if isinstance(step.module, NORMS):
+        return PrivateBatchNorm([deepcopy(step.module) for _ in range(last)])
+    return deepcopy(step.module)

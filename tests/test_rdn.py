@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from conftest import settle_norms
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from networks import NETWORKS, make
 from torch import nn
 
-from rdnlib import RDN, to_rdn
 from rdnlib.errors import ConfigError
-from rdnlib.models import mobilenext
 from rdnlib.nested import NestedConv2d, contiguous_runs
 from rdnlib.spaces import Space, nested_sizes
 from rdnlib.training import joint_loss
@@ -17,62 +15,30 @@ from rdnlib.training import joint_loss
 SELECTS = ("greedy", "greedy-relative", "random", "identity")
 
 
-class Residual(nn.Module):
-    """A small net unlike MobileNeXt: 3×3 convolutions with bias, uneven channels, a residual, a multiplication, a pool."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 11, 3, 2, 1), nn.ReLU())
-        self.first = nn.Sequential(
-            nn.Conv2d(11, 13, 3, 1, 1, bias=True), nn.BatchNorm2d(13), nn.ReLU(), nn.MaxPool2d(2)
-        )
-        self.second = nn.Sequential(nn.Conv2d(13, 13, 3, 1, 1, bias=False), nn.BatchNorm2d(13), nn.SiLU())
-        self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(13, 7, 1), nn.SiLU(), nn.Conv2d(7, 13, 1), nn.Sigmoid()
-        )
-        self.third = nn.Sequential(nn.Conv2d(13, 17, 3, 2, 1), nn.Conv2d(17, 17, 5, 1, 2, groups=17), nn.Tanh())
-        self.pool, self.flatten = nn.AdaptiveAvgPool2d(1), nn.Flatten()
-        self.classifier = nn.Linear(17, 6)
-
-    def forward(self, x):
-        x = self.first(self.stem(x))
-        x = x + self.second(x) * self.gate(x)
-        return self.classifier(self.flatten(self.pool(self.third(x))))
+@st.composite
+def settings_of(draw, name):
+    """Everything that decides the shape of an RDN of this network."""
+    _, widths, plains = NETWORKS[name]
+    return {
+        "k": draw(st.integers(2, 5)),
+        "select": draw(st.sampled_from(SELECTS)),
+        "init": draw(st.sampled_from(["copy", "reconstruct"])),
+        "width": draw(st.sampled_from(widths)),
+        "plain": draw(st.sampled_from(plains)),
+        "align": draw(st.sampled_from([None, "insert"])),
+        "seed": draw(st.integers(0, 1000)),
+    }
 
 
-def networks():
-    return {"mobilenext": mobilenext(width_mult=0.25, num_classes=6), "residual": Residual()}
-
-
-def randomise(rdn: RDN, seed: int) -> RDN:
-    """Weights and statistics far from their initial values, new groups unlike their counterparts."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in rdn.parameters():
-            parameter.mul_(1 + 0.5 * torch.rand(parameter.shape, generator=generator))
-    return rdn
-
-
-def make(name: str, images, *, k=4, select="random", init="copy", plain=None, seed=0) -> RDN:
-    torch.manual_seed(seed)
-    model = settle_norms(networks()[name], images)
-    return randomise(to_rdn(model, k, select=select, init=init, calibration=images, plain=plain, seed=seed), seed)
-
-
-cases = given(
-    name=st.sampled_from(["mobilenext", "residual"]),
-    k=st.integers(2, 5),
-    select=st.sampled_from(SELECTS),
-    init=st.sampled_from(["copy", "reconstruct"]),
-    seed=st.integers(0, 1000),
-)
-few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def cases(test):
+    """Run a test on drawn settings of every network."""
+    few = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    return pytest.mark.parametrize("name", NETWORKS)(few(given(draw=st.data())(test)))
 
 
 @cases
-@few
-def test_noise_in_later_groups_changes_no_bit(images, name, k, select, init, seed):
-    rdn = make(name, images, k=k, select=select, init=init, seed=seed)
+def test_noise_in_later_groups_changes_no_bit(images, name, draw):
+    rdn = make(name, images, **draw.draw(settings_of(name)))
     with torch.no_grad():
         clean, owners = rdn(images), rdn.owners()
         values = {**dict(rdn.named_parameters()), **dict(rdn.named_buffers())}
@@ -86,15 +52,14 @@ def test_noise_in_later_groups_changes_no_bit(images, name, k, select, init, see
 
 
 @cases
-@few
-def test_even_nan_in_later_groups_cannot_leak(images, name, k, select, init, seed):
-    rdn = make(name, images, k=k, select=select, init=init, seed=seed)
+def test_even_nan_in_later_groups_cannot_leak(images, name, draw):
+    rdn = make(name, images, **draw.draw(settings_of(name)))
     values = {**dict(rdn.named_parameters()), **dict(rdn.named_buffers())}
     with torch.no_grad():
         clean = rdn(images)
         for path, groups in rdn.owners().items():
-            values[path][groups > k] = torch.nan
-        assert torch.equal(rdn(images)[:, :k], clean[:, :k])
+            values[path][groups > rdn.k] = torch.nan
+        assert torch.equal(rdn(images)[:, : rdn.k], clean[:, : rdn.k])
 
 
 def test_owners_cover_everything_but_plain_layers_and_the_classifier(images):
@@ -110,9 +75,8 @@ def test_owners_cover_everything_but_plain_layers_and_the_classifier(images):
 
 
 @cases
-@few
-def test_all_ways_to_run_a_subnetwork_agree(images, name, k, select, init, seed):
-    rdn = make(name, images, k=k, select=select, init=init, seed=seed)
+def test_all_ways_to_run_a_subnetwork_agree(images, name, draw):
+    rdn = make(name, images, **draw.draw(settings_of(name)))
     with torch.no_grad():
         logits = rdn(images)  # (B, K, classes)
         state = rdn.start(images)
@@ -126,13 +90,11 @@ def test_all_ways_to_run_a_subnetwork_agree(images, name, k, select, init, seed)
         torch.testing.assert_close(jumped.logits, logits[:, -1], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mobilenext", "residual"])
-@pytest.mark.parametrize("k", [2, 3, 4, 5])
-@pytest.mark.parametrize("select", SELECTS)
-def test_every_parameter_gets_a_gradient_from_the_joint_loss(images, name, k, select):
-    rdn = make(name, images, k=k, select=select).train()
+@cases
+def test_every_parameter_gets_a_gradient_from_the_joint_loss(images, name, draw):
+    rdn = make(name, images, **draw.draw(settings_of(name))).train()
     logits = rdn(images)
-    assert logits.shape == (len(images), 2 * k - 1, 6)
+    assert logits.shape == (len(images), rdn.num_subnetworks, 6)
     joint_loss(logits, torch.arange(len(images)) % 6).backward()
     without = [n for n, p in rdn.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert without == []

@@ -6,8 +6,13 @@ from torch import nn
 
 from rdnlib.errors import ConfigError
 from rdnlib.models.mobilenext import MobileNeXt, mobilenext
+from rdnlib.models.torchvision_nets import MobileNetV2, ResNeXt, mobilenet_v2, resnext50
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"mobilenext": mobilenext}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "mobilenext": mobilenext,
+    "mobilenet_v2": mobilenet_v2,
+    "resnext50": resnext50,
+}
 
 
 def build(name: str, **options) -> nn.Module:
@@ -20,4 +25,4 @@ def build(name: str, **options) -> nn.Module:
         raise ConfigError(f"model '{name}' does not take these options: {error}") from error
 
 
-__all__ = ["BUILDERS", "MobileNeXt", "build", "mobilenext"]
+__all__ = ["BUILDERS", "MobileNeXt", "MobileNetV2", "ResNeXt", "build", "mobilenet_v2", "mobilenext", "resnext50"]

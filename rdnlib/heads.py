@@ -1,0 +1,125 @@
+"""The heads of an RDN: one align layer a group, and a classifier that all sub-networks share.
+
+The align layers bring the features of the first i groups to the width that the super-net's classifier expects, and each sub-network
+adds its product to those before: N_{i+1} reuses what N_i has computed.
+"""
+
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rdnlib.operators import Call
+from rdnlib.spaces import Space
+
+
+class PrivateBatchNorm(nn.ModuleList):
+    """One batch norm for each sub-network: behind the align layers every sub-network has features of its own."""
+
+    def forward(self, z: Tensor, first: int) -> Tensor:
+        """z_first, z_first+1, … as (B, n, D, …) → the same shape."""
+        return torch.stack([self[first - 1 + i](z[:, i]) for i in range(z.shape[1])], dim=1)
+
+
+class Tail(nn.Module):
+    """What the super-net has between its align layer and its classifier: shared by all sub-networks, but for batch norm."""
+
+    def __init__(self, layers: dict[str, nn.Module | Call]):
+        super().__init__()
+        self.order = [(name, layer if isinstance(layer, Call) else None) for name, layer in layers.items()]
+        self.layers = nn.ModuleDict({name: layer for name, layer in layers.items() if isinstance(layer, nn.Module)})
+
+    def forward(self, z: Tensor, first: int) -> Tensor:
+        """z_first, z_first+1, … as (B, n, D, …) → (B, n, features of the classifier)."""
+        for name, function in self.order:
+            layer = function or self.layers[name]
+            if isinstance(layer, PrivateBatchNorm):
+                z = layer(z, first)
+            else:
+                z = layer(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        return z
+
+    def first_norms(self) -> PrivateBatchNorm | None:
+        """The batch norms that read z directly, if any."""
+        first = self.layers[self.order[0][0]] if self.order and self.order[0][1] is None else None
+        return first if isinstance(first, PrivateBatchNorm) else None
+
+    def restrict(self, upto: int) -> "Tail":
+        """The tail of N_upto alone: of the private batch norms only its own."""
+        layers = {name: function or self.layers[name] for name, function in self.order}
+        own = {n: layer[upto - 1] if isinstance(layer, PrivateBatchNorm) else layer for n, layer in layers.items()}
+        return Tail({name: deepcopy(layer) for name, layer in own.items()})
+
+    def owners(self) -> dict[str, Tensor]:
+        return {
+            f"layers.{name}.{index}.{key}": torch.full(value.shape, index + 1)
+            for name, norms in self.layers.items()
+            if isinstance(norms, PrivateBatchNorm)
+            for index, norm in enumerate(norms)
+            for key, value in norm.state_dict().items()
+            if value.ndim
+        }
+
+
+class NestedHeads(nn.Module):
+    """Align layers and what all sub-networks share behind them: z_i = Σ_{j≤i} A_j x_j, logits_i = classifier(tail(z_i)).
+
+    `align[j−1]` has shape (D, C_j). Going from N_i to N_{i+1} adds one product. x_j and z_i may have positions (H, W): then the
+    align layers are 1×1 convolutions, which is how the super-net's own last convolution becomes one. A bias is N_1's.
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Linear,
+        *,
+        space: Space,
+        aligned: int | None = None,
+        bias: bool = False,
+        tail: Tail | None = None,
+    ):
+        super().__init__()
+        self.space = space
+        aligned = classifier.in_features if aligned is None else aligned
+        self.align = nn.ParameterList(nn.Parameter(torch.zeros(aligned, size)) for size in space.sizes)
+        self.bias = nn.Parameter(torch.zeros(aligned)) if bias else None
+        self.tail = tail
+        self.classifier = nn.Linear(classifier.in_features, classifier.out_features, bias=classifier.bias is not None)
+        self.classifier.load_state_dict(classifier.state_dict())
+
+    def forward(self, x: Tensor, first: int, last: int, aligned: Tensor | None = None) -> Tensor:
+        """Features of groups first…last (B, ΣC[, H, W]) and z_{first−1} → z_first…z_last as (B, last−first+1, D[, H, W])."""
+        parts = x.split(list(self.space.sizes[first - 1 : last]), dim=1)
+        z = [] if aligned is None else [aligned]
+        for part, align in zip(parts, self.align[first - 1 : last], strict=True):
+            if z:
+                z.append(z[-1] + self._product(part, align))
+            else:
+                z.append(self._product(part, align, self.bias))
+        return torch.stack(z if aligned is None else z[1:], dim=1)
+
+    @staticmethod
+    def _product(x: Tensor, align: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, align, bias) if x.ndim == 2 else F.conv2d(x, align[:, :, None, None], bias)
+
+    def logits(self, z: Tensor, first: int) -> Tensor:
+        """z_first, z_first+1, … as (B, n, D[, H, W]) → (B, n, classes)."""
+        return self.classifier(z if self.tail is None else self.tail(z, first))
+
+    def restrict(self, upto: int) -> "NestedHeads":
+        copy = NestedHeads(
+            self.classifier,
+            space=self.space.restrict(upto),
+            aligned=len(self.align[0]),
+            bias=self.bias is not None,
+            tail=None if self.tail is None else self.tail.restrict(upto),
+        )
+        for mine, theirs in zip(copy.align, self.align, strict=False):
+            mine.data.copy_(theirs)
+        if self.bias is not None:
+            copy.bias.data.copy_(self.bias)
+        return copy
+
+    def owners(self) -> dict[str, Tensor]:
+        rows = {f"align.{group}": torch.full((len(align),), group + 1) for group, align in enumerate(self.align)}
+        return rows if self.bias is None else {**rows, "bias": torch.ones(len(self.bias), dtype=torch.long)}
