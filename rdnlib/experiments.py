@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -34,7 +34,10 @@ from rdnlib.evaluation import evaluate, sample_table
 from rdnlib.files import read_json, write_json, write_table
 from rdnlib.madds import count, count_subnetworks
 from rdnlib.policy import fit_policy, policy_madds, policy_params
+from rdnlib.select import select, violation
+from rdnlib.spaces import plan
 from rdnlib.surgery import to_rdn
+from rdnlib.tracing import trace
 from rdnlib.training import Recipe, reestimate_norms, train
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -47,7 +50,7 @@ class Experiment:
     """One node of the graph: `config` decides its result, together with its parents and the data."""
 
     name: str
-    kind: str  # "base", "rdn" or "policy"
+    kind: str  # "base", "surgery", "rdn" or "policy"
     config: dict
     parents: tuple[str, ...] = ()
 
@@ -78,6 +81,10 @@ class Profile:
             config = {**surgery, "init": init, "recipe": extra | {"lr": self.rdn["lr"][init]}, "seed": seed}
             nodes.append(Experiment(f"rdn-{init}", "rdn", config, ("base",)))
             nodes.append(Experiment(f"policy-{init}", "policy", {**self.policy, "seed": seed}, (f"rdn-{init}",)))
+        for name in (self.model["name"], *self.architectures):
+            parent = "base" if name == self.model["name"] else f"base-{name}"
+            config = {**surgery, "size": self.recipe["size"], "seed": seed}
+            nodes.append(Experiment(f"surgery-{name}", "surgery", config, (parent,)))
         longer = {"recipe": extra | {"lr": self.rdn["lr"]["base"]}, "seed": seed}
         nodes.append(Experiment("base-longer", "base", longer, ("base",)))  # the shortest last: it fills the gap
         return {node.name: node for node in nodes}
@@ -352,6 +359,46 @@ def _run_rdn(place: Workplace, node: Experiment, folder: Path, parents: list[Run
     }
 
 
+def _run_surgery(place: Workplace, node: Experiment, folder: Path, parents: list[Run], progress: bool) -> dict:
+    """What an RDN knows before any training, by either initialisation, and what the selects cut away."""
+    config, supernet, validation = node.config, parents[0].model(), place.splits.validation
+    k, seed, size = config["k"], config["seed"], config["size"]
+    batches = list(calibration_batch(place, config["calibration_images"], size, seed).split(128))
+    started = time.perf_counter()
+    with torch.inference_mode():
+        for batch in batches:
+            supernet(batch)
+    seconds = {"forward": time.perf_counter() - started}
+    columns = {"supernet": evaluate(supernet, validation, size=size).top1}
+    for init in INITS:
+        started = time.perf_counter()
+        rdn = to_rdn(supernet, k, select=config["select"], init=init, calibration=batches, seed=seed)
+        seconds[init] = time.perf_counter() - started
+        if init == "copy":
+            reestimate_norms(rdn, batches)
+        columns[init] = evaluate(rdn, validation, size=size, label=f"{node.name}: {init}", progress=progress).top1
+    write_table(folder / "samples.parquet", sample_table(validation, "validation", columns))
+    totals = count_subnetworks(rdn, size)
+    return {
+        "supernet": float(columns["supernet"].mean()),
+        "accuracy": {init: columns[init].mean(axis=0).tolist() for init in INITS},
+        "seconds": seconds,
+        "violation": _violations(supernet, batches[0], k=k, seed=seed),
+        "madds": totals["madds"].tolist(),
+        "params": totals["params"].tolist(),
+    }
+
+
+def _violations(supernet: nn.Module, images, *, k: int, seed: int) -> dict[str, float]:
+    """What each select cuts away from all layers together, and the whole that it is a part of."""
+    layout = plan(trace(supernet), k=k, plain=supernet.plain_by_default)
+    found = {}
+    for strategy in ("greedy", "greedy-relative", "random"):
+        cut = violation(replace(layout, orders=select(strategy, layout, [images], seed=seed)), [images])
+        found[strategy] = float(cut["cut"].sum())
+    return {**found, "whole": float(cut["whole"].sum())}
+
+
 def _run_policy(place: Workplace, node: Experiment, folder: Path, parents: list[Run], progress: bool) -> dict:
     """Fit the policy on the training split's outcomes, and record its probabilities on the other two splits."""
     rdn, size = parents[0].model(), parents[0].result["config"]["recipe"]["size"]
@@ -372,4 +419,4 @@ def _run_policy(place: Workplace, node: Experiment, folder: Path, parents: list[
     return {"policy_madds": policy_madds(policy), "policy_params": policy_params(policy)}
 
 
-_KINDS = {"base": _run_base, "rdn": _run_rdn, "policy": _run_policy}
+_KINDS = {"base": _run_base, "surgery": _run_surgery, "rdn": _run_rdn, "policy": _run_policy}

@@ -8,6 +8,7 @@ whole: their score is the sum over their channels.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import pandas as pd
 import torch
@@ -83,24 +84,39 @@ def violation_scores(layer: nn.Module, batches: list[Tensor], groups: list[Tenso
     """
     totals = 0
     for x in batches:
-        outside, sums = None, []
-        for channels in reversed(groups):
-            part = contribution(layer, x, channels)
-            outside = part if outside is None else outside.add_(part)
-            sums.append(outside.abs().sum(dim=[0, *range(2, outside.ndim)], dtype=torch.float64))
-        moments = (
-            outside.sum(dim=[0, *range(2, outside.ndim)], dtype=torch.float64),
-            outside.double().square().sum(dim=[0, *range(2, outside.ndim)]),
-        )
-        count = outside.numel() // outside.shape[1]
-        totals = totals + torch.stack([*sums, *moments, torch.full_like(sums[0], count)])
-    *sums, first, second, count = totals
-    # After the loop `outside` is the whole output; its own score (nothing inside) is not one of the k−1 rounds.
-    rounds = torch.stack(sums[-2::-1]) / count
+        sums = []
+        for outside in accumulated(layer, x, groups[::-1]):  # (B, C_out, positions)
+            sums.append(torch.linalg.vector_norm(outside, ord=1, dim=(0, 2)))
+        if relative:
+            sums += [outside.sum(dim=(0, 2)), outside.square().sum(dim=(0, 2))]
+        totals = totals + torch.stack([*sums, torch.full_like(sums[0], outside[:, 0].numel())]).double()
+    # The last `outside` is the whole output; its own score (nothing inside) is not one of the k−1 rounds.
+    rounds = totals[: len(groups) - 1].flip(0) / totals[-1]
     if not relative:
         return rounds
-    deviation = (second / count - (first / count).square()).clamp_min(0).sqrt()
-    return rounds / deviation.clamp_min(1e-12)
+    first, second = totals[-3:-1] / totals[-1]
+    return rounds / (second - first.square()).clamp_min(0).sqrt().clamp_min(1e-12)
+
+
+def accumulated(layer: nn.Module, x: Tensor, groups: list[Tensor]) -> Iterator[Tensor]:
+    """The layer's output, without bias, from the first 1, 2, … groups of input channels: each (B, C_out, positions).
+
+    One array is yielded again and again, with more added to it.
+    """
+    order, stops = torch.cat(groups), torch.tensor([0, *map(len, groups)]).cumsum(0).tolist()
+    x, weight = x[:, order], layer.weight[:, order]
+    pointwise = isinstance(layer, nn.Linear) or (layer.kernel_size == (1, 1) and layer.padding == (0, 0))
+    if pointwise:  # as a product of matrices, for which slices of channels need not be copied
+        x = x[..., None] if x.ndim == 2 else x[:, :, :: layer.stride[0], :: layer.stride[1]].flatten(2)
+        weight = weight.flatten(1).expand(len(x), -1, -1)
+        total = x.new_zeros(len(x), weight.shape[1], x.shape[2])
+    for index, (a, b) in enumerate(pairwise(stops)):
+        if pointwise:
+            total.baddbmm_(weight[:, :, a:b], x[:, a:b])
+        else:
+            part = F.conv2d(x[:, a:b], weight[:, a:b], None, layer.stride, layer.padding, layer.dilation).flatten(2)
+            total = part if index == 0 else total.add_(part)
+        yield total
 
 
 @torch.no_grad()
@@ -116,23 +132,14 @@ def violation(layout: Layout, calibration: list[Tensor]) -> pd.DataFrame:
             values = [inputs.get(step.inputs[0], batch) for batch in range(len(calibration))]
             groups = layout.groups(step.inputs[0])
             scores = violation_scores(step.module, values, groups, relative=False)
-            whole = sum(
-                contribution(step.module, x, torch.cat(groups)).abs().transpose(0, 1).flatten(1).mean(1) for x in values
-            )
+            outputs = [next(accumulated(step.module, x, [torch.cat(groups)])) for x in values]
+            whole = sum(output.abs().mean(dim=(0, 2)) for output in outputs)
             members = layout.groups(step.name)[:-1]
             cut = sum(score[channels].sum().item() for score, channels in zip(scores, members, strict=True))
             rows.append(
                 {"layer": step.target, "cut": cut, "whole": (whole / len(values))[torch.cat(members)].sum().item()}
             )
     return pd.DataFrame(rows)
-
-
-def contribution(layer: nn.Module, x: Tensor, channels: Tensor) -> Tensor:
-    """What the input channels given add to the layer's output, (B, C_out[, H, W])."""
-    weight, part = layer.weight[:, channels], x[:, channels]
-    if isinstance(layer, nn.Linear):
-        return F.linear(part, weight)
-    return F.conv2d(part, weight, None, layer.stride, layer.padding, layer.dilation)
 
 
 def greedy_permutation(scores: Tensor, *, k: int) -> Tensor:
