@@ -103,6 +103,24 @@ def calibrate(
     )
 
 
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Option(help="An RDN's model.safetensors, its .json beside it.")],
+    subnetwork: Annotated[int, typer.Option(help="i of N_i, from 1 to K.")],
+    out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
+    input_size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels (default: what the checkpoint says, else 224).")
+    ] = None,
+) -> None:
+    """One sub-network as ONNX file, for batches of any size, checked against torch."""
+    from rdnlib.export import export_checkpoint
+
+    rdn, pixels, deviation = export_checkpoint(checkpoint, subnetwork, out, input_size)
+    print(f"{out}: N_{subnetwork} of {rdn.num_subnetworks}, {out.stat().st_size / 1e6:.1f} MB")
+    print(f"images (batch, 3, {pixels}, {pixels}) → logits (batch, {rdn.heads.classifier.out_features})")
+    print(f"largest deviation from torch: {deviation:.1e} of the largest logit")
+
+
 @experiment.command("list")
 def list_experiments(
     profile: ProfileOption, data_root: DataRootOption = None, seed: SeedOption = 0, out: OutOption = None

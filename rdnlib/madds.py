@@ -2,42 +2,63 @@
 
 Convention (the paper's columns): `madds` counts convolutions and fully-connected layers, one per multiply-accumulate;
 biases, batch norm (which folds into the convolution) and additions are free. `madds_elementwise` adds one per output
-element of an activation. Counted for a single image.
+element of an activation. Counted for a single image. `count` measures any network; `count_groups` says what each group of
+an RDN adds, from which follow its sub-networks, incremental execution and averages over exits.
 
 Limitations: only modules are seen, not functions called inside `forward`; a module that runs twice counts twice; anything
 that is not convolution, Linear, activation or a layer of ours counts as free.
 """
 
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.heads import NestedHeads
-from rdnlib.nested import NestedConv2d, NestedGroupedConv2d, NestedLinear
+from rdnlib.heads import NestedHeads, PrivateBatchNorm
+from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
 from rdnlib.operators import ACTIVATIONS
+from rdnlib.policy import PolicyNetwork, policy_madds, policy_params
 from rdnlib.rdn import RDN
+
+COUNTS = ["madds", "madds_elementwise", "params"]
 
 
 def _positions(output: Tensor) -> int:
-    return output.shape[-2] * output.shape[-1]
+    """Pixels of a feature map (…, C, H, W); features without positions have one."""
+    return output.shape[-2] * output.shape[-1] if output.ndim >= 4 else 1
 
 
-def _madds(module: nn.Module, output: Tensor) -> int:
-    """MAdds of one layer whose output for one image is `output`."""
-    if isinstance(module, nn.Conv2d):  # every weight is used once per output position
-        return module.weight.numel() * _positions(output)
-    if isinstance(module, NestedLinear):
-        return sum(weight.numel() for weight in module.weight)
-    if isinstance(module, NestedConv2d):  # the absent blocks are not stored, so this counts what is left
-        return sum(weight.numel() for weight in module.weight) * _positions(output)
-    if isinstance(module, NestedGroupedConv2d):
-        return module.weight.numel() * _positions(output)
-    if isinstance(module, nn.Linear):
-        return module.weight.numel()
-    if isinstance(module, NestedHeads):  # A_1 x_1 + … + A_i x_i; tail and classifier are layers of their own
-        return sum(align.numel() for align in module.align) * (_positions(output) if output.ndim == 5 else 1)
-    return 0
+def weights_by_group(layer: nn.Module) -> list[int]:
+    """Weights that are used once per output position, for each group; a plain layer is a single group.
+
+    The absent blocks of a nested layer are not stored, so this counts what is left.
+    """
+    if isinstance(layer, NestedConv2d):
+        return [weight.numel() for weight in layer.weight]
+    if isinstance(layer, NestedGroupedConv2d):
+        return [size * layer.weight[0].numel() for size in layer.writes.sizes]
+    if isinstance(layer, NestedHeads):  # A_1 x_1 + … + A_K x_K; tail and classifier are layers of their own
+        return [align.numel() for align in layer.align]
+    if isinstance(layer, NestedBatchNorm2d):
+        return [0] * len(layer.space.sizes)
+    return [layer.weight.numel() if isinstance(layer, (nn.Conv2d, nn.Linear)) else 0]
+
+
+def params_by_group(layer: nn.Module) -> list[int]:
+    """Parameters of each group; a plain layer is a single group."""
+    weights = weights_by_group(layer)
+    if isinstance(layer, NestedBatchNorm2d):
+        return [2 * size for size in layer.space.sizes]
+    if isinstance(layer, (NestedConv2d, NestedGroupedConv2d)):
+        biases = [0] * len(weights) if layer.bias is None else layer.writes.sizes
+        return [weight + bias for weight, bias in zip(weights, biases, strict=True)]
+    if isinstance(layer, NestedHeads):  # the bias of the align layer is N_1's
+        return [weights[0] + (0 if layer.bias is None else layer.bias.numel()), *weights[1:]]
+    return [sum(parameter.numel() for parameter in layer.parameters())]
 
 
 @torch.no_grad()
@@ -47,41 +68,124 @@ def count(module: nn.Module, input_size: int | tuple[int, int]) -> pd.DataFrame:
     Returns a DataFrame [name, madds, madds_elementwise, params], one row per layer that has any; `.sum()` of a column is the
     total. An RDN is counted as N_K, its largest sub-network, with the classifier applied once.
     """
-    height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
-    if min(height, width) < 1:
-        raise ConfigError(f"input size must be positive, not {input_size}")
     if isinstance(module, RDN):
         module = module.subnetwork(module.num_subnetworks)
     rows, hooks = [], []
 
     def add(name: str, layer: nn.Module, output: Tensor) -> None:
-        madds = _madds(layer, output)
+        places = 1 if isinstance(layer, nn.Linear) else _positions(output)
+        madds = sum(weights_by_group(layer)) * places
         elementwise = output[0].numel() if isinstance(layer, ACTIVATIONS) else 0
-        own = layer.parameters() if not isinstance(layer, NestedHeads) else layer.parameters(recurse=False)
-        params = sum(parameter.numel() for parameter in own)
-        if isinstance(layer, NestedHeads):
-            params += sum(align.numel() for align in layer.align)
+        params = sum(params_by_group(layer))
         if madds or elementwise or params:
             rows.append({"name": name, "madds": madds, "madds_elementwise": madds + elementwise, "params": params})
 
     for name, layer in module.named_modules():
         if isinstance(layer, NestedHeads) or not list(layer.children()) or isinstance(layer, NestedConv2d):
             hooks.append(layer.register_forward_hook(lambda la, _, out, name=name: add(name, la, out)))
-    was_training = module.training
+    _run_once(module, module, input_size, hooks)
+    return pd.DataFrame(rows, columns=["name", *COUNTS])
+
+
+def _run_once(module: nn.Module, run: Callable, input_size: int | tuple[int, int], hooks: list) -> None:
+    """Call `run` on one blank image in eval mode, for the hooks to see, and remove them."""
+    height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+    was_training, first = module.training, next(module.parameters())
     try:
-        first = next(module.parameters())
-        module.eval()(torch.zeros(1, 3, height, width, device=first.device, dtype=first.dtype))
+        if min(height, width) < 1:
+            raise ConfigError(f"input size must be positive, not {input_size}")
+        module.eval()
+        run(torch.zeros(1, 3, height, width, device=first.device, dtype=first.dtype))
     finally:
         module.train(was_training)
         for hook in hooks:
             hook.remove()
-    return pd.DataFrame(rows, columns=["name", "madds", "madds_elementwise", "params"])
+
+
+@torch.no_grad()
+def shapes(rdn: RDN, input_size: int | tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """Name of each module that N_1 runs → channels of its output, and positions, which are the same in all groups."""
+    found: dict[str, tuple[int, int]] = {}
+
+    def note(name: str, output: Tensor) -> None:
+        found[name] = (output.shape[1], _positions(output))
+
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output, name=name: note(name, output))
+        for name, layer in rdn.named_modules()
+        if isinstance(layer, (NestedHeads, NestedConv2d)) or not list(layer.children())
+    ]
+    _run_once(rdn, rdn.start, input_size, hooks)
+    return found
+
+
+def answer_layers(rdn: RDN) -> dict[str, nn.Module]:
+    """What runs for every answer, behind the align layers, by module name; of private batch norms N_1's."""
+    layers = {} if rdn.heads.tail is None else dict(rdn.heads.tail.layers)
+    norms = {f"{name}.0": layer[0] for name, layer in layers.items() if isinstance(layer, PrivateBatchNorm)}
+    shared = {name: layer for name, layer in layers.items() if not isinstance(layer, PrivateBatchNorm)}
+    tail = {f"heads.tail.layers.{name}": layer for name, layer in {**norms, **shared}.items()}
+    return {**tail, "heads.classifier": rdn.heads.classifier}
+
+
+def count_groups(rdn: RDN, input_size: int | tuple[int, int]) -> pd.DataFrame:
+    """What every layer costs for each group: [name, group, madds, madds_elementwise, params], one row for each that has any.
+
+    Groups count from 1; plain layers belong to group 1. Group 0 is what an answer costs, whichever sub-network gives it: the
+    classifier and what lies between it and the align layers (of private batch norms just its own). N_i costs groups 0…i.
+    """
+    seen, rows = shapes(rdn, input_size), []
+
+    def add(name: str, layer: nn.Module, channels: Sequence[int], *, first: int = 1) -> None:
+        """channels: of each group of its output."""
+        elements = channels if isinstance(layer, ACTIVATIONS) else ()
+        by_group = zip_longest(weights_by_group(layer), elements, params_by_group(layer), fillvalue=0)
+        for group, (weights, elements, params) in enumerate(by_group, start=first):
+            madds, elementwise = weights * seen[name][1], elements * seen[name][1]
+            if madds or elementwise or params:
+                rows.append((name, group, madds, madds + elementwise, params))
+
+    for name, layer in rdn.trunk.layers.items():
+        add(f"trunk.layers.{name}", layer, rdn.trunk.spaces[name].sizes)
+    add("heads", rdn.heads, ())
+    for name, layer in answer_layers(rdn).items():
+        add(name, layer, seen[name][:1], first=0)
+    return pd.DataFrame(rows, columns=["name", "group", *COUNTS])
+
+
+def count_incremental(rdn: RDN, input_size: int | tuple[int, int]) -> pd.DataFrame:
+    """What `start` and each `advance` by one sub-network execute: [subnetwork, groups, answer, total, params], multiply-adds.
+
+    groups: the new groups' layers and align product, which never run again. answer: the classifier, once for each stop.
+    total: N_i alone, which is all `groups` up to it and one answer. params: of the new groups (N_1's with the answer's).
+    """
+    by_group = count_groups(rdn, input_size).groupby("group")[COUNTS].sum()
+    by_group = by_group.reindex(range(rdn.num_subnetworks + 1), fill_value=0)
+    new, answer = by_group.loc[1:], by_group.loc[0]
+    params = new["params"].copy()
+    params.loc[1] += answer["params"]
+    table = {"groups": new["madds"], "answer": answer["madds"], "total": new["madds"].cumsum() + answer["madds"]}
+    return pd.DataFrame({**table, "params": params}).rename_axis("subnetwork").reset_index()
 
 
 def count_subnetworks(rdn: RDN, input_size: int | tuple[int, int]) -> pd.DataFrame:
     """Totals of every sub-network: [subnetwork, madds, madds_elementwise, params], one row for each of N_1…N_K."""
-    totals = []
-    for index in range(1, rdn.num_subnetworks + 1):
-        total = count(rdn.subnetwork(index), input_size)[["madds", "madds_elementwise", "params"]].sum()
-        totals.append({"subnetwork": index, **total.astype(int).to_dict()})
-    return pd.DataFrame(totals)
+    by_group = count_groups(rdn, input_size).groupby("group")[COUNTS].sum()
+    totals = by_group.reindex(range(rdn.num_subnetworks + 1), fill_value=0).cumsum()
+    return totals.loc[1:].rename_axis("subnetwork").reset_index()
+
+
+def average(counts: pd.DataFrame, exits: Sequence[float], policy: PolicyNetwork | None = None) -> pd.Series:
+    """Mean cost per image when a share `exits[i−1]` of the images leaves at N_i, by sample-adaptive inference (Table 1).
+
+    counts: as `count_subnetworks` makes them. The mean of `params` is the paper's "Avg Mem Used": parameters touched. `policy`
+    is run for every image. Raises ConfigError unless there is one share for each sub-network, and they sum to 1.
+    """
+    exits = np.asarray(exits, float)
+    if exits.shape != (len(counts),) or not (exits >= 0).all() or not np.isclose(exits.sum(), 1):
+        raise ConfigError(f"exits must be {len(counts)} shares, one for each sub-network, that sum to 1")
+    mean = pd.Series(exits @ counts[COUNTS].to_numpy(), index=COUNTS)
+    if policy is not None:
+        madds = policy_madds(policy)
+        mean += pd.Series([madds, madds, policy_params(policy)], index=COUNTS)
+    return mean

@@ -47,6 +47,7 @@ REASONS = {
     "softmax": "every output depends on all channels through the sum; use a sigmoid",
     "attention": "it mixes positions and channels in ways that have no groups; only convolutional networks can be nested",
     "moving": "it moves values between channels, so a channel no longer belongs to one group",
+    "size": "it compares or divides, mostly a tensor's size; of sizes only x.view(x.size(0), -1) is understood",
     "joining": "its output joins or cuts channel spaces, which would need groups of their own; use an addition",
     "parameter": "it is a parameter outside a known layer, so its channels are unknown; put it into a supported module",
     "prelu": "its slopes are parameters tied to channels; use nn.LeakyReLU",
@@ -56,6 +57,7 @@ KINDS_OF_REFUSAL = {
     "softmax": ("Softmax", "Softmax2d", "LogSoftmax", "softmax", "log_softmax"),
     "attention": ("MultiheadAttention", "multi_head_attention_forward", "scaled_dot_product_attention", "matmul", "shifted_window_attention"),
     "moving": ("PixelShuffle", "PixelUnshuffle", "ChannelShuffle", "permute", "Permute", "transpose", "view", "reshape", "Unflatten", "roll", "_get_relative_position_bias"),
+    "size": ("eq", "floordiv", "mod"),
     "joining": ("cat", "concat", "stack", "chunk", "split", "getitem"),
     "prelu": ("PReLU", "prelu"),
 }  # fmt: skip

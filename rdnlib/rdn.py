@@ -7,6 +7,7 @@
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -159,6 +160,19 @@ class RDN(nn.Module):
             if hasattr(module, "owners") and module is not self
             for name, groups in module.owners().items()
         }
+
+    def describe(self, input_size: int | tuple[int, int] | None = None) -> pd.DataFrame:
+        """What surgery did, layer by layer: one row for each layer with weights, in execution order, and then the heads.
+
+        layer: its name in the super-net; kind: "conv 3×3", "1×1", "depthwise 3×3", "grouped 3×3", "linear", "align".
+        groups: of the channels that it writes, original | new, such as "4×24 | 3×24". blocks: how many weight blocks the
+        super-net's layer has, and how many remain in all groups together. params_supernet, params_N1, params_N<K>, and with
+        `input_size` (pixels, or (height, width)) the same for madds; their sums are the totals. A batch norm counts with the
+        layer before it.
+        """
+        from rdnlib.describe import describe  # it counts, and counting knows this class
+
+        return describe(self, input_size)
 
 
 class SubNetwork(nn.Module):

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from networks import NETWORKS, build
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rdnlib import madds, to_rdn
 from rdnlib.errors import ConfigError
 from rdnlib.models import mobilenext
+from rdnlib.policy import PolicyNetwork
 
 
 class Toy(nn.Module):
@@ -77,6 +79,48 @@ def test_subnetworks_agree_with_torchs_counter_and_with_their_own_parameters(sma
         assert counter.get_total_flops() == 2 * row.madds
         assert sum(p.numel() for p in sub.parameters()) == row.params
     assert counted["madds"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_counting_by_group_equals_counting_every_subnetwork(name, images):
+    rdn = to_rdn(build(name, images), 3, select="identity")
+    counted = madds.count_subnetworks(rdn, 32).set_index("subnetwork")
+    for index in range(1, rdn.num_subnetworks + 1):
+        assert counted.loc[index].to_dict() == madds.count(rdn.subnetwork(index), 32)[madds.COUNTS].sum().to_dict()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_incremental_execution_computes_nothing_twice(name, images):
+    """torch counts what start and advance really do, through all sub-networks and in one leap."""
+    rdn = to_rdn(build(name, images), 3, select="identity")
+    last = rdn.num_subnetworks
+    table = madds.count_incremental(rdn, 32).set_index("subnetwork")
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        state = rdn.start(images[:1])
+    assert counter.get_total_flops() == 2 * table.loc[1, "total"]
+    first = state
+    for index in range(2, last + 1):
+        with torch.no_grad(), counter:
+            state = rdn.advance(state, to=index)
+        assert counter.get_total_flops() == 2 * table.loc[index, ["groups", "answer"]].sum()
+    with torch.no_grad(), counter:
+        rdn.advance(first, to=last)
+    assert counter.get_total_flops() == 2 * (table.loc[2:, "groups"].sum() + table.loc[last, "answer"])
+    assert table["groups"].sum() + table.loc[last, "answer"] == madds.count(rdn, 32)["madds"].sum()
+    assert table["params"].sum() == madds.count(rdn, 32)["params"].sum()
+
+
+def test_the_average_weighs_subnetworks_by_their_exits_and_adds_the_policy():
+    counts = madds.count_subnetworks(to_rdn(Toy(), 2, select="identity"), 4)
+    mean = madds.average(counts, [0.5, 0.0, 0.5])
+    assert mean["madds"] == counts["madds"].iloc[[0, 2]].mean()
+    assert mean["params"] == counts["params"].iloc[[0, 2]].mean()
+    with_policy = madds.average(counts, [0.5, 0.0, 0.5], PolicyNetwork(2, 3, hidden=(5,)))
+    assert (with_policy - mean).tolist() == [2 * 5 + 5 * 3, 2 * 5 + 5 * 3, 2 * 5 + 5 + 5 * 3 + 3]
+    for shares in ([0.5, 0.5], [0.5, 0.4, 0.0], [1.5, 0.0, -0.5]):
+        with pytest.raises(ConfigError, match="3 shares"):
+            madds.average(counts, shares)
 
 
 def test_counting_leaves_the_network_as_it_was(small):
