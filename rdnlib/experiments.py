@@ -63,17 +63,26 @@ class Profile:
     base: dict
     rdn: dict
     policy: dict
+    widths: tuple[float, ...] = ()  # of further base networks, the rivals of Figure 8
     jobs: int = 1
 
     def graph(self, seed: int) -> dict[str, Experiment]:
         """All experiments by name, parents first."""
         extra = self.recipe | {"epochs": self.rdn["epochs"]}
         nodes = [Experiment("base", "base", {"model": self.model, "recipe": self.recipe | self.base, "seed": seed})]
+        for width in self.widths:  # trained as long as base and RDN together
+            model, epochs = {**self.model, "width_mult": width}, self.base["epochs"] + self.rdn["epochs"]
+            config = {"model": model, "recipe": self.recipe | self.base | {"epochs": epochs}, "seed": seed}
+            nodes.append(Experiment(f"base-x{width}", "base", config))
         surgery = {key: self.rdn[key] for key in ("k", "select", "calibration_images")}
         for init in INITS:
             config = {**surgery, "init": init, "recipe": extra | {"lr": self.rdn["lr"][init]}, "seed": seed}
             nodes.append(Experiment(f"rdn-{init}", "rdn", config, ("base",)))
             nodes.append(Experiment(f"policy-{init}", "policy", {**self.policy, "seed": seed}, (f"rdn-{init}",)))
+        if self.rdn.get("distill"):  # beyond the paper: N_K teaches the others
+            taught = {"lr": self.rdn["lr"]["reconstruct"], "distill": self.rdn["distill"]}
+            config = {**surgery, "init": "reconstruct", "recipe": extra | taught, "seed": seed}
+            nodes.append(Experiment("rdn-distilled", "rdn", config, ("base",)))
         longer = {"recipe": extra | {"lr": self.rdn["lr"]["base"]}, "seed": seed}
         nodes.append(Experiment("base-longer", "base", longer, ("base",)))  # the shortest last: it fills the gap
         return {node.name: node for node in nodes}
