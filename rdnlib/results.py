@@ -13,8 +13,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
-from rdnlib.calibration import Calibration, calibrate, choose, chord, oracle, saved_fraction, sweep
+from rdnlib.calibration import Calibration, calibrate, choose, saved_fraction, sweep
 from rdnlib.errors import DataError, InfeasibleError
+from rdnlib.rivals import chord, oracle
 
 
 class Run(Protocol):

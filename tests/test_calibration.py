@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdnlib.calibration import Calibration, calibrate, cascade, choose, chord, oracle, saved_fraction, sweep
+from rdnlib.calibration import Calibration, calibrate, choose, saved_fraction, sweep
 from rdnlib.errors import ConfigError, InfeasibleError
+from rdnlib.rivals import cascade, chord, oracle
 
 SAVED = saved_fraction([1, 2, 4])
 
@@ -182,7 +183,7 @@ def test_lines_through_one_point_do_not_step_back():
 def test_chunks_do_not_matter(monkeypatch, chunk):
     p, correct, saved = random_case(130, 4)
     whole = sweep(p, correct, saved)
-    monkeypatch.setattr("rdnlib.calibration.CHUNK", chunk)
+    monkeypatch.setattr("rdnlib.walk.CHUNK", chunk)
     np.testing.assert_array_equal(sweep(p, correct, saved), whole)
 
 

@@ -80,7 +80,7 @@ def test_config_rebuilds_the_network():
     copy = PolicyNetwork(**policy.config())
     copy.load_state_dict(policy.state_dict())
     assert torch.equal(copy(x), policy(x))
-    assert policy.config() == {"in_features": 6, "num_subnetworks": 4, "hidden": [8, 5]}
+    assert policy.config() == {"in_features": 6, "num_subnetworks": 4, "hidden": [8, 5], "logits": 0}
     torch.testing.assert_close(policy(x), policy.logits(x).sigmoid())
 
 
