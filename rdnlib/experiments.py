@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from rdnlib.errors import ConfigError, RdnError
 from rdnlib.evaluation import evaluate, sample_table
 from rdnlib.files import read_json, write_json, write_table
 from rdnlib.madds import count, count_subnetworks
-from rdnlib.policy import fit_policy, policy_madds, policy_params
+from rdnlib.policies import fit_policies
 from rdnlib.surgery import to_rdn
 from rdnlib.training import Recipe, reestimate_norms, train
 
@@ -63,6 +63,7 @@ class Profile:
     base: dict
     rdn: dict
     policy: dict
+    sequential: dict = field(default_factory=lambda: {"hidden": [32]})  # the policy that looks again
     widths: tuple[float, ...] = ()  # of further base networks, the rivals of Figure 8
     jobs: int = 1
 
@@ -78,7 +79,8 @@ class Profile:
         for init in INITS:
             config = {**surgery, "init": init, "recipe": extra | {"lr": self.rdn["lr"][init]}, "seed": seed}
             nodes.append(Experiment(f"rdn-{init}", "rdn", config, ("base",)))
-            nodes.append(Experiment(f"policy-{init}", "policy", {**self.policy, "seed": seed}, (f"rdn-{init}",)))
+            config = {"one_shot": self.policy, "sequential": self.sequential, "seed": seed}
+            nodes.append(Experiment(f"policy-{init}", "policy", config, (f"rdn-{init}",)))
         if self.rdn.get("distill"):  # beyond the paper: N_K teaches the others
             taught = {"lr": self.rdn["lr"]["reconstruct"], "distill": self.rdn["distill"]}
             config = {**surgery, "init": "reconstruct", "recipe": extra | taught, "seed": seed}
@@ -358,7 +360,7 @@ def _run_rdn(place: Workplace, node: Experiment, folder: Path, parents: list[Run
 
 
 def _run_policy(place: Workplace, node: Experiment, folder: Path, parents: list[Run], progress: bool) -> dict:
-    """Fit the policy on the training split's outcomes, and record its probabilities on the other two splits."""
+    """Fit the policies on the training split's outcomes, and record what they say of every image."""
     rdn, size = parents[0].model(), parents[0].result["config"]["recipe"]["size"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rdn.to(device, memory_format=torch.channels_last)
@@ -366,15 +368,13 @@ def _run_policy(place: Workplace, node: Experiment, folder: Path, parents: list[
         split: evaluate(rdn, getattr(place.splits, split), size=size, label=f"{node.name}: {split}", progress=progress)
         for split in ("train", "calibration", "validation")
     }
-    policy = fit_policy(outputs["train"].features, outputs["train"].top1, **node.config)
-    tables = []
-    for split in ("calibration", "validation"):
-        with torch.inference_mode():
-            p = policy(torch.from_numpy(outputs[split].features)).numpy()
-        tables.append(sample_table(getattr(place.splits, split), split, {"p": p}))
+    fitted = fit_policies(rdn.cpu(), outputs, parents[0].result["madds"], **node.config)
+    tables = [sample_table(getattr(place.splits, split), split, columns) for split, columns in fitted.columns.items()]
     write_table(folder / "samples.parquet", pd.concat(tables, ignore_index=True))
-    checkpoint.save(folder / "model.safetensors", policy, {"policy": policy.config(), "rdn": parents[0].path.name})
-    return {"policy_madds": policy_madds(policy), "policy_params": policy_params(policy)}
+    write_table(folder / "splits.csv", fitted.splits)
+    for name, (policy, description) in fitted.policies.items():
+        checkpoint.save(folder / f"{name}.safetensors", policy, {**description, "images": place.fingerprint})
+    return fitted.costs
 
 
 _KINDS = {"base": _run_base, "rdn": _run_rdn, "policy": _run_policy}
