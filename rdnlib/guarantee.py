@@ -10,8 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import bdtr, bdtrc, betaincinv
-from scipy.stats import binom
+from scipy.special import bdtr, bdtrc, betaincinv, gammaln, xlog1py, xlogy
 
 from rdnlib.errors import InfeasibleError
 from rdnlib.walk import Walk
@@ -79,7 +78,7 @@ def gap_p_value(harmed: int, helped: int, n: int, gap: float, beta: float) -> fl
     """
     upper = 1.0 if helped == n else float(betaincinv(helped + 1, n - helped, 1 - beta))  # Clopper and Pearson
     upper = min(upper, (1 - gap) / 2)
-    tails = [_tail(harmed - helped, n, h, gap) for h in np.linspace(0, upper, 9)]
+    tails = [_tail(harmed - helped, n, h, gap) for h in np.linspace(0, upper, 5)]
     return min(1.0, max(tails) + beta)
 
 
@@ -92,7 +91,8 @@ def _tail(difference: int, n: int, h: float, gap: float) -> float:
     m = np.arange(max(0, math.floor(n * differ - reach)), min(n, math.ceil(n * differ + reach)) + 1)
     most = np.minimum(np.floor((difference + m) / 2), m)  # harmed − (m − harmed) ≤ difference
     below = np.where(most < 0, 0.0, bdtr(np.maximum(most, 0), m, (h + gap) / differ))
-    return float(binom.pmf(m, n, differ) @ below)
+    log_weight = gammaln(n + 1) - gammaln(m + 1) - gammaln(n - m + 1) + xlogy(m, differ) + xlog1py(n - m, -differ)
+    return float(np.exp(log_weight) @ below)  # Binomial(n, differ) at m
 
 
 def _last_rejected(rejected: np.ndarray) -> int | None:
