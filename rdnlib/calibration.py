@@ -62,6 +62,11 @@ def choose(p, saved, lam: float) -> np.ndarray:
     return (p if math.isinf(lam) else (saved + lam) * p).argmax(axis=1)
 
 
+def epsilon_for(target: float) -> float:
+    """The ε that asks for a measured accuracy: 1 − target, kept within [0, 1)."""
+    return min(max(0.0, 1 - target), 1 - ROUNDING)
+
+
 def check_target(epsilon: float, delta: float | None = None) -> None:
     """Raise ConfigError for ε outside [0, 1) or δ outside (0, 1)."""
     if not 0 <= epsilon < 1:

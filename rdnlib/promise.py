@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rdnlib.calibration import calibrate, choose
+from rdnlib.calibration import calibrate, choose, epsilon_for
 from rdnlib.errors import ConfigError, InfeasibleError
 from rdnlib.evaluation import Outputs
 from rdnlib.policy import PolicyNetwork, fit_policy
@@ -33,7 +33,7 @@ def coverage(
     for repeat in range(repeats):
         chosen, others = np.split(rng.permutation(len(p)), [samples])
         for rule, level in (("measured", None), ("guaranteed", delta)):
-            row = {"repeat": repeat, "rule": rule, "lam": np.nan, "kept": np.nan, "overall": np.nan}
+            row = {"repeat": repeat, "rule": rule} | dict.fromkeys(("lam", "kept", "overall", "saved"), np.nan)
             try:
                 row["lam"] = calibrate(p[chosen], correct[chosen], saved, epsilon, level, paired=paired).lam
             except InfeasibleError:
@@ -108,7 +108,7 @@ def _promise(p: np.ndarray, correct: np.ndarray, saved, gap: float) -> tuple[flo
     try:
         found = calibrate(p, correct, saved, gap, paired=True)
     except InfeasibleError as error:
-        found = calibrate(p, correct, saved, max(0.0, 1 - error.best))
+        found = calibrate(p, correct, saved, epsilon_for(error.best))
     return found.lam, found.accuracy
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
-from rdnlib.calibration import Calibration, calibrate, choose, saved_fraction
+from rdnlib.calibration import Calibration, calibrate, choose, epsilon_for, saved_fraction
 from rdnlib.errors import DataError, InfeasibleError
 
 
@@ -141,7 +141,7 @@ def calibrated(samples: Dynamic, gap: float = 0.0) -> tuple[Calibration, str]:
     except InfeasibleError as error:
         target, best = samples.correct[:, -1].mean() - gap, error.best
         note = f"target {100 * target:.2f} % not reachable on the calibration split: λ of the best, {100 * best:.2f} %"
-        return calibrate(samples.p, samples.correct, samples.saved, max(0.0, 1 - best), madds=samples.madds), note
+        return calibrate(samples.p, samples.correct, samples.saved, epsilon_for(best), madds=samples.madds), note
 
 
 def table1(runs: dict[str, Run], dynamic_runs: dict[str, tuple[Run, Run]] | None = None) -> pd.DataFrame:

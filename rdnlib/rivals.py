@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from rdnlib.calibration import ROUNDING, calibrate, checked, choose, reaching, saved_fraction, sweep
+from rdnlib.calibration import ROUNDING, calibrate, checked, choose, epsilon_for, reaching, saved_fraction, sweep
 from rdnlib.errors import InfeasibleError
 from rdnlib.walk import table, threshold_exits, threshold_walk
 
@@ -63,7 +63,7 @@ class ByLambda:
     madds: np.ndarray
 
     def reach(self, target: float) -> float:
-        return calibrate(self.p, self.correct, self.saved, max(0.0, 1 - target)).lam
+        return calibrate(self.p, self.correct, self.saved, epsilon_for(target)).lam
 
     def take(self, lam: float) -> tuple[np.ndarray, np.ndarray]:
         return _taken(self.correct, self.madds, choose(self.p, self.saved, lam))
