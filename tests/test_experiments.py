@@ -178,10 +178,15 @@ def test_the_policy_that_decides_on_the_way_does_so_for_real(out):
     assert (exits.numpy() - 1 == threshold_exits(above, lam)).mean() > 0.98
 
 
-def test_rivals_and_the_distilled_network_are_in_the_graph(out):
-    assert ensure("base-x0.2", out).result["madds"][0] != ensure("base", out).result["madds"][0]
-    assert ensure("rdn-distilled", out).result["config"]["recipe"]["distill"] == 0.5
-    assert "distill" not in ensure("rdn-reconstruct", out).result["config"]["recipe"]
+def test_rivals_and_the_distilled_network_are_in_the_graph_where_the_profile_has_them():
+    graph = experiments.load_profile("laptop").graph(0)
+    base, rival = (graph[name].config for name in ("base", "base-x0.25"))
+    assert rival["model"] == {**base["model"], "width_mult": 0.25}
+    assert rival["recipe"]["epochs"] == base["recipe"]["epochs"] + graph["rdn-copy"].config["recipe"]["epochs"]
+    plain, taught = (graph[name].config["recipe"] for name in ("rdn-reconstruct", "rdn-distilled"))
+    assert taught == {**plain, "distill": 0.5}
+    assert "distill" not in plain  # a new setting at its default changes no folder
+    assert "rdn-distilled" not in experiments.load_profile("tiny").graph(0)
 
 
 def test_wrong_requests_are_refused(tmp_path):
