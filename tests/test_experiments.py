@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from rdnlib import checkpoint, experiments, results, to_rdn
+from rdnlib import checkpoint, experiments, results, runners, to_rdn
 from rdnlib.augment import resize_eval
 from rdnlib.calibration import choose, saved_fraction
 from rdnlib.errors import CheckpointError, ConfigError, DataError
@@ -85,7 +85,7 @@ def test_an_interrupted_experiment_leaves_no_result(out, tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise OSError("disk full")
 
-    monkeypatch.setattr(experiments, "write_table", fail)
+    monkeypatch.setattr(runners, "write_table", fail)
     with pytest.raises(OSError, match="disk full"):
         ensure("base", tmp_path)
     assert not list(tmp_path.glob("experiments/*/result.json"))
