@@ -58,7 +58,8 @@ class Profile:
     base: dict
     rdn: dict
     policy: dict
-    architectures: dict = field(default_factory=dict)
+    architectures: dict = field(default_factory=dict)  # further super-nets: {name: {model: …, recipe: …}}
+    training_free: dict = field(default_factory=dict)  # settings of surgery that is not followed by training
     sequential: dict = field(default_factory=lambda: {"hidden": [32]})  # the policy that looks again
     widths: tuple[float, ...] = ()  # of further base networks, the rivals of Figure 8
     jobs: int = 1
@@ -86,7 +87,7 @@ class Profile:
             nodes.append(Experiment("rdn-distilled", "rdn", config, ("base",)))
         for name in (self.model["name"], *self.architectures):
             parent = "base" if name == self.model["name"] else f"base-{name}"
-            config = {**surgery, "size": self.recipe["size"], "seed": seed}
+            config = {**surgery, **self.training_free, "size": self.recipe["size"], "seed": seed}
             nodes.append(Experiment(f"surgery-{name}", "surgery", config, (parent,)))
         longer = {"recipe": extra | {"lr": self.rdn["lr"]["base"]}, "seed": seed}
         nodes.append(Experiment("base-longer", "base", longer, ("base",)))  # the shortest last: it fills the gap
