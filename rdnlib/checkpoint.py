@@ -1,8 +1,10 @@
 """Checkpoints: safetensors for the numbers, JSON for how to rebuild the network. Never a pickle."""
 
+import hashlib
 import json
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -12,6 +14,7 @@ from rdnlib.errors import CheckpointError, RdnError
 from rdnlib.files import replacing, write_json
 from rdnlib.policy import PolicyNetwork
 from rdnlib.rdn import RDN
+from rdnlib.sequential import SequentialPolicy
 from rdnlib.surgery import to_rdn
 
 
@@ -19,7 +22,9 @@ def save(path: Path, network: nn.Module, description: dict) -> None:
     """Write `path` (.safetensors) and, beside it, `path` with suffix .json.
 
     description: {"model": {"name", **options}} of the super-net, and {"rdn": rdn.config} for an RDN, or
-    {"policy": policy.config()}; enough to rebuild the network before its numbers are loaded.
+    {"policy": policy.config()} or {"sequential": policy.config()}; enough to rebuild the network before its numbers are
+    loaded. With a policy, {"network": `network_hash` of the RDN} makes it refuse any other; more may stand beside it: on which
+    split it was fitted and calibrated, ε, δ, λ, the curve.
     """
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
     with replacing(path) as temporary:
@@ -45,10 +50,22 @@ def load(path: Path) -> nn.Module:
     return network.eval()
 
 
+def network_hash(network: nn.Module) -> str:
+    """A hash of all parameters and statistics, the same on every device: which network this is."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def build(description: dict) -> nn.Module:
     """The untrained network that a description speaks of."""
-    if "policy" in description:
-        return PolicyNetwork(**description["policy"])
+    for kind, policy_class in (("policy", PolicyNetwork), ("sequential", SequentialPolicy)):
+        if kind in description:
+            policy = policy_class(**description[kind])
+            policy.network = description.get("network")
+            return policy
     model = models.build(**description["model"])
     return skeleton(model, description["rdn"]) if "rdn" in description else model
 

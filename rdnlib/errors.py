@@ -22,7 +22,11 @@ class UnsupportedModuleError(RdnError):
 
 
 class InfeasibleError(RdnError):
-    """A target accuracy that no λ reaches; the message gives the best reachable value (Section 3.4)."""
+    """A target accuracy that no policy reaches (Section 3.4); the message gives the best reachable value, and so does `best`."""
+
+    def __init__(self, message: str, *, best: float) -> None:
+        super().__init__(message)
+        self.best = best
 
 
 class DivergedError(RdnError):

@@ -12,20 +12,23 @@ from rdnlib.augment import resize_eval
 from rdnlib.data import ImageSet
 from rdnlib.errors import DivergedError
 from rdnlib.rdn import RDN
+from rdnlib.sequential import evidence
 
 
 @dataclass(frozen=True)
 class Outputs:
     """top1, top5: (N, K) bool, whether N_i's first (first five) guesses hold the label; K = 1 for a base network.
 
-    confidence: (N, K) float32, the largest softmax probability. features: (N, C_1) float32, N_1's pooled features
-    (None for a base network).
+    confidence: (N, K) float32, the largest softmax probability. guesses: (N, K) the class guessed first. For an RDN (else
+    None), features: (N, C_1) float32, N_1's pooled features; evidence: (N, K, E) float32, see `sequential.evidence`.
     """
 
     top1: np.ndarray
     top5: np.ndarray
     confidence: np.ndarray
+    guesses: np.ndarray
     features: np.ndarray | None
+    evidence: np.ndarray | None
 
 
 @torch.inference_mode()
@@ -50,20 +53,23 @@ def evaluate(
         if isinstance(model, RDN):
             features = model.features(x)
             logits = model.classify(features)  # (B, K, classes)
-            first = model.first_features(features)
+            first, said = model.first_features(features), evidence(logits)
         else:
-            logits, first = model(x)[:, None], None
+            logits, first, said = model(x)[:, None], None, None
         if not torch.isfinite(logits).all():
             raise DivergedError(f"{label}: the network's outputs are not finite; it has diverged in training")
-        guesses = logits.topk(min(5, logits.shape[-1]), dim=-1).indices == labels[:, None, None]  # (B, K, 5)
+        guesses = logits.topk(min(5, logits.shape[-1]), dim=-1).indices  # (B, K, 5)
+        hits = guesses == labels[:, None, None]
         confidence = logits.softmax(dim=-1).amax(dim=-1)
-        collected.append((guesses[..., 0], guesses.any(dim=-1), confidence, first))
-    top1, top5, confidence, first = zip(*collected, strict=True)
+        collected.append((hits[..., 0], hits.any(dim=-1), confidence, guesses[..., 0], first, said))
+    top1, top5, confidence, guesses, first, said = zip(*collected, strict=True)
     return Outputs(
         top1=torch.cat(top1).cpu().numpy(),
         top5=torch.cat(top5).cpu().numpy(),
         confidence=torch.cat(confidence).float().cpu().numpy(),
+        guesses=torch.cat(guesses).cpu().numpy(),
         features=None if first[0] is None else torch.cat(first).float().cpu().numpy(),
+        evidence=None if said[0] is None else torch.cat(said).float().cpu().numpy(),
     )
 
 

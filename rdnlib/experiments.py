@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -27,18 +27,10 @@ import torch
 import yaml
 from torch import nn
 
-from rdnlib import checkpoint, data, models
+from rdnlib import checkpoint, data
 from rdnlib.augment import resize_eval
 from rdnlib.errors import ConfigError, RdnError
-from rdnlib.evaluation import evaluate, sample_table
-from rdnlib.files import read_json, write_json, write_table
-from rdnlib.madds import count, count_subnetworks
-from rdnlib.policy import fit_policy, policy_madds, policy_params
-from rdnlib.select import select, violation
-from rdnlib.spaces import plan
-from rdnlib.surgery import to_rdn
-from rdnlib.tracing import trace
-from rdnlib.training import Recipe, reestimate_norms, train
+from rdnlib.files import read_json, write_json
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROFILES = PROJECT / "notebooks" / "profiles"
@@ -66,7 +58,10 @@ class Profile:
     base: dict
     rdn: dict
     policy: dict
-    architectures: dict = field(default_factory=dict)
+    architectures: dict = field(default_factory=dict)  # further super-nets: {name: {model: …, recipe: …}}
+    training_free: dict = field(default_factory=dict)  # settings of surgery that is not followed by training
+    sequential: dict = field(default_factory=lambda: {"hidden": [32]})  # the policy that looks again
+    widths: tuple[float, ...] = ()  # of further base networks, the rivals of Figure 8
     jobs: int = 1
 
     def graph(self, seed: int) -> dict[str, Experiment]:
@@ -76,14 +71,23 @@ class Profile:
         for name, options in self.architectures.items():
             model, recipe = {"name": name, **options["model"]}, self.recipe | self.base | options.get("recipe", {})
             nodes.append(Experiment(f"base-{name}", "base", {"model": model, "recipe": recipe, "seed": seed}))
+        for width in self.widths:  # trained as long as base and RDN together
+            model, epochs = {**self.model, "width_mult": width}, self.base["epochs"] + self.rdn["epochs"]
+            config = {"model": model, "recipe": self.recipe | self.base | {"epochs": epochs}, "seed": seed}
+            nodes.append(Experiment(f"base-x{width}", "base", config))
         surgery = {key: self.rdn[key] for key in ("k", "select", "calibration_images")}
         for init in INITS:
             config = {**surgery, "init": init, "recipe": extra | {"lr": self.rdn["lr"][init]}, "seed": seed}
             nodes.append(Experiment(f"rdn-{init}", "rdn", config, ("base",)))
-            nodes.append(Experiment(f"policy-{init}", "policy", {**self.policy, "seed": seed}, (f"rdn-{init}",)))
+            config = {"one_shot": self.policy, "sequential": self.sequential, "seed": seed}
+            nodes.append(Experiment(f"policy-{init}", "policy", config, (f"rdn-{init}",)))
+        if self.rdn.get("distill"):  # beyond the paper: N_K teaches the others
+            taught = {"lr": self.rdn["lr"]["reconstruct"], "distill": self.rdn["distill"]}
+            config = {**surgery, "init": "reconstruct", "recipe": extra | taught, "seed": seed}
+            nodes.append(Experiment("rdn-distilled", "rdn", config, ("base",)))
         for name in (self.model["name"], *self.architectures):
             parent = "base" if name == self.model["name"] else f"base-{name}"
-            config = {**surgery, "size": self.recipe["size"], "seed": seed}
+            config = {**surgery, **self.training_free, "size": self.recipe["size"], "seed": seed}
             nodes.append(Experiment(f"surgery-{name}", "surgery", config, (parent,)))
         longer = {"recipe": extra | {"lr": self.rdn["lr"]["base"]}, "seed": seed}
         nodes.append(Experiment("base-longer", "base", longer, ("base",)))  # the shortest last: it fills the gap
@@ -267,13 +271,15 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _execute(place: Workplace, name: str, folder: Path, parents: list[Run], *, progress: bool) -> None:
+    from rdnlib.runners import KINDS  # which need what is defined here
+
     started = time.perf_counter()
     node = place.experiment(name)
     write_json(folder / "config.json", {**asdict(node), "data": place.profile.data, "fingerprint": place.fingerprint})
     threads_before = torch.get_num_threads()
     torch.set_num_threads(place.threads(name))
     try:
-        result = _KINDS[node.kind](place, node, folder, parents, progress)
+        result = KINDS[node.kind](place, node, folder, parents, progress)
     finally:
         torch.set_num_threads(threads_before)
     seconds = time.perf_counter() - started
@@ -282,141 +288,8 @@ def _execute(place: Workplace, name: str, folder: Path, parents: list[Run], *, p
     )
 
 
-def _recipe(place: Workplace, config: dict) -> Recipe:
-    known = {field.name for field in fields(Recipe)}
-    unknown = set(config["recipe"]) - known
-    if unknown:
-        raise ConfigError(f"profile {place.profile.name}: unknown recipe setting {', '.join(sorted(unknown))}")
-    settings = {**config["recipe"], "crop_scale": tuple(config["recipe"].get("crop_scale", (0.35, 1.0)))}
-    return Recipe(**settings)
-
-
-def _train_and_keep(
-    place: Workplace, node: Experiment, folder: Path, model: nn.Module, description: dict, progress: bool
-) -> dict:
-    """Train, save the network and its per-image outputs on the calibration and validation splits."""
-    recipe = _recipe(place, node.config)
-    history = train(
-        model, place.splits.train, recipe, seed=node.config["seed"],
-        resume=folder / "resume.safetensors", label=node.name, progress=progress,
-    )  # fmt: skip
-    tables = []
-    for split in ("calibration", "validation"):
-        images = getattr(place.splits, split)
-        outputs = evaluate(model, images, size=recipe.size, label=f"{node.name}: {split}", progress=progress)
-        columns = {"top1": outputs.top1, "top5": outputs.top5, "confidence": outputs.confidence}
-        tables.append(sample_table(images, split, columns))
-    write_table(folder / "samples.parquet", pd.concat(tables, ignore_index=True))
-    write_table(folder / "history.csv", history)
-    checkpoint.save(folder / "model.safetensors", model, description)
-    return {"epochs": recipe.epochs, "train_seconds": float(history["seconds"].sum())}
-
-
-def _run_base(place: Workplace, node: Experiment, folder: Path, parents: list[Run], progress: bool) -> dict:
-    if parents:
-        model, description = parents[0].model(), read_json(parents[0].path / "model.json")
-    else:
-        torch.manual_seed(node.config["seed"])
-        description = {"model": {**node.config["model"], "num_classes": len(place.splits.train.classes)}}
-        model = models.build(**description["model"])
-    kept = _train_and_keep(place, node, folder, model, description, progress)
-    total = count(model.cpu(), node.config["recipe"]["size"]).sum(numeric_only=True)
-    return {**kept, "madds": [int(total["madds"])], "params": [int(total["params"])]}
-
-
 def calibration_batch(place: Workplace, images: int, size: int, seed: int):
     """Training images for surgery, evenly spread over the split (which is ordered by class): (B, 3, size, size)."""
     split = place.splits.train
     rows = np.sort(np.random.default_rng(seed).permutation(len(split))[:images])
     return resize_eval(torch.from_numpy(np.ascontiguousarray(split.images[rows])), size)
-
-
-def _run_rdn(place: Workplace, node: Experiment, folder: Path, parents: list[Run], progress: bool) -> dict:
-    config, size = node.config, node.config["recipe"]["size"]
-    batch = calibration_batch(place, config["calibration_images"], size, config["seed"])
-    started = time.perf_counter()
-    rdn = to_rdn(
-        parents[0].model(),
-        config["k"],
-        select=config["select"],
-        init=config["init"],
-        calibration=batch,
-        seed=config["seed"],
-    )
-    surgery_seconds = time.perf_counter() - started
-    if config["init"] == "copy":
-        reestimate_norms(rdn, list(batch.split(128)))
-    before = evaluate(rdn, place.splits.validation, size=size, label=f"{node.name}: before training", progress=progress)
-    description = {**read_json(parents[0].path / "model.json"), "rdn": rdn.config}
-    kept = _train_and_keep(place, node, folder, rdn, description, progress)
-    totals = count_subnetworks(rdn.cpu(), size)
-    return {
-        **kept,
-        "surgery_seconds": surgery_seconds,
-        "madds": totals["madds"].tolist(),
-        "params": totals["params"].tolist(),
-        "before_training": {"top1": before.top1.mean(axis=0).tolist(), "top5": before.top5.mean(axis=0).tolist()},
-    }
-
-
-def _run_surgery(place: Workplace, node: Experiment, folder: Path, parents: list[Run], progress: bool) -> dict:
-    """What an RDN knows before any training, by either initialisation, and what the selects cut away."""
-    config, supernet, validation = node.config, parents[0].model(), place.splits.validation
-    k, seed, size = config["k"], config["seed"], config["size"]
-    batches = list(calibration_batch(place, config["calibration_images"], size, seed).split(128))
-    started = time.perf_counter()
-    with torch.inference_mode():
-        for batch in batches:
-            supernet(batch)
-    seconds = {"forward": time.perf_counter() - started}
-    columns = {"supernet": evaluate(supernet, validation, size=size).top1}
-    for init in INITS:
-        started = time.perf_counter()
-        rdn = to_rdn(supernet, k, select=config["select"], init=init, calibration=batches, seed=seed)
-        seconds[init] = time.perf_counter() - started
-        if init == "copy":
-            reestimate_norms(rdn, batches)
-        columns[init] = evaluate(rdn, validation, size=size, label=f"{node.name}: {init}", progress=progress).top1
-    write_table(folder / "samples.parquet", sample_table(validation, "validation", columns))
-    totals = count_subnetworks(rdn, size)
-    return {
-        "supernet": float(columns["supernet"].mean()),
-        "accuracy": {init: columns[init].mean(axis=0).tolist() for init in INITS},
-        "seconds": seconds,
-        "violation": _violations(supernet, batches[0], k=k, seed=seed),
-        "madds": totals["madds"].tolist(),
-        "params": totals["params"].tolist(),
-    }
-
-
-def _violations(supernet: nn.Module, images, *, k: int, seed: int) -> dict[str, float]:
-    """What each select cuts away from all layers together, and the whole that it is a part of."""
-    layout = plan(trace(supernet), k=k, plain=supernet.plain_by_default)
-    found = {}
-    for strategy in ("greedy", "greedy-relative", "random"):
-        cut = violation(replace(layout, orders=select(strategy, layout, [images], seed=seed)), [images])
-        found[strategy] = float(cut["cut"].sum())
-    return {**found, "whole": float(cut["whole"].sum())}
-
-
-def _run_policy(place: Workplace, node: Experiment, folder: Path, parents: list[Run], progress: bool) -> dict:
-    """Fit the policy on the training split's outcomes, and record its probabilities on the other two splits."""
-    rdn, size = parents[0].model(), parents[0].result["config"]["recipe"]["size"]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rdn.to(device, memory_format=torch.channels_last)
-    outputs = {
-        split: evaluate(rdn, getattr(place.splits, split), size=size, label=f"{node.name}: {split}", progress=progress)
-        for split in ("train", "calibration", "validation")
-    }
-    policy = fit_policy(outputs["train"].features, outputs["train"].top1, **node.config)
-    tables = []
-    for split in ("calibration", "validation"):
-        with torch.inference_mode():
-            p = policy(torch.from_numpy(outputs[split].features)).numpy()
-        tables.append(sample_table(getattr(place.splits, split), split, {"p": p}))
-    write_table(folder / "samples.parquet", pd.concat(tables, ignore_index=True))
-    checkpoint.save(folder / "model.safetensors", policy, {"policy": policy.config(), "rdn": parents[0].path.name})
-    return {"policy_madds": policy_madds(policy), "policy_params": policy_params(policy)}
-
-
-_KINDS = {"base": _run_base, "surgery": _run_surgery, "rdn": _run_rdn, "policy": _run_policy}

@@ -1,15 +1,19 @@
-"""Dynamic inference with real early exit (Section 3.4): the policy reads N_1's features, chooses for each image how far to
-go, and only the images that go on are computed further."""
+"""Dynamic inference with real early exit (Section 3.4): a policy chooses for each image how far to go, and only the images that
+go on are computed further. The paper's policy decides once, after N_1; the sequential one looks again after every sub-network.
+"""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from rdnlib.calibration import choose
-from rdnlib.errors import ConfigError
+from rdnlib.checkpoint import network_hash
+from rdnlib.errors import CheckpointError, ConfigError
 from rdnlib.policy import PolicyNetwork
 from rdnlib.rdn import RDN, State
+from rdnlib.sequential import SequentialPolicy, evidence, going_on
 
 
 class DynamicRDN(nn.Module):
@@ -18,13 +22,23 @@ class DynamicRDN(nn.Module):
     Each sub-network's groups run once, on just the images that reach them.
     """
 
-    def __init__(self, rdn: RDN, policy: PolicyNetwork, saved, lam: float):
-        """saved: (K,) saved fractions r_v, decreasing to 0; lam: λ ≥ 0, may be infinite (always the likeliest to be right)."""
+    def __init__(self, rdn: RDN, policy: PolicyNetwork | SequentialPolicy, saved, lam: float):
+        """saved: (K,) saved fractions r_v, decreasing to 0; lam: λ ≥ 0, may be infinite (always the likeliest to be right).
+
+        Raises ConfigError if shapes disagree, CheckpointError if the policy was saved for a network with other weights.
+        """
         super().__init__()
-        if policy.config()["num_subnetworks"] != rdn.num_subnetworks:
+        config = policy.config()
+        if config["num_subnetworks"] != rdn.num_subnetworks:
             raise ConfigError("the policy was fitted for another number of sub-networks than this RDN has")
-        if policy.config()["in_features"] != rdn.heads.space.sizes[0]:
+        if len(saved) != rdn.num_subnetworks:
+            raise ConfigError(f"{len(saved)} saved fractions do not fit an RDN of {rdn.num_subnetworks} sub-networks")
+        if "in_features" in config and config["in_features"] - config["logits"] != rdn.heads.space.sizes[0]:
             raise ConfigError("the policy reads another number of features than this RDN's N_1 has")
+        if policy.network is not None and policy.network != network_hash(rdn):
+            raise CheckpointError(
+                "the policy was fitted for another network: its probabilities and λ mean nothing here"
+            )
         if not lam >= 0:
             raise ConfigError(f"λ must be at least 0, not {lam}")
         self.rdn, self.policy, self.saved, self.lam = rdn, policy, saved, float(lam)
@@ -32,17 +46,45 @@ class DynamicRDN(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         state = self.rdn.start(x)
-        p = self.policy(self.rdn.first_features(state.features))
-        exits = torch.from_numpy(choose(p.cpu().numpy(), self.saved, self.lam) + 1).to(x.device)
-        logits, rows = state.logits.clone(), torch.arange(len(x), device=x.device)
+        if isinstance(self.policy, SequentialPolicy):
+            return self._look_again(state)
+        exits = self._decide(state)
+        rows, found = torch.arange(len(x), device=x.device), []
         for index in exits.unique().tolist():  # ascending: every stop that some image makes
-            going = exits[rows] >= index
-            rows, state = rows[going], select_rows(state, going)
             if index > state.index:
                 state = self.rdn.advance(state, to=index)
             leaving = exits[rows] == index
-            logits[rows[leaving]] = state.logits[leaving]
+            found.append((rows[leaving], select_rows(state, leaving).logits))  # the classifier: where one leaves
+            rows, state = rows[~leaving], select_rows(state, ~leaving)
+        order = torch.cat([rows for rows, _ in found]).argsort()
+        return torch.cat([logits for _, logits in found])[order], exits
+
+    def _decide(self, state: State) -> Tensor:
+        inputs = self.rdn.first_features(state.features)
+        if self.policy.from_logits:
+            inputs = torch.cat([inputs, evidence(state.logits)], dim=1)
+        return self._tensor(choose(self.policy(inputs).cpu().numpy(), self.saved, self.lam) + 1, state)
+
+    def _look_again(self, state: State) -> tuple[Tensor, Tensor]:
+        logits, rows = state.logits.clone(), torch.arange(len(state.logits), device=state.logits.device)
+        exits = torch.full_like(rows, self.rdn.num_subnetworks)
+        said, guesses = [], []  # evidence (b, E) and guesses (b,) of every sub-network so far, of the images still here
+        while state.index < self.rdn.num_subnetworks and len(rows):
+            said.append(evidence(state.logits))
+            guesses.append(state.logits.argmax(dim=1))
+            p = self.policy(torch.stack(said, dim=1), torch.stack(guesses, dim=1))
+            going = self._tensor(self.lam > going_on(p.cpu(), self.saved[state.index - 1 :]), state)
+            exits[rows[~going]] = state.index
+            rows, state = rows[going], select_rows(state, going)
+            said, guesses = [value[going] for value in said], [value[going] for value in guesses]
+            if len(rows):
+                state = self.rdn.advance(state, to=state.index + 1)
+                logits[rows] = state.logits
         return logits, exits
+
+    @staticmethod
+    def _tensor(values, state: State) -> Tensor:
+        return torch.from_numpy(values).to(state.logits.device)
 
     def extra_repr(self) -> str:
         return "λ=∞" if math.isinf(self.lam) else f"λ={self.lam:.4g}"
@@ -50,10 +92,5 @@ class DynamicRDN(nn.Module):
 
 def select_rows(state: State, rows: Tensor) -> State:
     """The state of some of the images only; `rows` is a mask or an index over the batch."""
-    return State(
-        state.index,
-        state.logits[rows],
-        state.features[rows],
-        state.aligned[rows],
-        {name: value[rows] for name, value in state.seen.items()},
-    )
+    seen = {name: value[rows] for name, value in state.seen.items()}
+    return replace(state, features=state.features[rows], aligned=state.aligned[rows], seen=seen)

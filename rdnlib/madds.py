@@ -115,7 +115,7 @@ def shapes(rdn: RDN, input_size: int | tuple[int, int]) -> dict[str, tuple[int, 
         for name, layer in rdn.named_modules()
         if isinstance(layer, (NestedHeads, NestedConv2d)) or not list(layer.children())
     ]
-    _run_once(rdn, rdn.start, input_size, hooks)
+    _run_once(rdn, lambda x: rdn.start(x).logits, input_size, hooks)
     return found
 
 

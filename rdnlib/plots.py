@@ -120,9 +120,9 @@ def figure8(frame: pd.DataFrame, ax: Axes | None = None) -> Figure:
     """Accuracy against computation: the sub-networks alone, base networks and sample-adaptive inference (Figure 8).
 
     Args:
-        frame: as `results.figure8` makes it: columns `series`, `madds` (multiply-adds per image), `top1` (%), `low` and
-            `high` (its 95 % interval, NaN where there is none). A series that is not one of the known ones is a base
-            network if it has one row, otherwise joined points.
+        frame: as `tradeoff.figure8` makes it: columns `series`, `madds` (multiply-adds per image), `top1` (%), `low` and
+            `high` (its 95 % interval, NaN where there is none). A series that is not one of the known ones is a star
+            if it has one row, otherwise joined points.
         ax: where to draw; by default on a new figure.
     """
     _require(frame, "series", "madds", "top1", "low", "high")
@@ -133,9 +133,13 @@ def figure8(frame: pd.DataFrame, ax: Axes | None = None) -> Figure:
         rows = rows.sort_values("madds", kind="stable")
         label = re.sub(r"N_(\w)", r"$N_\1$", name)
         style = SERIES.get(name) or {"color": next(others), **(STAR if len(rows) == 1 else {"marker": "s"})}
-        if name == "dynamic":
+        if name.endswith(CALIBRATED):  # no entry of their own: the legend would be twice as long
+            style = {"color": SERIES[name.removesuffix(CALIBRATED)]["color"], "marker": "D", "linestyle": "none"}
+            legend["calibrated (colour of its curve)"] = _points(ax, rows, **style)
+        elif name in CURVES:
             (legend[label],) = ax.plot(rows["madds"] / 1e6, rows["top1"], **style)
-            ax.fill_between(rows["madds"] / 1e6, rows["low"], rows["high"], color=style["color"], alpha=0.15, lw=0)
+            if name == "dynamic":  # one band is enough to show how wide they are
+                ax.fill_between(rows["madds"] / 1e6, rows["low"], rows["high"], color=style["color"], alpha=0.15, lw=0)
         else:
             legend[label] = _points(ax, rows, **style)
     ax.set(xlabel="MAdds per image (millions)", ylabel="top-1 accuracy (%)")
@@ -143,13 +147,17 @@ def figure8(frame: pd.DataFrame, ax: Axes | None = None) -> Figure:
     return ax.figure
 
 
-SERIES = {  # as named by results.figure8
+SERIES = {  # as named by tradeoff.figure8
     "sub-networks": {"color": BLUE, "marker": "o", "linestyle": "--"},
     "dynamic": {"color": VERMILLION},
-    "dynamic, λ* calibrated": {"color": VERMILLION, "marker": "D", "linestyle": "none"},
+    "sequential": {"color": GREEN},
+    "confidence cascade": {"color": ORANGE, "linestyle": "-."},
+    "base networks": {"color": SKY, "marker": "*", "markersize": 11, "linestyle": "none"},
     "random mix of N_1 and N_K": {"color": INK, "linestyle": ":", "linewidth": 1},
     "oracle (first correct exit)": {"color": PURPLE, "marker": "^", "markersize": 8, "linestyle": "none"},
 }
+CURVES = ("dynamic", "sequential", "confidence cascade")
+CALIBRATED = ", calibrated"  # points of a curve, in its colour
 
 
 @styled

@@ -20,16 +20,25 @@ class PolicyNetwork(nn.Module):
     """MLP from N_1's pooled features (B, C) to p_v(x) = Pr(N_v is correct | x), (B, K).
 
     The features are standardised by stored statistics (`mean`, `std`), so that any network's features may be fed as
-    they are. `PolicyNetwork(**policy.config())` rebuilds it, for `load_state_dict`.
+    they are. The last `logits` of the inputs, if there are any, come from N_1's logits (`sequential.evidence`). Output v is
+    sigmoid(logit_v / temperature_v), with temperature 1 until `fit_temperature` sets it. `PolicyNetwork(**policy.config())`
+    rebuilds it, for `load_state_dict`. `network` is the hash of the network that it was fitted for, if known.
     """
 
-    def __init__(self, in_features: int, num_subnetworks: int, hidden: Sequence[int] = (64,)) -> None:
+    def __init__(
+        self, in_features: int, num_subnetworks: int, hidden: Sequence[int] = (64,), *, logits: int = 0
+    ) -> None:
         super().__init__()
+        if not 0 <= logits <= in_features:
+            raise ConfigError(f"{logits} of the policy's {in_features} inputs cannot come from the logits")
+        self.from_logits = logits
+        self.network: str | None = None
         sizes = [in_features, *hidden, num_subnetworks]
         if any(size < 1 for size in sizes):
             raise ConfigError(f"every layer of the policy network needs at least one unit, not {sizes}")
         self.register_buffer("mean", torch.zeros(in_features))
         self.register_buffer("std", torch.ones(in_features))
+        self.register_buffer("temperature", torch.ones(num_subnetworks))
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
@@ -42,13 +51,14 @@ class PolicyNetwork(nn.Module):
             "in_features": linear[0].in_features,
             "num_subnetworks": linear[-1].out_features,
             "hidden": [layer.out_features for layer in linear[:-1]],
+            "logits": self.from_logits,
         }
 
     def logits(self, features: Tensor) -> Tensor:
         return self.layers((features - self.mean) / self.std)  # (B, C) → (B, K)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.logits(features).sigmoid()
+        return (self.logits(features) / self.temperature).sigmoid()
 
 
 def fit_policy(
@@ -61,12 +71,13 @@ def fit_policy(
     weight_decay: float = 1.0,
     batch_size: int = 256,
     held_out: float = 0.1,
+    logits: int = 0,
     seed: int = 0,
     progress: bool = False,
 ) -> PolicyNetwork:
     """Fit p_v(x) to the outcomes by binary cross-entropy on [l_v = y] (Figure 7); AdamW with a cosine schedule.
 
-    features: (N, C) pooled features of N_1; correct: (N, K) bool. A share `held_out` of the samples is not trained
+    features: (N, C) pooled features of N_1, the last `logits` of them from its logits; correct: (N, K) bool. A share `held_out` of the samples is not trained
     on: the weights of the epoch with the least cross-entropy on it are kept, because an over-confident policy would
     leave too early (0 keeps the last epoch). The same seed gives the same weights; the global random state is left
     alone. The network is returned in eval mode on the device of `features`. Raises DataError on NaN, shapes that
@@ -86,7 +97,7 @@ def fit_policy(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        policy = PolicyNetwork(features.shape[1], target.shape[1], hidden).to(features.device)
+        policy = PolicyNetwork(features.shape[1], target.shape[1], hidden, logits=logits).to(features.device)
     _standardise(policy, features[train], target[train])
     weights = [parameter for parameter in policy.parameters() if parameter.ndim > 1]
     biases = [parameter for parameter in policy.parameters() if parameter.ndim == 1]  # the base rates: not to be shrunk
@@ -116,6 +127,26 @@ def fit_policy(
     if best is not None:
         policy.load_state_dict(best)
     return policy.eval()
+
+
+@torch.no_grad()
+def fit_temperature(policy: PolicyNetwork, features: Tensor | np.ndarray, correct: Tensor | np.ndarray) -> Tensor:
+    """Set and return the temperature of each output, (K,), that minimises its cross-entropy on other samples.
+
+    The order in which an output ranks images stays; only how sure it sounds changes. The cross-entropy is convex in
+    b = 1 / temperature, its slope is the mean of z (sigmoid(b z) − [l_v = y]) for logits z: bisected, b from 1/50 to 50.
+    """
+    features = torch.as_tensor(features).detach().float().to(policy.mean.device)
+    correct = torch.as_tensor(correct).to(features.device)
+    _check(features, correct)
+    z, target = policy.logits(features).double(), correct.double()
+    low, high = torch.full_like(z[0], 1 / 50), torch.full_like(z[0], 50.0)
+    for _ in range(50):
+        middle = (low * high).sqrt()
+        rising = (z * ((middle * z).sigmoid() - target)).mean(dim=0) > 0
+        low, high = torch.where(rising, low, middle), torch.where(rising, middle, high)
+    policy.temperature.copy_(1 / (low * high).sqrt())
+    return policy.temperature
 
 
 def policy_madds(policy: PolicyNetwork) -> int:

@@ -6,6 +6,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import pandas as pd
 import torch
@@ -22,15 +23,20 @@ from rdnlib.tracing import Step, last_uses
 class State:
     """What `start` and `advance` hand on: sub-network `index` has been executed.
 
-    logits (B, classes) of N_index; features (B, C[, H, W]) of groups 1…index; aligned (B, D[, H, W]) is z_index;
-    seen: the inputs of the nested convolutions so far, which later groups read again.
+    features (B, C[, H, W]) of groups 1…index; aligned (B, D[, H, W]) is z_index; seen: the inputs of the nested convolutions
+    so far, which later groups read again; heads: the RDN's.
     """
 
     index: int
-    logits: Tensor
     features: Tensor
     aligned: Tensor
     seen: dict[str, Tensor]
+    heads: NestedHeads
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """(B, classes) of N_index, computed when they are asked for: only where one stops is the classifier needed."""
+        return self.heads.logits(self.aligned[:, None], self.index)[:, 0]
 
 
 class Trunk(nn.Module):
@@ -130,7 +136,7 @@ class RDN(nn.Module):
         """Execute N_1 on images (B, 3, H, W)."""
         seen: dict[str, Tensor] = {}
         features = self.trunk(x, 1, 1, seen)
-        return self._state(1, self.heads(features, 1, 1), features, seen)
+        return State(1, features, self.heads(features, 1, 1)[:, -1], seen, self.heads)
 
     def advance(self, state: State, to: int) -> State:
         """Go on from N_index to N_to, computing only groups index+1…to. The given state stays valid."""
@@ -138,11 +144,7 @@ class RDN(nn.Module):
         seen = dict(state.seen)
         new = self.trunk(None, state.index + 1, to, seen)
         aligned = self.heads(new, state.index + 1, to, state.aligned)
-        return self._state(to, aligned, torch.cat([state.features, new], dim=1), seen)
-
-    def _state(self, index: int, aligned: Tensor, features: Tensor, seen: dict[str, Tensor]) -> State:
-        last = aligned[:, -1:]  # (B, 1, D[, H, W]): where one stops, the classifier is applied once
-        return State(index, self.heads.logits(last, index)[:, 0], features, last[:, 0], seen)
+        return State(to, torch.cat([state.features, new], dim=1), aligned[:, -1], seen, self.heads)
 
     def subnetwork(self, index: int) -> "SubNetwork":
         """A standalone copy of N_index without any weight of later groups; logits (B, classes)."""

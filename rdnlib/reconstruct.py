@@ -8,15 +8,16 @@ the RDN's other branch already gives, and so repairs that branch's errors.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
-from rdnlib.operators import ACTIVATIONS, NORMS, POOLS
+from rdnlib.operators import NORMS
 from rdnlib.rdn import RDN
 from rdnlib.regression import fit_dense, fit_grouped, fit_heads, rows_of
 from rdnlib.shelf import Shelf, shelf
 from rdnlib.spaces import Layout
-from rdnlib.tracing import Step, Trace
+from rdnlib.tracing import Step, Trace, is_dense
 
 LINEAR = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, nn.Identity, nn.Dropout)  # y(a·x) = a·y(x), in eval mode
 
@@ -136,15 +137,26 @@ class _Walk:
 
 
 def gates(traced: Trace) -> set[str]:
-    """The layers whose output, through activations and pooling alone, multiplies other features."""
-    readers, found = traced.readers(), set()
+    """The layers whose output, through a sigmoid, multiplies other features: the second one of squeeze-and-excitation."""
+    readers = traced.readers()
+
+    def only_reader(step: Step) -> Step | None:
+        users = readers.get(step.name, [])
+        return users[0] if len(users) == 1 else None
+
+    found = set()
     for step in traced.steps:
-        name = step.name
-        while len(users := readers.get(name, [])) == 1 and isinstance(users[0].module, (*ACTIVATIONS, *POOLS)):
-            name = users[0].name
-        if len(users) == 1 and users[0].function is not None and users[0].function.multiplies and name != step.name:
+        sigmoid = only_reader(step) if is_dense(step.module) else None
+        product = only_reader(sigmoid) if sigmoid is not None and _is_sigmoid(sigmoid) else None
+        if product is not None and product.function is not None and product.function.multiplies:
             found.add(step.name)
     return found
+
+
+def _is_sigmoid(step: Step) -> bool:
+    if step.function is None:
+        return isinstance(step.module, (nn.Sigmoid, nn.Hardsigmoid))
+    return step.function.target in {torch.sigmoid, F.sigmoid, F.hardsigmoid, "sigmoid"}
 
 
 def feature_norm(traced: Trace) -> Step | None:

@@ -1,4 +1,4 @@
-"""Tidy tables from the per-sample outputs of finished experiments: Table 1, Figure 8 and their intervals.
+"""Tidy tables from the per-sample outputs of finished experiments: Table 1 and intervals (Figure 8: `tradeoff`).
 
 Nothing here runs a network. A run is anything with `.result` (a dict) and `.samples()` (a DataFrame), as
 `experiments` returns. Accuracies in tables are per cent, as in the paper; intervals are 95 % over the validation
@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
-from rdnlib.calibration import Calibration, calibrate, choose, chord, oracle, saved_fraction, sweep
+from rdnlib.calibration import Calibration, calibrate, choose, epsilon_for, saved_fraction
 from rdnlib.errors import DataError, InfeasibleError
 
 
@@ -53,30 +53,30 @@ class Dynamic:
 def interval(correct: np.ndarray, confidence: float = 0.95) -> Interval:
     """Wilson interval of an accuracy from its per-sample outcomes (N,) bool; fractions in [0, 1]."""
     correct = np.asarray(correct, dtype=bool)
-    low, high = _wilson(correct.sum() / max(len(correct), 1), len(correct), confidence)
+    low, high = wilson(correct.sum() / max(len(correct), 1), len(correct), confidence)
     return Interval(float(low), float(high))
 
 
 def paired_difference(
     a: np.ndarray, b: np.ndarray, confidence: float = 0.95, *, draws: int = 10_000, seed: int = 0
 ) -> Difference:
-    """Accuracy of a minus accuracy of b on the same samples, (N,) bool each, with a bootstrap percentile interval.
+    """Mean of a minus mean of b on the same samples, (N,) outcomes or costs, with a bootstrap percentile interval.
 
-    A sample contributes −1, 0 or 1, so resampling N of them is one multinomial draw: exact, and fast for any N.
+    Resampling N samples is one multinomial draw over the distinct differences: exact, and fast for any N.
     """
-    a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape or not a.size:
         raise DataError(f"a paired difference needs the same samples on both sides, not {a.shape} and {b.shape}")
-    worse, better = (~a & b).mean(), (a & ~b).mean()
-    counts = np.random.default_rng(seed).multinomial(a.size, [worse, better, 1 - worse - better], size=draws)
+    values, counts = np.unique(a - b, return_counts=True)
+    means = np.random.default_rng(seed).multinomial(a.size, counts / a.size, size=draws) @ values / a.size
     tail = (1 - confidence) / 2
-    low, high = np.quantile((counts[:, 1] - counts[:, 0]) / a.size, [tail, 1 - tail])
-    return Difference(float(better - worse), float(low), float(high))
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Difference(float((a - b).mean()), float(low), float(high))
 
 
 def subnetwork_table(run: Run) -> pd.DataFrame:
     """One row per sub-network on validation: subnetwork (1 … K), madds, params, top1, top5 and their intervals (%)."""
-    frame = _split(run, "validation")
+    frame = split_rows(run, "validation")
     rows = [
         {"subnetwork": v, "madds": madds, "params": params} | _accuracies(frame[f"top1_{v}"], frame[f"top5_{v}"])
         for v, (madds, params) in enumerate(zip(run.result["madds"], run.result["params"], strict=True), start=1)
@@ -101,30 +101,33 @@ def every_subnetwork(runs: dict[str, Run]) -> pd.DataFrame:
     return joined[["model", *joined.columns.drop("model")]]
 
 
-def dynamic(rdn_run: Run, policy_run: Run, *, split: str) -> Dynamic:
-    """Join an RDN's outcomes with its policy's probabilities on one split, "calibration" or "validation".
+def dynamic(rdn_run: Run, policy_run: Run, *, split: str, informed: bool = False) -> Dynamic:
+    """Join an RDN's outcomes with its policy's probabilities on one split: "calibration", "validation" or "train".
 
-    Raises DataError if an image is missing on either side, is there twice, or if the numbers of sub-networks differ.
+    informed: take the policy that reads N_1's logits too. Raises DataError if an image is missing on either side, is there
+    twice, or if the numbers of sub-networks differ.
     """
-    networks, policies = _split(rdn_run, split), _split(policy_run, split)
+    policies, prefix = split_rows(policy_run, split), "q" if informed else "p"
+    # of the training images, the policy's run alone knows the outcomes
+    networks = policies if split == "train" else split_rows(rdn_run, split)
     count = len(rdn_run.result["madds"])
-    probabilities = [name for name in policies if name.startswith("p_")]
-    if len(probabilities) != count:
-        raise DataError(f"the policy estimates {len(probabilities)} sub-networks, the RDN has {count}: fit it again")
-    if set(networks["id"]) != set(policies["id"]):
+    estimated = sum(name.startswith(f"{prefix}_") for name in policies)
+    if estimated != count:
+        raise DataError(f"the policy estimates {estimated} sub-networks, the RDN has {count}: fit it again")
+    if not np.array_equal(networks["id"], policies["id"]):
         lonely = len(set(networks["id"]) ^ set(policies["id"]))
         raise DataError(f"{lonely} images of the {split} split are not in both the RDN's and the policy's samples")
-    joined = networks.merge(policies[["id", "split", *probabilities]], on=["id", "split"])
-    madds = np.asarray(rdn_run.result["madds"], dtype=np.float64)
+    madds, costs = np.asarray(rdn_run.result["madds"], dtype=np.float64), policy_run.result
+    own = costs["informed_madds" if informed else "policy_madds"]
     return Dynamic(
-        ids=joined["id"].to_numpy(),
-        p=_columns(joined, "p", count).astype(np.float64),
-        correct=_columns(joined, "top1", count).astype(bool),
-        top5=_columns(joined, "top5", count).astype(bool),
-        difficulty=joined["difficulty"].to_numpy(),
+        ids=networks["id"].to_numpy(),
+        p=columns(policies, prefix, count).astype(np.float64),
+        correct=columns(networks, "top1", count).astype(bool),
+        top5=columns(networks, "top5", count).astype(bool),
+        difficulty=networks["difficulty"].to_numpy(),
         saved=saved_fraction(madds),
-        madds=madds + policy_run.result["policy_madds"],
-        params=np.asarray(rdn_run.result["params"]) + policy_run.result["policy_params"],
+        madds=madds + own,
+        params=np.asarray(rdn_run.result["params"]) + costs["informed_params" if informed else "policy_params"],
     )
 
 
@@ -133,13 +136,12 @@ def calibrated(samples: Dynamic, gap: float = 0.0) -> tuple[Calibration, str]:
 
     If no λ reaches the target, the one of the best reachable accuracy is taken, and the note says so.
     """
-    target = samples.correct[:, -1].mean() - gap
     try:
-        return calibrate(samples.p, samples.correct, samples.saved, 1 - target, madds=samples.madds), ""
-    except InfeasibleError:
-        best = sweep(samples.p, samples.correct, samples.saved)["accuracy"].max()
+        return calibrate(samples.p, samples.correct, samples.saved, gap, madds=samples.madds, paired=True), ""
+    except InfeasibleError as error:
+        target, best = samples.correct[:, -1].mean() - gap, error.best
         note = f"target {100 * target:.2f} % not reachable on the calibration split: λ of the best, {100 * best:.2f} %"
-        return calibrate(samples.p, samples.correct, samples.saved, 1 - best, madds=samples.madds), note
+        return calibrate(samples.p, samples.correct, samples.saved, epsilon_for(best), madds=samples.madds), note
 
 
 def table1(runs: dict[str, Run], dynamic_runs: dict[str, tuple[Run, Run]] | None = None) -> pd.DataFrame:
@@ -172,57 +174,6 @@ def table1(runs: dict[str, Run], dynamic_runs: dict[str, tuple[Run, Run]] | None
     return pd.DataFrame(rows)
 
 
-def figure8(
-    rdn_run: Run,
-    policy_run: Run,
-    base_runs: dict[str, Run],
-    *,
-    gaps: tuple[float, ...] = (0.0, 0.005, 0.01, 0.02),
-    max_points: int = 400,
-) -> pd.DataFrame:
-    """Accuracy against MAdds on validation (Figure 8), one row per point.
-
-    Columns: series, name, madds (mean per image), top1, low, high (%), lam, exit_1 … exit_K (shares), note. Series:
-    "sub-networks" (each N_i alone), "dynamic" (every λ, at most `max_points` of the exact curve), "dynamic, λ*
-    calibrated" (λ* for N_K's accuracy minus each of `gaps`, chosen on the calibration split), one per base run by its
-    name, "random mix of N_1 and N_K" (no interval: it is computed, not sampled), "oracle (first correct exit)". MAdds
-    of both dynamic series include the policy. lam and the shares are NaN where there are none.
-    """
-    samples = dynamic(rdn_run, policy_run, split="validation")
-    n, exits = len(samples.p), [f"exit_{v + 1}" for v in range(len(samples.saved))]
-    static = subnetwork_table(rdn_run)
-    names = [f"N_{v}" for v in static["subnetwork"]]
-    parts = [_points("sub-networks", static["madds"], static["top1"] / 100, n, name=names)]
-
-    curve = sweep(samples.p, samples.correct, samples.saved, max_points, madds=samples.madds)
-    points = _points("dynamic", curve["madds"], curve["accuracy"], n, lam=curve["lam"])
-    parts.append(pd.concat([points, curve[exits]], axis=1))
-
-    calibration = dynamic(rdn_run, policy_run, split="calibration")
-    for gap in gaps:
-        found, note = calibrated(calibration, gap)
-        taken = choose(samples.p, samples.saved, found.lam)
-        shares = pd.DataFrame([np.bincount(taken, minlength=len(exits)) / n], columns=exits)
-        accuracy = _taken(samples.correct, taken).mean()
-        name = "target N_K" if gap == 0 else f"target N_K − {100 * gap:g} points"
-        about = {"name": name, "lam": found.lam, "note": note}
-        point = _points("dynamic, λ* calibrated", [samples.madds[taken].mean()], [accuracy], n, **about)
-        parts.append(pd.concat([point, shares], axis=1))
-
-    for name, run in base_runs.items():
-        table = subnetwork_table(run)
-        parts.append(_points(name, table["madds"], table["top1"] / 100, len(_split(run, "validation")), name=name))
-
-    ends = static.iloc[[0, -1]]
-    (cheap, dear), (low, high) = ends["madds"], ends["top1"] / 100
-    mixed = chord(low, cheap, high, dear)
-    parts.append(_points("random mix of N_1 and N_K", mixed["madds"], mixed["accuracy"], None))
-    accuracy, madds = oracle(samples.correct, rdn_run.result["madds"])
-    parts.append(_points("oracle (first correct exit)", [madds], [accuracy], n))
-    columns = ["series", "name", "madds", "top1", "low", "high", "lam", *exits, "note"]
-    return pd.concat(parts, ignore_index=True).reindex(columns=columns)
-
-
 def exit_difficulty(samples: Dynamic, lam: float) -> tuple[float, pd.DataFrame]:
     """Whether hard images leave later: Spearman's ρ between difficulty and exit index at λ, and a row per exit.
 
@@ -241,7 +192,7 @@ def exit_difficulty(samples: Dynamic, lam: float) -> tuple[float, pd.DataFrame]:
     return float(rho), table
 
 
-def _wilson(accuracy, n: int, confidence: float = 0.95):
+def wilson(accuracy, n: int, confidence: float = 0.95):
     """Low and high end of the Wilson score interval; works on arrays of accuracies."""
     if n < 1:
         raise DataError("an accuracy needs at least one sample")
@@ -251,7 +202,7 @@ def _wilson(accuracy, n: int, confidence: float = 0.95):
     return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
 
 
-def _split(run: Run, split: str) -> pd.DataFrame:
+def split_rows(run: Run, split: str) -> pd.DataFrame:
     """The rows of one split, in order of id."""
     samples = run.samples()
     rows = samples[samples["split"] == split]
@@ -263,7 +214,7 @@ def _split(run: Run, split: str) -> pd.DataFrame:
     return rows.sort_values("id", ignore_index=True)
 
 
-def _columns(frame: pd.DataFrame, prefix: str, count: int) -> np.ndarray:
+def columns(frame: pd.DataFrame, prefix: str, count: int) -> np.ndarray:
     return frame[[f"{prefix}_{v}" for v in range(1, count + 1)]].to_numpy()  # (N, K)
 
 
@@ -278,12 +229,3 @@ def _accuracies(top1, top5) -> dict[str, float]:
         low, high = interval(outcome)
         row |= {name: 100 * float(outcome.mean()), f"{name}_low": 100 * low, f"{name}_high": 100 * high}
     return row
-
-
-def _points(series: str, madds, accuracy, n: int | None, **more) -> pd.DataFrame:
-    """Points of Figure 8 from accuracies (fractions) over n images; n = None: without interval."""
-    accuracy = np.asarray(accuracy, dtype=np.float64)
-    low, high = _wilson(accuracy, n) if n else (np.nan, np.nan)
-    columns = {"series": series, "madds": np.asarray(madds, dtype=np.float64), "top1": 100 * accuracy}
-    blank = {"name": "", "lam": np.nan, "note": ""}
-    return pd.DataFrame(columns | {"low": 100 * low, "high": 100 * high} | blank | more)

@@ -3,6 +3,7 @@
 The recipe is the paper's (Section 4.1): SGD with Nesterov momentum, cosine schedule, label smoothing, an exponential moving
 average of the weights. The loss of an RDN is the mean of its sub-networks' losses. A run is a function of its seed: batches
 and augmentation are drawn from (seed, epoch), so a run that was killed goes on from its last epoch to the same numbers.
+Beyond the paper, N_K or its moving average may teach the others while all of them are trained (`Recipe.distill`).
 """
 
 import json
@@ -33,7 +34,9 @@ from rdnlib.files import replacing
 @dataclass(frozen=True)
 class Recipe:
     """How to train. `ema_horizon` is the share of the run over which weights are averaged: the paper's decay of 0.9999 over
-    its 250,000 steps averages over 4 % of them, and a short run needs the same share, not the same decay."""
+    its 250,000 steps averages over 4 % of them, and a short run needs the same share, not the same decay. `distill`: the share
+    in the loss of N_1 … N_{K−1} of what N_K says, instead of the label (0: the paper); `teacher`: N_K as it is ("largest"), or
+    as its moving average has it ("average", one more forward pass)."""
 
     epochs: int
     lr: float
@@ -49,12 +52,18 @@ class Recipe:
     crop_scale: tuple[float, float] = (0.35, 1.0)
     flip: bool = True
     precision: str = "no"
+    distill: float = 0.0
+    teacher: str = "largest"
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
             raise ConfigError(f"a run needs epochs ≥ 1 and batch_size ≥ 2, not {self.epochs} and {self.batch_size}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ConfigError(f"the learning rate must be positive, not {self.lr}")
+        if not 0 <= self.distill <= 1:
+            raise ConfigError(f"distill is a share of the loss, from 0 to 1, not {self.distill}")
+        if self.teacher not in ("largest", "average"):
+            raise ConfigError(f"the teacher must be 'largest' or 'average', not {self.teacher!r}")
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
@@ -66,13 +75,26 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * done)) / 2
 
 
-def joint_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy, averaged over the batch and, for logits (B, K, classes), over the K sub-networks."""
+def joint_loss(
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, *, distill: float = 0.0, teacher: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy, averaged over the batch and, for logits (B, K, classes), over the K sub-networks.
+
+    With `distill` = α > 0, N_1 … N_{K−1} have the loss (1 − α) · H(label, N_i) + α · H(teacher, N_i), where the teacher's
+    logits (B, classes) are N_K's own unless given. No gradient reaches the teacher, and N_K learns from the labels alone.
+    """
     if logits.ndim == 2:
         return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     # (B, K, classes) → (B, classes, K): every sub-network is asked for the same label.
-    targets = labels[:, None].expand(-1, logits.shape[1])
-    return F.cross_entropy(logits.transpose(1, 2), targets, label_smoothing=label_smoothing)
+    students, targets = logits.transpose(1, 2), labels[:, None].expand(-1, logits.shape[1])
+    if not distill:
+        return F.cross_entropy(students, targets, label_smoothing=label_smoothing)
+    loss = F.cross_entropy(students, targets, label_smoothing=label_smoothing, reduction="none")  # (B, K)
+    teacher = (logits[:, -1] if teacher is None else teacher).detach().softmax(dim=-1)
+    taught = F.cross_entropy(
+        students[..., :-1], teacher[..., None].expand_as(students[..., :-1]), reduction="none"
+    )  # (B, K−1)
+    return torch.cat([(1 - distill) * loss[:, :-1] + distill * taught, loss[:, -1:]], dim=1).mean()
 
 
 @contextmanager
@@ -119,6 +141,7 @@ def train(
     average = AveragedModel(model, multi_avg_fn=_averaging(ema_decay(recipe, steps)), use_buffers=True)
     wrapped, optimiser = accelerator.prepare(model, optimiser)
     history = _load_state(resume, model, average, optimiser) if resume is not None and resume.exists() else []
+    average_teaches = recipe.distill > 0 and recipe.teacher == "average"
     augment = Augment(recipe.size, recipe.crop_scale, recipe.flip)
     bar = tqdm(
         total=steps * recipe.batch_size,
@@ -140,7 +163,8 @@ def train(
                 group["lr"] = learning_rate(recipe, step, steps)
             with accelerator.autocast():
                 logits = wrapped(batch)
-                loss = joint_loss(logits, labels, recipe.label_smoothing)
+                teacher = _averaged_largest(average, batch) if average_teaches else None
+                loss = joint_loss(logits, labels, recipe.label_smoothing, distill=recipe.distill, teacher=teacher)
             accelerator.backward(loss)
             optimiser.step()
             optimiser.zero_grad()
@@ -171,6 +195,12 @@ def train(
         resume.unlink(missing_ok=True)
     model.eval()
     return pd.DataFrame(history)
+
+
+@torch.no_grad()
+def _averaged_largest(average: AveragedModel, batch: Tensor) -> Tensor:
+    """What the moving average of N_K says of a batch: (B, classes)."""
+    return average.module.eval()(batch)[:, -1]
 
 
 def ema_decay(recipe: Recipe, steps: int) -> float:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdnlib.calibration import Calibration, calibrate, cascade, choose, chord, oracle, saved_fraction, sweep
+from rdnlib.calibration import Calibration, calibrate, choose, saved_fraction, sweep
 from rdnlib.errors import ConfigError, InfeasibleError
+from rdnlib.rivals import cascade, chord, oracle
 
 SAVED = saved_fraction([1, 2, 4])
 
@@ -182,7 +183,7 @@ def test_lines_through_one_point_do_not_step_back():
 def test_chunks_do_not_matter(monkeypatch, chunk):
     p, correct, saved = random_case(130, 4)
     whole = sweep(p, correct, saved)
-    monkeypatch.setattr("rdnlib.calibration.CHUNK", chunk)
+    monkeypatch.setattr("rdnlib.walk.CHUNK", chunk)
     np.testing.assert_array_equal(sweep(p, correct, saved), whole)
 
 
@@ -355,3 +356,48 @@ def test_oracle_and_chord():
     assert oracle(correct, [1, 2, 4]) == (0.75, (2 + 1 + 1 + 4) / 4)
     line = chord(0.6, 10, 0.8, 30, points=3)
     np.testing.assert_allclose(line, [[0, 0.6, 10], [0.5, 0.7, 20], [1, 0.8, 30]])
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_floats(), st.floats(0, 0.99))
+def test_binary_search_reaches_the_target_but_perhaps_later(case, epsilon):
+    p, correct, saved = case
+    frame = sweep(p, correct, saved)
+    if frame.accuracy.iloc[-1] < 1 - epsilon - 1e-12:  # it begins at λ = ∞
+        with pytest.raises(InfeasibleError, match=r"binary search|no λ"):
+            calibrate(p, correct, saved, epsilon, method="bisection")
+        return
+    first = calibrate(p, correct, saved, epsilon)
+    found = calibrate(p, correct, saved, epsilon, method="bisection")
+    assert found.accuracy >= 1 - epsilon - 1e-12
+    assert found.lam >= first.lam
+    assert found.saved <= first.saved + 1e-12
+    if (np.diff(frame.accuracy) >= 0).all():
+        assert found == first
+
+
+def test_where_the_binary_search_and_the_first_lambda_differ():
+    # Of five images 2, 3, 2, 1, 2, 3 are right as λ grows: the search halves its way to the last rise.
+    saved = saved_fraction([1, 2])
+    p = np.array([[0.6, 0.8], [0.6, 0.75], [0.6, 0.7], [0.6, 0.68], [0.6, 0.66]])
+    correct = np.array([[False, True], [True, False], [True, False], [False, True], [False, True]])
+    frame = sweep(p, correct, saved)
+    np.testing.assert_allclose(5 * frame.accuracy, [2, 3, 2, 1, 2, 3])
+    first = calibrate(p, correct, saved, 0.4)
+    searched = calibrate(p, correct, saved, 0.4, method="bisection")
+    assert (first.lam, searched.lam) == (pytest.approx(frame.lam[1]), pytest.approx(frame.lam[5]))
+    assert searched.saved < first.saved
+    # and where λ = ∞ misses what an earlier λ reaches, the search gives up
+    with pytest.raises(InfeasibleError, match=r"begins at λ = ∞.*use method='first'") as caught:
+        calibrate(p[:2], correct[:2], saved, 0.0, method="bisection")
+    assert caught.value.best == 1
+    assert calibrate(p[:2], correct[:2], saved, 0.0).accuracy == 1
+    with pytest.raises(ConfigError, match="method must be one of"):
+        calibrate(p, correct, saved, 0.4, method="guess")
+
+
+def test_paired_is_the_same_as_asking_for_that_accuracy():
+    p, correct, saved = random_case(400, 4)
+    for gap in (0.0, 0.01, 0.05):
+        epsilon = 1 - correct[:, -1].mean() + gap
+        assert calibrate(p, correct, saved, gap, paired=True) == calibrate(p, correct, saved, epsilon)

@@ -10,13 +10,16 @@ import pytest
 import torch
 import yaml
 
-from rdnlib import checkpoint, experiments, results, to_rdn
+from rdnlib import checkpoint, experiments, results, runners, to_rdn
+from rdnlib.augment import resize_eval
 from rdnlib.calibration import choose, saved_fraction
 from rdnlib.errors import CheckpointError, ConfigError, DataError
 from rdnlib.evaluation import evaluate
 from rdnlib.inference import DynamicRDN
 from rdnlib.madds import count_subnetworks
 from rdnlib.policy import PolicyNetwork
+from rdnlib.sequential import SequentialPolicy
+from rdnlib.walk import threshold_exits
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,7 @@ def test_an_interrupted_experiment_leaves_no_result(out, tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise OSError("disk full")
 
-    monkeypatch.setattr(experiments, "write_table", fail)
+    monkeypatch.setattr(runners, "write_table", fail)
     with pytest.raises(OSError, match="disk full"):
         ensure("base", tmp_path)
     assert not list(tmp_path.glob("experiments/*/result.json"))
@@ -142,6 +145,48 @@ def test_checkpoints_come_back_the_same(out):
     assert not model.training
     assert model.config["select"] == "greedy-relative"
     assert json.loads((ensure("rdn-copy", out).path / "model.json").read_text())["rdn"] == model.config
+
+
+def test_policies_are_kept_with_their_provenance(out):
+    rdn, run = ensure("rdn-reconstruct", out), ensure("policy-reconstruct", out)
+    samples = run.samples()
+    assert set(samples["split"]) == {"train", "calibration", "validation"}
+    for name, policy_class in (("model", PolicyNetwork), ("informed", PolicyNetwork), ("sequential", SequentialPolicy)):
+        policy = checkpoint.load(run.path / f"{name}.safetensors")
+        assert isinstance(policy, policy_class)
+        assert policy.network == checkpoint.network_hash(rdn.model())
+        about = json.loads((run.path / f"{name}.json").read_text())
+        assert (about["fitted_on"], about["calibrated_on"]) == ("train", "calibration")
+        assert about["calibration_images"] == (samples["split"] == "calibration").sum()
+        assert about["images"] == run.place.fingerprint
+        assert [target["gap"] for target in about["targets"]] == [0, 0.005, 0.01, 0.02]
+        assert {"epsilon", "delta", "lam"} <= set(about["targets"][0])
+        assert len(about["curve"]["lam"]) == len(about["curve"]["accuracy"]) > 0
+        DynamicRDN(rdn.model(), policy, about["saved"], 1.0)
+        with pytest.raises(CheckpointError, match="another network"):
+            DynamicRDN(ensure("rdn-copy", out).model(), policy, about["saved"], 1.0)
+
+
+def test_the_policy_that_decides_on_the_way_does_so_for_real(out):
+    rdn, run = ensure("rdn-reconstruct", out), ensure("policy-reconstruct", out)
+    images = run.data().validation
+    frame = run.samples().query("split == 'validation'").reset_index(drop=True)
+    above, saved = frame[[f"above_{i}" for i in range(1, 7)]].to_numpy(), saved_fraction(rdn.result["madds"])
+    lam = float(np.median(above[np.isfinite(above)]))
+    network = DynamicRDN(rdn.model(), checkpoint.load(run.path / "sequential.safetensors"), saved, lam)
+    _, exits = network(resize_eval(torch.from_numpy(images.images), 16))
+    assert (exits.numpy() - 1 == threshold_exits(above, lam)).mean() > 0.98
+
+
+def test_rivals_and_the_distilled_network_are_in_the_graph_where_the_profile_has_them():
+    graph = experiments.load_profile("laptop").graph(0)
+    base, rival = (graph[name].config for name in ("base", "base-x0.25"))
+    assert rival["model"] == {**base["model"], "width_mult": 0.25}
+    assert rival["recipe"]["epochs"] == base["recipe"]["epochs"] + graph["rdn-copy"].config["recipe"]["epochs"]
+    plain, taught = (graph[name].config["recipe"] for name in ("rdn-reconstruct", "rdn-distilled"))
+    assert taught == {**plain, "distill": 0.5}
+    assert "distill" not in plain  # a new setting at its default changes no folder
+    assert "rdn-distilled" not in experiments.load_profile("tiny").graph(0)
 
 
 def test_wrong_requests_are_refused(tmp_path):

@@ -1,10 +1,14 @@
-"""MobileNeXt: shapes, and the parameter counts that identify the paper's variant."""
+"""The super-nets: shapes, the parameter counts that identify the paper's variants, and torchvision's weights."""
+
+from urllib.error import URLError
 
 import pytest
 import torch
+import torchvision
+from torch import nn
 
 from rdnlib import models
-from rdnlib.errors import ConfigError
+from rdnlib.errors import CheckpointError, ConfigError
 from rdnlib.models.mobilenext import make_divisible
 
 
@@ -41,3 +45,45 @@ def test_unknown_names_and_options_are_refused():
         models.build("vgg")
     with pytest.raises(ConfigError, match="does not take"):
         models.build("mobilenext", depth=3)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("mobilenet_v2", "mobilenet_v2"), ("resnext50", "resnext50_32x4d")])
+def test_at_width_1_the_networks_are_torchvisions(ours, theirs):
+    mine, reference = models.build(ours), torchvision.models.get_model(theirs, weights=None)
+    shapes = [{name: value.shape for name, value in net.state_dict().items()} for net in (mine, reference)]
+    assert shapes[0] == shapes[1]
+    reference.load_state_dict(mine.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(mine.eval()(x), reference.eval()(x))
+
+
+@pytest.mark.parametrize("width", [0.25, 0.5, 0.75, 1.5])
+def test_resnext_keeps_its_conv_groups_at_every_width(width):
+    model = models.resnext50(width_mult=width, num_classes=7)
+    grouped = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert len(grouped) == 16
+    assert all(conv.groups == 32 for conv in grouped)
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 7)
+
+
+def test_unknown_weights_are_refused_before_any_download():
+    with pytest.raises(ConfigError, match="choose from IMAGENET1K_V1, IMAGENET1K_V2"):
+        models.mobilenet_v2(weights="IMAGENET22K")
+
+
+def test_weights_that_cannot_be_downloaded_are_a_clear_error(monkeypatch):
+    def offline(*_, **__):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
+    with pytest.raises(CheckpointError, match="could not be downloaded"):
+        models.resnext50(weights="IMAGENET1K_V1")
+
+
+def test_weights_of_another_width_are_refused(monkeypatch):
+    state = models.mobilenet_v2().state_dict()
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *_, **__: state)
+    assert torch.equal(models.mobilenet_v2(weights="IMAGENET1K_V1").classifier[1].weight, state["classifier.1.weight"])
+    with pytest.raises(ConfigError, match=r"width 1\.0 and 1000 classes"):
+        models.mobilenet_v2(width_mult=0.5, weights="IMAGENET1K_V1")

@@ -68,5 +68,7 @@ def test_all_notebooks_run_and_write_the_results(tmp_path):
     assert list(table["model"].str.endswith("†")) == [False] * 4 + [True] * 2
     assert table["top1"].between(table["top1_low"], table["top1_high"]).all()
     curve = pd.read_csv(out / "figures" / "figure8.csv")
-    assert {"sub-networks", "dynamic", "dynamic, λ* calibrated"} <= set(curve["series"])
+    assert {"sub-networks", "dynamic", "sequential", "confidence cascade", "dynamic, calibrated"} <= set(
+        curve["series"]
+    )
     assert (out / "figures" / "figure8.svg").read_text().lstrip().startswith("<?xml")

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from rdnlib.errors import ConfigError, DataError
-from rdnlib.policy import PolicyNetwork, fit_policy, policy_madds, policy_params
+from rdnlib.policy import PolicyNetwork, fit_policy, fit_temperature, policy_madds, policy_params
 
 
 def synthetic(n, seed, *, features=6, k=4):
@@ -80,7 +80,7 @@ def test_config_rebuilds_the_network():
     copy = PolicyNetwork(**policy.config())
     copy.load_state_dict(policy.state_dict())
     assert torch.equal(copy(x), policy(x))
-    assert policy.config() == {"in_features": 6, "num_subnetworks": 4, "hidden": [8, 5]}
+    assert policy.config() == {"in_features": 6, "num_subnetworks": 4, "hidden": [8, 5], "logits": 0}
     torch.testing.assert_close(policy(x), policy.logits(x).sigmoid())
 
 
@@ -110,3 +110,40 @@ def test_bad_data_is_refused(features, correct, message):
 def test_bad_settings_are_refused(setting):
     with pytest.raises(ConfigError):
         fit_policy(np.random.default_rng(0).random((20, 2)), np.ones((20, 3), bool), **setting)
+
+
+def test_temperature_repairs_over_confidence_and_keeps_the_order():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6000, 2, generator=generator)
+    truth = torch.stack([x[:, 0], 3 * x[:, 1]], dim=1)  # the logits of the true probabilities
+    correct = torch.rand(6000, 2, generator=generator) < truth.sigmoid()
+    policy = PolicyNetwork(2, 2, ()).eval()
+    with torch.no_grad():
+        policy.layers[0].weight.copy_(torch.tensor([[4.0, 0.0], [0.0, 1.5]]))  # four times too sure, half as sure
+        policy.layers[0].bias.zero_()
+    before = policy(x)
+    temperature = fit_temperature(policy, x, correct)
+    torch.testing.assert_close(temperature, torch.tensor([4.0, 0.5]), rtol=0.15, atol=0)
+    after = policy(x)
+    assert (
+        torch.equal(before.argsort(dim=0), after.argsort(dim=0))
+        or (before.argsort(0) != after.argsort(0)).float().mean() < 0.01
+    )
+
+    def loss(scale):
+        return torch.nn.functional.binary_cross_entropy_with_logits(policy.logits(x) / scale, correct.float())
+
+    assert all(loss(temperature) <= loss(temperature * factor) + 1e-6 for factor in (0.9, 1.1))
+    copy = PolicyNetwork(**policy.config())
+    copy.load_state_dict(policy.state_dict())
+    assert torch.equal(copy(x), after)
+
+
+def test_all_right_gives_a_finite_temperature():
+    policy = PolicyNetwork(2, 2, ())
+    assert torch.isfinite(fit_temperature(policy, torch.randn(50, 2), torch.ones(50, 2, dtype=torch.bool))).all()
+
+
+def test_no_more_logits_than_inputs():
+    with pytest.raises(ConfigError, match="cannot come from the logits"):
+        PolicyNetwork(4, 3, logits=5)

@@ -1,61 +1,11 @@
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 import pytest
+from fakes import MADDS, PARAMS, POLICY_MADDS, POLICY_PARAMS, K, fake_base, fake_runs
 
 from rdnlib import results
 from rdnlib.calibration import calibrate, choose, saved_fraction, sweep
 from rdnlib.errors import DataError
-
-K = 3
-MADDS, PARAMS = [10_000_000, 20_000_000, 40_000_000], [1_000_000, 2_000_000, 4_000_000]
-POLICY_MADDS, POLICY_PARAMS = 500_000, 250_000
-
-
-@dataclass
-class FakeRun:
-    result: dict
-    frame: pd.DataFrame
-
-    def samples(self):
-        return self.frame.copy()
-
-
-def fake_runs(n=2000, seed=0, *, difficulty=True, flat=False):
-    """An RDN whose accuracy falls with difficulty, and a policy that knows the probabilities (nothing if `flat`)."""
-    rng = np.random.default_rng(seed)
-    hard = rng.random(n).astype(np.float32)
-    p = np.clip(1.05 - hard[:, None] * [0.9, 0.6, 0.4], 0, 1)  # (n, K)
-    draw = rng.random((n, 1))
-    correct = draw < p
-    frame = pd.DataFrame(
-        {
-            "id": rng.permutation(n),
-            "split": np.where(np.arange(n) < n // 2, "calibration", "validation"),
-            "label": 0,
-            "difficulty": hard if difficulty else np.float32("nan"),
-        }
-    )
-    policy = frame[["id", "split"]].copy()
-    for v in range(K):
-        frame[f"top1_{v + 1}"] = correct[:, v]
-        frame[f"top5_{v + 1}"] = correct[:, v] | (rng.random(n) < 0.5)
-        policy[f"p_{v + 1}"] = (0.9 - 0.1 * v if flat else p[:, v].astype(np.float32)) * np.float32(1)
-    shuffled = policy.sample(frac=1, random_state=1)
-    return (
-        FakeRun({"name": "rdn", "kind": "rdn", "madds": MADDS, "params": PARAMS}, frame),
-        FakeRun({"name": "policy", "policy_madds": POLICY_MADDS, "policy_params": POLICY_PARAMS}, shuffled),
-    )
-
-
-def fake_base(n=2000, seed=5):
-    rng = np.random.default_rng(seed)
-    outcome = rng.random(n) < 0.8
-    split = np.where(np.arange(n) < n // 2, "calibration", "validation")
-    columns = {"id": np.arange(n), "split": split, "label": 0, "difficulty": np.nan}
-    frame = pd.DataFrame(columns | {"top1_1": outcome, "top5_1": True})
-    return FakeRun({"name": "base", "kind": "base", "madds": [30_000_000], "params": [3_000_000]}, frame)
 
 
 def test_wilson_interval_against_its_textbook_values():
@@ -196,46 +146,6 @@ def test_an_unreachable_target_is_noted():
     best = sweep(calibration.p, calibration.correct, calibration.saved)["accuracy"].max()
     assert f"{100 * best:.2f}" in row["note"]
     assert row["madds_m"] == pytest.approx((MADDS[0] + POLICY_MADDS) / 1e6)
-
-
-def test_figure8_has_every_series_with_the_right_numbers():
-    rdn, policy = fake_runs()
-    base = fake_base()
-    frame = results.figure8(rdn, policy, {"base": base}, gaps=(0, 0.02), max_points=50)
-    series = dict(list(frame.groupby("series")))
-    assert list(frame["series"].unique()) == [
-        "sub-networks",
-        "dynamic",
-        "dynamic, λ* calibrated",
-        "base",
-        "random mix of N_1 and N_K",
-        "oracle (first correct exit)",
-    ]
-    samples = results.dynamic(rdn, policy, split="validation")
-    assert list(series["sub-networks"]["madds"]) == MADDS
-    np.testing.assert_allclose(series["sub-networks"]["top1"], 100 * samples.correct.mean(axis=0))
-
-    curve = series["dynamic"]
-    assert len(curve) == 50
-    assert curve["lam"].is_monotonic_increasing
-    shares = curve[["exit_1", "exit_2", "exit_3"]].to_numpy()
-    np.testing.assert_allclose(shares.sum(axis=1), 1)
-    np.testing.assert_allclose(curve["madds"], shares @ samples.madds)
-
-    stars = series["dynamic, λ* calibrated"]
-    assert list(stars["name"]) == ["target N_K", "target N_K − 2 points"]
-    assert stars["madds"].iloc[1] < stars["madds"].iloc[0]
-    first = results.table1({}, {"RDN": (rdn, policy)}).iloc[0]
-    assert stars["top1"].iloc[0] == pytest.approx(first["top1"])
-    assert stars["low"].iloc[0] == pytest.approx(first["top1_low"])
-    assert stars["madds"].iloc[0] == pytest.approx(first["madds_m"] * 1e6)
-
-    oracle = series["oracle (first correct exit)"].iloc[0]
-    assert oracle["top1"] == pytest.approx(100 * samples.correct.any(axis=1).mean())
-    np.testing.assert_allclose(series["random mix of N_1 and N_K"]["madds"], [MADDS[0], MADDS[-1]])
-    assert series["base"]["madds"].tolist() == [30_000_000]
-    sampled = frame[~frame["series"].str.startswith("random")]
-    assert ((sampled["low"] <= sampled["top1"]) & (sampled["top1"] <= sampled["high"])).all()
 
 
 def test_easy_images_leave_early():

@@ -8,11 +8,14 @@ from conftest import settle_norms
 from networks import NETWORKS, Mixed, build
 from torch import nn
 
+from rdnlib import shelf as shelf_module
 from rdnlib import to_rdn
 from rdnlib.errors import ConfigError
 from rdnlib.models import mobilenext
+from rdnlib.nested import NestedConv2d
 from rdnlib.select import greedy_permutation, select, violation, violation_scores
-from rdnlib.spaces import plan, split_channels
+from rdnlib.spaces import inflate, plan, split_channels
+from rdnlib.surgery import nest
 from rdnlib.tracing import trace
 
 
@@ -185,3 +188,76 @@ def test_balancing_is_left_out_where_an_activation_follows_the_norm(images):
     assert feature_norm(trace(net())) is not None
     assert feature_norm(trace(net(nn.ReLU6()))) is None
     assert feature_norm(trace(net(nn.Dropout(0.2)))).target == "2"
+
+
+def collapsed(rdn, images):
+    """Run the RDN, but add every new group to its counterpart behind each dense layer, so that nothing is left of it."""
+    trunk, k, last = rdn.trunk, rdn.k, rdn.num_subnetworks
+    values = {trunk.image: images}
+    for step in trunk.steps:
+        inputs = [values[name] for name in step.inputs]
+        layer = trunk.layers[step.name] if step.function is None else None
+        if not isinstance(layer, NestedConv2d):
+            values[step.name] = trunk.execute(step, inputs, 1, k)
+            continue
+        x, reads, writes = inputs[0], layer.reads, layer.writes
+        if not reads.plain:  # the new groups' inputs are gone
+            x = torch.cat([x, x.new_zeros(len(x), sum(reads.sizes) - reads.channels, *x.shape[2:])], dim=1)
+        y = layer(x, 1, last)
+        partner = inflate(torch.arange(writes.channels).split(list(writes.sizes[:k])))
+        values[step.name] = y.new_zeros(len(y), writes.channels, *y.shape[2:]).index_add(1, partner, y)
+    return rdn.heads.logits(rdn.heads(values[step.name], 1, k)[:, -1:], k)[:, 0]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("k", [2, 3, 5])
+@pytest.mark.parametrize("select", ["identity", "random", "greedy"])
+def test_collapsing_the_groups_gives_back_the_super_net(images, name, k, select):
+    """No weight is lost, doubled or misplaced: behind each layer, counterparts and completions add up to what it was."""
+    model = build(name, images)
+    rdn = to_rdn(model, k, select=select, calibration=images, seed=k)
+    with torch.no_grad():
+        wanted = model(images)
+        torch.testing.assert_close(collapsed(rdn, images), wanted, rtol=1e-4, atol=1e-4 * wanted.std().item())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("align", [None, "insert"])
+def test_permuting_channels_alone_changes_nothing(images, name, align):
+    """k = 1: one group, nothing nested, but every space in another order and nothing but the image plain."""
+    model = build(name, images)
+    layout = plan(trace(model, align), k=1, plain=())
+    layout = replace(layout, orders=select("random", layout, [], seed=5))
+    assert sum(not torch.equal(order, order.sort().values) for order in layout.orders.values()) > 3
+    rdn = nest(layout, config={})
+    with torch.no_grad():
+        wanted = model(images)
+        torch.testing.assert_close(rdn(images)[:, 0], wanted, rtol=1e-4, atol=1e-4 * wanted.std().item())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_calibration_in_batches_and_on_disk_changes_nothing(images, name, monkeypatch):
+    """Any number of batches, and values that wait in files: the same RDN."""
+    model = build(name, images)
+    whole = to_rdn(model, 2, select="greedy-relative", init="reconstruct", calibration=images)
+    monkeypatch.setattr(shelf_module, "MEMORY", 0)
+    parts = to_rdn(model, 2, select="greedy-relative", init="reconstruct", calibration=images.split(5))
+    with torch.no_grad():
+        a, b = whole(images), parts(images)
+    assert (a - b).square().mean() < 1e-3 * a.var()
+
+
+def test_groups_that_multiply_are_fitted_to_the_whole_and_not_to_what_is_left():
+    from rdnlib.reconstruct import gates
+
+    found = gates(trace(Mixed()))
+    assert found == {"gate_3", "excite_fc2"}
+
+
+def test_a_batch_norm_without_slope_and_offset_is_taken_as_ones_and_zeros(images):
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8, affine=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(8, 5),
+    ).eval()  # fmt: skip
+    rdn = to_rdn(net, 2, select="random")
+    torch.testing.assert_close(collapsed(rdn, images), net(images), rtol=1e-4, atol=1e-4)

@@ -162,3 +162,36 @@ def test_reestimated_norms_are_the_statistics_of_the_batches():
     torch.testing.assert_close(net[1].running_mean, means, rtol=1e-4, atol=1e-5)
     assert net[1].momentum == 0.1
     assert not net.training
+
+
+def test_in_place_distillation_is_the_mean_of_what_each_subnetwork_is_told():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(5, 3, 4, requires_grad=True), torch.randint(0, 4, (5,))
+    teacher = torch.randn(5, 4)
+    for given in (None, teacher):
+        told = (logits[:, -1].detach() if given is None else given).softmax(dim=1)
+        slow = F.cross_entropy(logits[:, 2], labels, label_smoothing=0.1)
+        for i in (0, 1):
+            slow = slow + 0.7 * F.cross_entropy(logits[:, i], labels, label_smoothing=0.1)
+            slow = slow - 0.3 * (told * logits[:, i].log_softmax(dim=1)).sum(dim=1).mean()
+        torch.testing.assert_close(joint_loss(logits, labels, 0.1, distill=0.3, teacher=given), slow / 3)
+    joint_loss(logits, labels, distill=1.0).backward()
+    alone = torch.autograd.grad(F.cross_entropy(logits[:, 2], labels) / 3, logits)[0]
+    torch.testing.assert_close(logits.grad[:, 2], alone[:, 2])  # the teacher learns from the labels alone
+
+
+@pytest.mark.parametrize("teacher", ["largest", "average"])
+def test_distilled_training_changes_the_smaller_subnetworks(dolls, teacher):
+    losses = []
+    for distill in (0.0, 0.5):
+        rdn = to_rdn(network(), 2, select="identity")
+        recipe = Recipe(epochs=1, lr=0.01, size=16, batch_size=32, distill=distill, teacher=teacher)
+        losses.append(train(rdn, dolls, recipe, progress=False)["loss"].item())
+    assert math.isfinite(losses[1])
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("wrong", [{"distill": -0.1}, {"distill": 1.5}, {"distill": math.nan}, {"teacher": "nobody"}])
+def test_distillation_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ConfigError):
+        Recipe(epochs=1, lr=0.1, size=16, **wrong)

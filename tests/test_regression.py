@@ -1,0 +1,156 @@
+"""The fits of `reconstruct` against least squares written out: all rows in one matrix, one group after the other."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from rdnlib import regression
+from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d, NestedLinear
+from rdnlib.regression import RIDGE, Moments, fit_dense, fit_grouped, ridge
+from rdnlib.shelf import shelf
+from rdnlib.spaces import Space, counterpart, inflate, nested_sizes
+
+
+def slow_fit(columns, target, *, offset=True):
+    """Ridge regression of target (n, T) on columns (n, F) with an intercept: what it predicts."""
+    x, y = columns.double(), target.double()
+    mean, target_mean = (x.mean(0), y.mean(0)) if offset else (torch.zeros_like(x[0]), torch.zeros_like(y[0]))
+    x, y = x - mean, y - target_mean
+    penalty = RIDGE * x.square().sum() / x.shape[1]
+    weights = torch.linalg.solve(x.T @ x + penalty * torch.eye(x.shape[1]), x.T @ y)
+    return x @ weights + target_mean
+
+
+def space(channels, k, *, plain=False, width=1):
+    sizes = (channels,) if plain else tuple(width * size for size in nested_sizes(channels // width, k))
+    return Space(channels, sizes, plain, width)
+
+
+def settled(layer, norm, x):
+    """The layer's output, through its norm in eval mode, as (n, C)."""
+    y = layer(x, 1, len(layer.writes.sizes))
+    if norm is not None:
+        y = norm.eval()(y, 1, len(norm.space.sizes))
+    return y.flatten(2).transpose(1, 2).flatten(0, 1) if y.ndim == 4 else y
+
+
+def batches_of(x, target, count=3):
+    return zip(x.tensor_split(count), target.tensor_split(count), strict=True)
+
+
+@given(
+    k=st.integers(2, 4), kernel=st.sampled_from([1, 3]), stride=st.integers(1, 2), plain=st.booleans(),
+    norm=st.booleans(), residual=st.booleans(), linear=st.booleans(), seed=st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=30, deadline=None)
+def test_dense_layers_are_fitted_group_by_group(k, kernel, stride, plain, norm, residual, linear, seed):
+    torch.manual_seed(seed)
+    reads, writes = space(6, k, plain=plain), space(7, k)
+    if linear:
+        layer, x = NestedLinear(nn.Linear(6, 7), k=k, reads=reads, writes=writes), torch.randn(60, sum(reads.sizes))
+    else:
+        conv = nn.Conv2d(6, 7, kernel, stride, kernel // 2)
+        layer, x = NestedConv2d(conv, k=k, reads=reads, writes=writes), torch.randn(20, sum(reads.sizes), 4, 4)
+    nn.init.normal_(layer.weight[0])
+    for weight in layer.weight:
+        nn.init.normal_(weight)
+    x = x + 1
+    target = layer(x, 1, 2 * k - 1)
+    target = torch.tanh(target) + torch.randn(target.shape[1]).view(1, -1, *(1,) * (x.ndim - 2))
+    batch_norm = NestedBatchNorm2d(nn.BatchNorm2d(7), space=writes) if norm and not linear else None
+    with torch.no_grad():
+        fit_dense(layer, batch_norm, batches_of(x, target), k=k, residual=residual)
+        found = settled(layer, batch_norm, x)
+
+    columns = regression.columns_of(regression.unfold(x, layer)).T
+    wanted = regression.rows_of(target)
+    offsets, slow = writes.offsets, {}
+    for group in range(1, 2 * k):
+        read = torch.cat([torch.arange(a * layer.taps, b * layer.taps) for a, b in layer.runs[group - 1]])
+        own = wanted[:, offsets[group - 1] : offsets[group]]
+        partner = counterpart(group, k)
+        if residual and partner != group:
+            own = own - slow[partner]
+        slow[group] = slow_fit(columns[:, read], own)
+    slow = torch.cat([slow[group] for group in range(1, 2 * k)], dim=1)
+    torch.testing.assert_close(found.double(), slow, rtol=1e-3, atol=1e-3 * slow.std().item())
+
+
+@given(
+    k=st.integers(2, 3), inputs=st.integers(1, 2), outputs=st.integers(1, 2), norm=st.booleans(), residual=st.booleans(),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=25, deadline=None)
+def test_grouped_convolutions_are_fitted_conv_group_by_conv_group(k, inputs, outputs, norm, residual, seed):
+    torch.manual_seed(seed)
+    groups = 5
+    reads, writes = space(groups * inputs, k, width=inputs), space(groups * outputs, k, width=outputs)
+    conv = nn.Conv2d(groups * inputs, groups * outputs, 3, 1, 1, groups=groups)
+    layer = NestedGroupedConv2d(conv, reads=reads, writes=writes)
+    nn.init.normal_(layer.weight)
+    x = torch.randn(16, sum(reads.sizes), 4, 4) + 1
+    target = torch.tanh(layer(x, 1, 2 * k - 1)) + torch.randn(sum(writes.sizes)).view(1, -1, 1, 1)
+    batch_norm = NestedBatchNorm2d(nn.BatchNorm2d(groups * outputs), space=writes) if norm else None
+    with torch.no_grad():
+        fit_grouped(layer, batch_norm, batches_of(x, target), k=k, residual=residual)
+        found = settled(layer, batch_norm, x)
+
+    columns = nn.functional.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1)  # (n, C·9)
+    wanted = regression.rows_of(target)
+    count = sum(reads.sizes) // inputs
+    partner = inflate(torch.arange(groups).split(list(nested_sizes(groups, k)[:k])))
+    slow = {}
+    for group in range(count):
+        own = wanted[:, group * outputs : (group + 1) * outputs]
+        if residual and group >= groups:
+            own = own - slow[partner[group].item()]
+        slow[group] = slow_fit(columns[:, group * inputs * 9 : (group + 1) * inputs * 9], own)
+    slow = torch.cat([slow[group] for group in range(count)], dim=1)
+    torch.testing.assert_close(found.double(), slow, rtol=1e-3, atol=1e-3 * slow.std().item())
+
+
+def test_moments_do_not_depend_on_the_batches():
+    z, t = torch.randn(5, 1000), torch.randn(3, 1000)
+    whole, parts = Moments(), Moments()
+    whole.add(z, t)
+    for a, b in zip(z.split(77, dim=1), t.split(77, dim=1), strict=True):
+        parts.add(a, b)
+    for one, other in zip(whole.centred(), parts.centred(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(whole.centred()[2], torch.cov(z, correction=0).double(), rtol=1e-4, atol=1e-5)
+
+
+def test_pieces_are_bounded(monkeypatch):
+    """Whatever the batch, no working array holds more than ENTRIES numbers, or one image."""
+    monkeypatch.setattr(regression, "ENTRIES", 1000)
+    conv = NestedConv2d(nn.Conv2d(6, 6, 3, padding=1), k=2, reads=space(6, 2), writes=space(6, 2))
+    x = torch.randn(10, 9, 5, 5)
+    pieces = list(regression.in_pieces(x, torch.randn(10, 9, 5, 5), conv))
+    assert all(len(part) * 25 * 9 * 9 <= max(1000, 25 * 9 * 9) for part, _ in pieces)
+    assert sum(len(part) for part, _ in pieces) == 10
+
+
+def test_ridge_of_many_problems_is_ridge_of_each():
+    covariance = torch.randn(4, 6, 6).double()
+    covariance, cross = covariance @ covariance.mT, torch.randn(4, 6, 2).double()
+    together = ridge(covariance, cross, 0.1)
+    for index in range(4):
+        torch.testing.assert_close(together[index], ridge(covariance[index], cross[index], 0.1))
+
+
+def test_a_shelf_gives_back_what_was_put_on_it_from_memory_and_from_files(tmp_path):
+    values = {("a", 0): torch.randn(3, 4), ("a", 1): torch.randn(2, 4), ("b", 0): torch.arange(5)}
+    with shelf(limit=48) as held:  # bytes: the first value alone
+        for (name, batch), value in values.items():
+            held.put(name, batch, value)
+        files = list(held.folder.iterdir())
+        assert len(files) == 2
+        assert all(torch.equal(held.get(*key), value) for key, value in values.items())
+        held.drop("a")
+        assert held.used == 0
+        assert len(list(held.folder.iterdir())) == 1
+        with pytest.raises(KeyError):
+            held.get("a", 0)
+    assert not held.folder.exists()

@@ -1,0 +1,98 @@
+"""Comparison policies: each family against the obvious way to find its cheapest member."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rdnlib.calibration import saved_fraction
+from rdnlib.errors import InfeasibleError
+from rdnlib.rivals import ByLambda, ByThreshold, Mix, OneForAll, settle
+
+MADDS = np.array([1.0, 2.0, 4.0])
+
+
+@st.composite
+def outcomes(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return rng.random((draw(st.integers(1, 60)), 3)) < [0.5, 0.6, 0.7], rng
+
+
+@settings(max_examples=100, deadline=None)
+@given(outcomes(), st.floats(0, 1))
+def test_one_for_all_is_the_cheapest_that_reaches_the_target(case, target):
+    correct, _ = case
+    good = [v for v in range(3) if correct[:, v].mean() >= target - 1e-12]
+    family = OneForAll(correct, MADDS)
+    if not good:
+        with pytest.raises(InfeasibleError, match=f"the best is {correct.mean(axis=0).max():.4f}"):
+            family.reach(target)
+        return
+    assert family.reach(target) == good[0]
+    right, spent = family.take(good[0])
+    assert (right == correct[:, good[0]]).all() and (spent == MADDS[good[0]]).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(outcomes(), st.floats(0, 1))
+def test_a_mix_is_the_cheapest_of_all_pairs_and_shares(case, target):
+    correct, _ = case
+    accuracy, family = correct.mean(axis=0), Mix(correct, MADDS)
+    if accuracy.max() < target:
+        with pytest.raises(InfeasibleError):
+            family.reach(target)
+        return
+    right, spent = family.take(family.reach(target))
+    assert right.mean() >= target - 1e-9
+    best = np.inf
+    for a, b in itertools.product(range(3), range(3)):
+        for share in np.linspace(0, 1, 201):
+            if (1 - share) * accuracy[a] + share * accuracy[b] >= target - 1e-12:
+                best = min(best, (1 - share) * MADDS[a] + share * MADDS[b])
+    assert best - 3 / 200 <= spent.mean() <= best + 1e-9
+
+
+@settings(max_examples=100, deadline=None)
+@given(outcomes(), st.floats(0, 1), st.booleans())
+def test_thresholds_equal_a_loop_over_samples(case, target, negative):
+    correct, rng = case
+    above = rng.choice([-0.5 if negative else 0.1, 0.1, 0.4, 0.8, np.inf], (len(correct), 2))
+    family = ByThreshold(above, correct, MADDS)
+
+    def loop(value):
+        exits = []
+        for row in above:
+            v = 0
+            while v < 2 and value > row[v]:
+                v += 1
+            exits.append(v)
+        return np.array(exits)
+
+    curve = family.curve()
+    for row in curve.itertuples():
+        exits = loop(row.threshold)
+        right, spent = family.take(row.threshold)
+        assert (right == correct[np.arange(len(exits)), exits]).all() and (spent == MADDS[exits]).all()
+        assert row.accuracy == pytest.approx(right.mean()) and row.madds == pytest.approx(spent.mean())
+    assert len(curve) == len({tuple(loop(value)) for value in (0, 0.2, 0.5, 0.9, np.inf)})
+    good = curve[curve["accuracy"] >= target - 1e-12]
+    if good.empty:
+        with pytest.raises(InfeasibleError) as caught:
+            family.reach(target)
+        assert caught.value.best == pytest.approx(curve["accuracy"].max())
+    else:
+        assert family.reach(target) == good["threshold"].iloc[0]
+
+
+def test_a_family_that_cannot_reach_the_target_is_taken_at_its_best():
+    correct = np.array([[True, False, True], [False, True, False]])
+    family = OneForAll(correct, MADDS)
+    outcome = settle(family, family, 0.9)
+    assert outcome.parameter == 0 and outcome.accuracy == 0.5
+    assert "target 90.00 % not reachable" in outcome.note and "50.00 %" in outcome.note
+    p = np.array([[0.9, 0.8, 0.7]] * 2)
+    flat = ByLambda(p, correct, saved_fraction(MADDS), MADDS)
+    assert "not reachable" in settle(flat, flat, 0.9).note
+    assert settle(flat, flat, 0.5).note == ""

@@ -1,0 +1,129 @@
+"""Figure 8 and its rivals: every number recomputed the obvious way, and nothing chosen on validation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from fakes import MADDS, POLICY, POLICY_MADDS, K, fake_base, fake_runs
+
+from rdnlib import results, tradeoff
+from rdnlib.errors import DataError
+
+GAPS = (0.0, 0.02)
+NAMES = [
+    "dynamic",
+    "dynamic, reads N_1’s logits",
+    "sequential",
+    "confidence cascade",
+    "one sub-network",
+    "random mix of two",
+    "base networks",
+]
+
+
+@pytest.fixture(scope="module")
+def runs():
+    small, large = fake_base(seed=5, madds=9_000_000, accuracy=0.6), fake_base(seed=6, accuracy=0.85)
+    return (*fake_runs(), {"large": large, "small": small})
+
+
+def test_figure8_has_every_series_with_the_right_numbers(runs):
+    rdn, policy, bases = runs
+    frame = tradeoff.figure8(rdn, policy, bases, gaps=GAPS, max_points=50)
+    curves = ["dynamic", "sequential", "confidence cascade"]
+    assert set(frame["series"]) == {
+        "sub-networks",
+        *curves,
+        *(f"{name}, calibrated" for name in curves),
+        "base networks",
+        "random mix of N_1 and N_K",
+        "oracle (first correct exit)",
+    }
+    series = dict(list(frame.groupby("series")))
+    samples = results.dynamic(rdn, policy, split="validation")
+    assert list(series["sub-networks"]["madds"]) == MADDS
+    np.testing.assert_allclose(series["sub-networks"]["top1"], 100 * samples.correct.mean(axis=0))
+    extra = {
+        "dynamic": np.full(K, POLICY_MADDS),
+        "sequential": np.array(POLICY["sequential_madds"]),
+        "confidence cascade": POLICY["classifier_madds"] * np.arange(K),
+    }
+    for name in curves:
+        curve = series[name]
+        assert len(curve) <= 50
+        shares = curve[["exit_1", "exit_2", "exit_3"]].to_numpy()
+        np.testing.assert_allclose(shares.sum(axis=1), 1)
+        np.testing.assert_allclose(curve["madds"], shares @ (np.array(MADDS) + extra[name]))
+        stars = series[f"{name}, calibrated"]
+        assert list(stars["name"]) == ["target N_K", "target N_K − 2 points"]
+        assert stars["madds"].iloc[1] < stars["madds"].iloc[0]
+        shares = stars[["exit_1", "exit_2", "exit_3"]].to_numpy()
+        np.testing.assert_allclose(stars["madds"], shares @ (np.array(MADDS) + extra[name]))
+    first = results.table1({}, {"RDN": (rdn, policy)}).iloc[0]
+    star = series["dynamic, calibrated"].iloc[0]
+    assert star["top1"] == pytest.approx(first["top1"])
+    assert star["madds"] == pytest.approx(first["madds_m"] * 1e6)
+    oracle = series["oracle (first correct exit)"].iloc[0]
+    assert oracle["top1"] == pytest.approx(100 * samples.correct.any(axis=1).mean())
+    np.testing.assert_allclose(series["random mix of N_1 and N_K"]["madds"], [MADDS[0], MADDS[-1]])
+    assert list(series["base networks"]["name"]) == ["large", "small"]
+    sampled = frame[~frame["series"].str.startswith("random")]
+    assert ((sampled["low"] <= sampled["top1"]) & (sampled["top1"] <= sampled["high"])).all()
+
+
+def test_all_policies_aim_at_the_same_target(runs):
+    table = tradeoff.target_table(*runs, gaps=GAPS)
+    assert list(table["policy"]) == NAMES * 2
+    rdn, policy, bases = runs
+    calibration = tradeoff.families(rdn, policy, bases, split="calibration")
+    full = calibration["one sub-network"].correct[:, -1].mean()
+    for gap in GAPS:
+        for name, family in calibration.items():
+            right, _ = family.take(family.reach(full - gap))
+            assert right.mean() >= full - gap - 1e-9, name
+    validation = results.dynamic(rdn, policy, split="validation")
+    for row in table.itertuples():
+        assert row.to_full == pytest.approx(row.top1 - 100 * validation.correct[:, -1].mean())
+        assert row.to_full_low <= row.to_full + 1e-9
+        assert row.share == pytest.approx(row.madds / MADDS[-1])
+    assert not table["note"].any()
+
+
+def test_nothing_is_chosen_on_validation(runs):
+    rdn, policy, bases = runs
+    rng = np.random.default_rng(0)
+    spoiled = []
+    for run in (rdn, policy, *bases.values()):
+        frame = run.samples()
+        rows = frame["split"] == "validation"
+        for name in frame.columns:
+            if name.startswith(("top1", "top5", "confidence", "p_", "q_", "above")):
+                frame.loc[rows, name] = rng.permutation(frame.loc[rows, name])
+        spoiled.append(type(run)(run.result, frame))
+    other = (*spoiled[:2], dict(zip(bases, spoiled[2:], strict=True)))
+    pd.testing.assert_series_equal(
+        tradeoff.target_table(*runs)["parameter"], tradeoff.target_table(*other)["parameter"]
+    )
+
+
+def test_duels_are_paired_and_complete(runs):
+    table = tradeoff.duel_table(*runs, gaps=(0.0,))
+    assert len(table) == 2 * (len(NAMES) - 1)
+    row = table[(table["policy"] == "sequential") & (table["rival"] == "dynamic")].iloc[0]
+    outcomes, _ = tradeoff.settled(*runs)
+    gain = outcomes["sequential"].correct.mean() - outcomes["dynamic"].correct.mean()
+    assert row["gain"] == pytest.approx(100 * gain)
+    cost = (outcomes["sequential"].madds - outcomes["dynamic"].madds).mean() / MADDS[-1]
+    assert row["cost"] == pytest.approx(100 * cost)
+    assert row["cost_low"] <= row["cost"] <= row["cost_high"]
+
+
+def test_base_networks_must_have_seen_the_same_images(runs):
+    rdn, policy, _ = runs
+    with pytest.raises(DataError, match="not run on the RDN's images"):
+        tradeoff.families(rdn, policy, {"base": fake_base(1000)}, split="validation")
+
+
+def test_without_base_networks(runs):
+    rdn, policy, _ = runs
+    assert list(tradeoff.families(rdn, policy, {}, split="validation")) == NAMES[:-1]
+    assert "base networks" not in set(tradeoff.figure8(rdn, policy, {})["series"])
