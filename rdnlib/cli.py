@@ -52,7 +52,7 @@ def book(
 
 @app.command()
 def count(
-    model: Annotated[str, typer.Option(help="mobilenext")] = "mobilenext",
+    model: Annotated[str, typer.Option(help="mobilenext, mobilenet_v2 or resnext50.")] = "mobilenext",
     width: Annotated[float, typer.Option(min=0.05, help="Width multiplier.")] = 1.0,
     input_size: Annotated[int, typer.Option(min=1, help="Pixels.")] = 224,
     classes: Annotated[int, typer.Option(min=2)] = 1000,
