@@ -49,7 +49,7 @@ class NestedConv2d(nn.Module):
             for size, runs in zip(writes.sizes, self.runs, strict=True)
         )
         self.bias = nn.Parameter(torch.zeros(sum(writes.sizes))) if conv.bias is not None else None
-        self.register_buffer("positions", self._positions(), persistent=False)
+        self._positions: Tensor | None = None  # made when first needed: only training wants it
 
     def _keep_settings(self, conv: nn.Module) -> None:
         self.kernel_size, self.stride = conv.kernel_size, conv.stride
@@ -60,13 +60,13 @@ class NestedConv2d(nn.Module):
         """Weights for each pair of an input and an output channel."""
         return prod(self.kernel_size)
 
-    def _positions(self) -> Tensor:
+    def positions(self) -> Tensor:
         """Where each weight, flattened and concatenated over the groups, lies in the flattened dense weight."""
         taps = self.taps
         dense = torch.arange(sum(self.writes.sizes) * self.reads.channels_nested * taps)
         rows = dense.view(-1, self.reads.channels_nested, taps).split(list(self.writes.sizes))
         kept = [torch.cat([row[:, a:b] for a, b in runs], dim=1) for row, runs in zip(rows, self.runs, strict=True)]
-        return torch.cat([block.flatten() for block in kept])
+        return torch.cat([block.flatten() for block in kept]).to(self.weight[0].device)
 
     def forward(self, x: Tensor, first: int, last: int) -> Tensor:
         """(B, channels of groups 1…last, H, W) → (B, channels of groups first…last, H', W')."""
@@ -92,9 +92,11 @@ class NestedConv2d(nn.Module):
         One large convolution is faster than 2k−1 small ones when everything is computed anyway, as in training.
         """
         flat = torch.cat([weight.flatten() for weight in self.weight])
+        if self._positions is None or self._positions.device != flat.device:
+            self._positions = self.positions()
         shape = (sum(self.writes.sizes), self.reads.channels_nested, *self.kernel_size)
         empty = flat.new_zeros(prod(shape))
-        return empty.index_copy(0, self.positions, flat).view(shape)
+        return empty.index_copy(0, self._positions, flat).view(shape)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)

@@ -52,7 +52,7 @@ def _train_and_keep(
         tables.append(sample_table(images, split, columns))
     write_table(folder / "samples.parquet", pd.concat(tables, ignore_index=True))
     write_table(folder / "history.csv", history)
-    checkpoint.save(folder / "model.safetensors", model, description)
+    checkpoint.save(folder / "model.safetensors", model, {**description, "input_size": recipe.size})
     return {"epochs": recipe.epochs, "train_seconds": float(history["seconds"].sum())}
 
 

@@ -128,7 +128,7 @@ class _Spaces:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, StochasticDepth) or super().is_leaf_module(module, name)
+        return isinstance(module, (StochasticDepth, nn.LayerNorm)) or super().is_leaf_module(module, name)
 
 
 def trace(model: nn.Module, align: str | None = None) -> Trace:
@@ -287,7 +287,7 @@ class _GraphReader:
             return self._flatten(node, self._input(node.args[0]))
         dropout, pooling_mean = target in {F.dropout, F.dropout2d}, self._is_pooling_mean(node, target)
         if not (target in ADDING | MULTIPLYING | CHANNELWISE_FUNCTIONS or dropout or pooling_mean):
-            raise refuse_kind(node.name, kind)
+            raise refuse_kind(_owner(node), kind)
         inputs = [argument for argument in (*node.args, *node.kwargs.values()) if isinstance(argument, fx.Node)]
         names = tuple(self._input(argument) for argument in inputs)
         call = self._call(node, target, inputs)
@@ -410,6 +410,12 @@ class _GraphReader:
             if conv.out_channels >= 2 * conv.in_channels:
                 return convolutions[-1]
         return None
+
+
+def _owner(node: fx.Node) -> str:
+    """Name of the module whose forward calls a function; in the network's own forward, the function's."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return stack[-1][0] if stack and stack[-1][0] else node.name
 
 
 def _numeric_padding(name: str, conv: nn.Conv2d) -> tuple[int, int]:

@@ -51,13 +51,13 @@ def test_ema_window_is_the_papers_share_of_the_run():
 
 
 def test_averaging_copies_whole_numbers(dolls):
-    """An index buffer that is averaged like a weight would be rounded down to a neighbour."""
+    """A counter or an index that is averaged like a weight would be rounded down to a neighbour."""
     rdn = to_rdn(network(), 2, select="identity")
-    before = {name: value.clone() for name, value in rdn.named_buffers() if "positions" in name}
-    train(rdn, dolls, Recipe(epochs=1, lr=0.01, size=16, batch_size=32), progress=False)
-    after = dict(rdn.named_buffers())
-    assert before
-    assert all(torch.equal(after[name], value) for name, value in before.items())
+    rdn.register_buffer("index", torch.arange(1000, 1100))
+    train(rdn, dolls, Recipe(epochs=2, lr=0.01, size=16, batch_size=32, ema_horizon=0.5), progress=False)
+    assert torch.equal(rdn.index, torch.arange(1000, 1100))
+    counted = [value for name, value in rdn.named_buffers() if name.endswith("num_batches_tracked")]
+    assert {int(value) for value in counted} == {2 * (len(dolls) // 32)}
 
 
 def test_same_seed_same_numbers_and_another_seed_others(dolls):
