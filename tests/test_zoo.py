@@ -11,8 +11,8 @@ from rdnlib.madds import count, count_subnetworks
 
 K = 4
 REFUSED = {
-    "densenet121": "'cat'", "googlenet": "'cat'", "inception_v3": "'cat'", "squeezenet1_0": "'cat'",
-    "shufflenet_v2_x1_0": "'cat'", "convnext_tiny": "channel", "swin_t": "channel", "vit_b_16": "size", "maxvit_t": "size",
+    "densenet121": "(cat)", "googlenet": "(cat)", "inception_v3": "(cat)", "squeezenet1_0": "(cat)",
+    "shufflenet_v2_x1_0": "(cat)", "convnext_tiny": "(LayerNorm2d)", "swin_t": "channel", "vit_b_16": "size", "maxvit_t": "size",
 }  # fmt: skip
 ACCEPTED = [name for name in zoo.FAMILY if name not in REFUSED]
 LARGE = ("vgg16_bn", "resnet50", "wide_resnet50_2", "efficientnet_b1", "efficientnet_v2_s")
