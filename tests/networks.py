@@ -25,7 +25,7 @@ class Mixed(nn.Module):
             nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, 7, 1), nn.SiLU(), nn.Conv2d(7, width, 1), nn.Sigmoid()
         )
         self.third = nn.Sequential(nn.Conv2d(width, 18, 3, 2, 1), nn.Conv2d(18, 27, 3, 1, 1, groups=9), nn.Tanh())
-        self.excite = SqueezeExcitation(27, 6)
+        self.excite = SqueezeExcitation(27, 6, activation=nn.SiLU)  # a dead ReLU would have no gradient
         self.fourth = nn.Conv2d(27, 15, 1)
         self.hidden, self.norm = nn.Linear(15 * 4, 12), nn.BatchNorm1d(12)
         self.classifier = nn.Linear(12, 6)
