@@ -149,7 +149,8 @@ class RDN(nn.Module):
     def subnetwork(self, index: int) -> "SubNetwork":
         """A standalone copy of N_index without any weight of later groups; logits (B, classes)."""
         self._check(index)
-        return SubNetwork(self.trunk.restrict(index), self.heads.restrict(index), index=index).train(self.training)
+        alone = SubNetwork(self.trunk.restrict(index), self.heads.restrict(index), index=index)
+        return alone.to(self.heads.classifier.weight).train(self.training)
 
     def owners(self) -> dict[str, Tensor]:
         """For every parameter and statistic that belongs to groups, the group (1…K) that owns each row (dimension 0).
