@@ -1,17 +1,26 @@
-"""Shared fixtures: a small net that trains for real, and deterministic single-threaded torch."""
+"""Shared fixtures: a small net that trains for real, deterministic single-threaded torch, and deterministic hypothesis.
+
+The same command gives the same result. To look for new counterexamples: HYPOTHESIS_PROFILE=explore python -m pytest tests
+"""
+
+import os
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 from rdnlib.models import mobilenext
 
 torch.set_num_threads(1)
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 def settle_norms(model: nn.Module, images: torch.Tensor) -> nn.Module:
     """Give batch norms the statistics of `images` and non-trivial scales, so that no layer is an identity in tests."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.uniform_(norm.bias, -0.3, 0.3)

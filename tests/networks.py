@@ -37,7 +37,7 @@ class Mixed(nn.Module):
         x = self.excite(self.third(y))
         x = F.adaptive_avg_pool2d(F.hardswish(self.fourth(x)), 2)
         x = x.view(x.size(0), -1)
-        return self.classifier(self.norm(self.hidden(x)).relu())
+        return self.classifier(self.norm(self.hidden(x)).tanh())
 
 
 # name → (builder of a width and number of classes, its widths, its choices of plain layers)
