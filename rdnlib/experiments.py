@@ -17,93 +17,20 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from torch import nn
 
 from rdnlib import checkpoint, data
 from rdnlib.augment import resize_eval
 from rdnlib.errors import ConfigError, RdnError
 from rdnlib.files import read_json, write_json
-
-PROJECT = Path(__file__).resolve().parent.parent
-PROFILES = PROJECT / "notebooks" / "profiles"
-INITS = ("copy", "reconstruct")
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One node of the graph: `config` decides its result, together with its parents and the data."""
-
-    name: str
-    kind: str  # "base", "surgery", "rdn" or "policy"
-    config: dict
-    parents: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What `notebooks/profiles/<name>.yaml` says: data, super-net, recipes, and how many experiments run at once."""
-
-    name: str
-    data: dict
-    model: dict
-    recipe: dict
-    base: dict
-    rdn: dict
-    policy: dict
-    architectures: dict = field(default_factory=dict)  # further super-nets: {name: {model: …, recipe: …}}
-    training_free: dict = field(default_factory=dict)  # settings of surgery that is not followed by training
-    sequential: dict = field(default_factory=lambda: {"hidden": [32]})  # the policy that looks again
-    widths: tuple[float, ...] = ()  # of further base networks, the rivals of Figure 8
-    jobs: int = 1
-
-    def graph(self, seed: int) -> dict[str, Experiment]:
-        """All experiments by name, parents first."""
-        extra = self.recipe | {"epochs": self.rdn["epochs"]}
-        nodes = [Experiment("base", "base", {"model": self.model, "recipe": self.recipe | self.base, "seed": seed})]
-        for name, options in self.architectures.items():
-            model, recipe = {"name": name, **options["model"]}, self.recipe | self.base | options.get("recipe", {})
-            nodes.append(Experiment(f"base-{name}", "base", {"model": model, "recipe": recipe, "seed": seed}))
-        for width in self.widths:  # trained as long as base and RDN together
-            model, epochs = {**self.model, "width_mult": width}, self.base["epochs"] + self.rdn["epochs"]
-            config = {"model": model, "recipe": self.recipe | self.base | {"epochs": epochs}, "seed": seed}
-            nodes.append(Experiment(f"base-x{width}", "base", config))
-        surgery = {key: self.rdn[key] for key in ("k", "select", "calibration_images")}
-        for init in INITS:
-            config = {**surgery, "init": init, "recipe": extra | {"lr": self.rdn["lr"][init]}, "seed": seed}
-            nodes.append(Experiment(f"rdn-{init}", "rdn", config, ("base",)))
-            config = {"one_shot": self.policy, "sequential": self.sequential, "seed": seed}
-            nodes.append(Experiment(f"policy-{init}", "policy", config, (f"rdn-{init}",)))
-        if self.rdn.get("distill"):  # beyond the paper: N_K teaches the others
-            taught = {"lr": self.rdn["lr"]["reconstruct"], "distill": self.rdn["distill"]}
-            config = {**surgery, "init": "reconstruct", "recipe": extra | taught, "seed": seed}
-            nodes.append(Experiment("rdn-distilled", "rdn", config, ("base",)))
-        for name in (self.model["name"], *self.architectures):
-            parent = "base" if name == self.model["name"] else f"base-{name}"
-            config = {**surgery, **self.training_free, "size": self.recipe["size"], "seed": seed}
-            nodes.append(Experiment(f"surgery-{name}", "surgery", config, (parent,)))
-        longer = {"recipe": extra | {"lr": self.rdn["lr"]["base"]}, "seed": seed}
-        nodes.append(Experiment("base-longer", "base", longer, ("base",)))  # the shortest last: it fills the gap
-        return {node.name: node for node in nodes}
-
-
-def load_profile(name: str) -> Profile:
-    """Read a profile; raises ConfigError for an unknown one or one that lacks a section."""
-    path = PROFILES / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
-        raise ConfigError(f"unknown profile '{name}': choose from {known}")
-    try:
-        return Profile(name=name, **yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, TypeError) as error:
-        raise ConfigError(f"profile {path.name} cannot be read: {error}") from error
+from rdnlib.profiles import PROJECT, Experiment, Profile, load_profile
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from torch import nn
 from rdnlib import checkpoint, models
 from rdnlib.errors import ConfigError
 from rdnlib.evaluation import evaluate, sample_table
-from rdnlib.experiments import INITS, Experiment, Run, Workplace, calibration_batch
+from rdnlib.experiments import Run, Workplace, calibration_batch
 from rdnlib.files import read_json, write_table
 from rdnlib.madds import count, count_subnetworks
 from rdnlib.policies import fit_policies
+from rdnlib.profiles import INITS, Experiment
 from rdnlib.select import select, violation
 from rdnlib.spaces import plan
 from rdnlib.surgery import to_rdn

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from rdnlib import checkpoint, experiments, results, runners, to_rdn
+from rdnlib import checkpoint, experiments, profiles, results, runners, to_rdn
 from rdnlib.augment import resize_eval
 from rdnlib.calibration import choose, saved_fraction
 from rdnlib.errors import CheckpointError, ConfigError, DataError
@@ -179,14 +179,14 @@ def test_the_policy_that_decides_on_the_way_does_so_for_real(out):
 
 
 def test_rivals_and_the_distilled_network_are_in_the_graph_where_the_profile_has_them():
-    graph = experiments.load_profile("laptop").graph(0)
+    graph = profiles.load_profile("laptop").graph(0)
     base, rival = (graph[name].config for name in ("base", "base-x0.25"))
     assert rival["model"] == {**base["model"], "width_mult": 0.25}
     assert rival["recipe"]["epochs"] == base["recipe"]["epochs"] + graph["rdn-copy"].config["recipe"]["epochs"]
     plain, taught = (graph[name].config["recipe"] for name in ("rdn-reconstruct", "rdn-distilled"))
     assert taught == {**plain, "distill": 0.5}
     assert "distill" not in plain  # a new setting at its default changes no folder
-    assert "rdn-distilled" not in experiments.load_profile("tiny").graph(0)
+    assert "rdn-distilled" not in profiles.load_profile("tiny").graph(0)
 
 
 def test_wrong_requests_are_refused(tmp_path):
@@ -214,11 +214,11 @@ def test_the_chain_on_photographs(tmp_path, monkeypatch):
     root = os.environ.get("RDN_DATA_ROOT")
     if not root:
         pytest.skip("needs photographs: set RDN_DATA_ROOT to the folder that holds imagenette2-160")
-    profile = yaml.safe_load((experiments.PROFILES / "tiny.yaml").read_text())
+    profile = yaml.safe_load((profiles.PROFILES / "tiny.yaml").read_text())
     profile["data"] = {"name": "imagenette", "size": 32, "train": 300, "validation": 100, "calibration": 0.2}
     profile["recipe"] |= {"size": 24, "crop_scale": [0.5, 1.0]}
     (tmp_path / "photographs.yaml").write_text(yaml.safe_dump(profile))
-    monkeypatch.setattr(experiments, "PROFILES", tmp_path)
+    monkeypatch.setattr(profiles, "PROFILES", tmp_path)
     monkeypatch.setenv("RDN_CACHE", str(tmp_path / "cache"))
     options = {"profile": "photographs", "data_root": root, "out": tmp_path / "out", "progress": False}
     rdn, policy = (experiments.ensure(name, **options) for name in ("rdn-reconstruct", "policy-reconstruct"))

@@ -55,7 +55,7 @@ def test_the_library_does_not_import_the_book():
 
 
 def test_profiles_can_be_read():
-    from rdnlib.experiments import load_profile
+    from rdnlib.profiles import load_profile
 
     names = [path.stem for path in (ROOT / "notebooks" / "profiles").glob("*.yaml")]
     assert {"quick", "laptop"} <= set(names)

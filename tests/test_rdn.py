@@ -20,7 +20,9 @@ def settings_of(draw, name):
     """Everything that decides the shape of an RDN of this network."""
     _, widths, plains = NETWORKS[name]
     width, plain = draw(st.sampled_from(widths)), draw(st.sampled_from(plains))
-    four_channels = name == "mobilenext" and plain == () and width < 0.35  # in its first bottleneck: not to be cut in five
+    four_channels = (
+        name == "mobilenext" and plain == () and width < 0.35
+    )  # in its first bottleneck: not to be cut in five
     return {
         "k": draw(st.integers(2, 4 if four_channels else 5)),
         "select": draw(st.sampled_from(SELECTS)),
