@@ -38,6 +38,7 @@ class Profile:
     sequential: dict = field(default_factory=lambda: {"hidden": [32]})  # the policy that looks again
     widths: tuple[float, ...] = ()  # of further base networks, the rivals of Figure 8
     jobs: int = 1
+    threads: int | None = None  # CPU threads of an experiment; None: its share of the cores
 
     def graph(self, seed: int) -> dict[str, Experiment]:
         """All experiments by name, parents first."""
