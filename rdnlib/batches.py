@@ -16,6 +16,7 @@ from rdnlib import devices
 from rdnlib.augment import Augment
 from rdnlib.data import ImageSet
 from rdnlib.errors import RdnError
+from rdnlib.photographs import Files
 from rdnlib.recipe import Recipe
 
 
@@ -57,7 +58,7 @@ def read(images: ImageSet, wanted: Sequence[np.ndarray | slice]) -> Iterator[Ten
     or RDN_WORKERS. A worker that fails raises its RdnError here.
     """
     cuda = devices.here().device.type == "cuda"
-    workers = int(devices.setting("RDN_WORKERS", devices.cores())) if getattr(images.images, "lazy", False) else 0
+    workers = int(devices.setting("RDN_WORKERS", devices.cores())) if isinstance(images.images, Files) else 0
     if workers and len(wanted) > 1:
         pieces = DataLoader(
             _Pieces(images.images, wanted), batch_size=None, num_workers=min(workers, len(wanted)),

@@ -69,7 +69,7 @@ def _batch_norm(x, running_mean, running_var, weight=None, bias=None, training=F
     processes, shape = devices.here().num_processes, (1, -1) + (1,) * (x.ndim - 2)
     over = [0, *range(2, x.ndim)]
     with torch.autocast(x.device.type, enabled=False):
-        wide = x.float()
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         mean = all_reduce(wide.mean(over)) / processes
         centred = wide - mean.view(shape)
         variance = all_reduce(centred.square().mean(over)) / processes
