@@ -7,6 +7,7 @@ are 0…255 until `normalise`.
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from rdnlib.errors import ConfigError
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's pixels in [0, 1]
 STD = (0.229, 0.224, 0.225)
+RATIO = (3 / 4, 4 / 3)  # the range of a crop's aspect ratio
 _ATTEMPTS = 10  # boxes drawn for each sample; the first that fits is used, as in torchvision
 
 
@@ -56,7 +58,7 @@ def crop(images: torch.Tensor, boxes: torch.Tensor, *, size: int) -> torch.Tenso
     in the pixels next to it.
     """
     height, width = images.shape[-2:]
-    top, left, h, w = boxes.to(images.device, torch.float32).T[..., None]  # (B, 1) each
+    top, left, h, w = boxes.to(torch.float32).to(images.device, non_blocking=True).T[..., None]  # (B, 1) each
     steps = (torch.arange(size, device=images.device, dtype=torch.float32) + 0.5) / size
     x, y = (left + w * steps) / width * 2 - 1, (top + h * steps) / height * 2 - 1  # (B, size) in [-1, 1]
     grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], -1)
@@ -68,7 +70,7 @@ def random_resized_crop(
     *,
     size: int,
     scale: tuple[float, float] = (0.35, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    ratio: tuple[float, float] = RATIO,
     generator: torch.Generator,
 ) -> torch.Tensor:
     """A random box of each image, resized: (B, C, H, W) → float (B, C, size, size). See `crop_boxes` and `crop`."""
@@ -78,14 +80,25 @@ def random_resized_crop(
 
 def random_flip(images: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
     """Mirror each image left to right with probability 1/2: (B, C, H, W), dtype kept."""
-    flip = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(flip.to(images.device)[:, None, None, None], images.flip(-1), images)
+    return mirror(images, _coins(len(images), generator))
+
+
+def mirror(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Mirror the chosen (B,) of the images (B, C, H, W) left to right, dtype kept."""
+    return torch.where(chosen.to(images.device, non_blocking=True)[:, None, None, None], images.flip(-1), images)
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
     """Values 0…255 of any dtype (B, 3, H, W) → float32 with ImageNet's mean 0 and standard deviation 1."""
-    mean, std = (torch.tensor(v, device=images.device)[:, None, None] * 255 for v in (MEAN, STD))
+    mean, std = _statistics(images.device)
     return (images.float() - mean) / std
+
+
+@cache
+def _statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of pixels 0…255, (3, 1, 1) each: sent to a device once, not with every batch."""
+    with torch.inference_mode(False):  # they outlive whatever mode they are first asked for in
+        return tuple(torch.tensor(values, device=device)[:, None, None] * 255 for values in (MEAN, STD))
 
 
 def resize_eval(images: torch.Tensor, size: int) -> torch.Tensor:
@@ -96,10 +109,22 @@ def resize_eval(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """What augmentation has drawn for B images: boxes (B, 4), see `crop_boxes`; mirrored (B,) bool, None: no image is."""
+
+    boxes: torch.Tensor
+    mirrored: torch.Tensor | None
+
+    def __getitem__(self, part: slice) -> "Drawn":
+        return Drawn(self.boxes[part], None if self.mirrored is None else self.mirrored[part])
+
+
+@dataclass(frozen=True)
 class Augment:
     """Random resized crop, flip and normalisation: uint8 (B, 3, S, S) → float (B, 3, size, size).
 
-    `scale` is the range of a crop's share of the image's area. Raises ConfigError where it is not within (0, 1].
+    `scale` is the range of a crop's share of the image's area. Raises ConfigError where it is not within (0, 1]. To draw
+    for a whole batch and apply to parts of it gives the same images as to do both at once.
     """
 
     size: int
@@ -111,9 +136,21 @@ class Augment:
             raise ConfigError(f"augmentation needs size ≥ 1 and 0 < scale ≤ 1, not {self.size} and {self.scale}")
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        if self.flip:
-            images = random_flip(images, generator=generator)
-        return normalise(random_resized_crop(images, size=self.size, scale=self.scale, generator=generator))
+        return self.apply(images, self.draw(len(images), *images.shape[-2:], generator))
+
+    def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Drawn:
+        """What happens to `count` images of this extent, in pixels."""
+        mirrored = _coins(count, generator) if self.flip else None
+        return Drawn(crop_boxes(count, height, width, scale=self.scale, ratio=RATIO, generator=generator), mirrored)
+
+    def apply(self, images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
+        if drawn.mirrored is not None:
+            images = mirror(images, drawn.mirrored)
+        return normalise(crop(images, drawn.boxes, size=self.size))
+
+
+def _coins(count: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(count, generator=generator) < 0.5
 
 
 def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> torch.Tensor:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from rdnlib import models
 from rdnlib.errors import CheckpointError, RdnError
-from rdnlib.files import replacing, write_json
+from rdnlib.files import write_json, write_tensors
 from rdnlib.policy import PolicyNetwork
 from rdnlib.rdn import RDN
 from rdnlib.sequential import SequentialPolicy
@@ -26,9 +26,7 @@ def save(path: Path, network: nn.Module, description: dict) -> None:
     loaded. With a policy, {"network": `network_hash` of the RDN} makes it refuse any other; more may stand beside it: on which
     split it was fitted and calibrated, ε, δ, λ, the curve.
     """
-    state = {name: value.contiguous() for name, value in network.state_dict().items()}
-    with replacing(path) as temporary:
-        save_file(state, temporary)
+    write_tensors(path, network.state_dict())
     write_json(path.with_suffix(".json"), description)
 
 

@@ -27,6 +27,7 @@ _WORTH_KEEPING = 10 * 2**20  # bytes of drawn images
 _DOLLS = {"train": 8000, "validation": 2000}  # images drawn unless the caller says how many
 _LEAST = {"train": 2, "validation": 1}  # images a class: one to train on and one to calibrate on
 _IMAGENETTE = {160: "imagenette2-160", 320: "imagenette2-320", 1024: "imagenette2"}  # folder by short side
+_IN_FOLDERS = ("imagenette", "imagenet", "folder")
 _IMAGENETTE_CLASSES = {
     "n01440764": "tench",
     "n02102040": "English springer",
@@ -46,10 +47,11 @@ class ImageSet:
     """Images uint8 (N, 3, S, S), labels int64 (N,), ids int64 (N,), difficulty float32 (N,), names of the classes.
 
     An id is the image's index within its original split. Difficulty is in [0, 1], NaN where it is not known.
-    `images` is an array or memmap; a part of a memmap above 2 GiB is a `photographs.Rows`: index it, batch by batch.
+    `images` is an array or memmap; a part of a memmap above 2 GiB is a `photographs.Rows`, photographs without a cache are
+    `photographs.Files`: index them, batch by batch.
     """
 
-    images: np.ndarray | photographs.Rows
+    images: np.ndarray | photographs.Rows | photographs.Files
     labels: np.ndarray
     ids: np.ndarray
     difficulty: np.ndarray
@@ -89,6 +91,7 @@ def load(
     calibration: float = 0.1,
     download: bool = False,
     cache: str | os.PathLike | None = None,
+    cached: bool = True,
 ) -> Splits:
     """Load a data set at size × size pixels and hold a calibration part out of its training split.
 
@@ -98,7 +101,8 @@ def load(
 
     Photographs lie under `root`: `imagenette`, `cifar10`, `cifar100`, `imagenet` in torchvision's layout, `folder`
     as root/train/<class>/… and root/val/<class>/…; `download` fetches what torchvision can. They are cropped to
-    the central square, resized with antialiasing, and kept under `cache` (default: a folder in the user's cache).
+    the central square, resized with antialiasing, and kept under `cache` (default: a folder in the user's cache). Where that
+    takes too much room (ImageNet at 256 pixels: 250 GB), `cached=False` leaves them files, decoded whenever they are read.
 
     Raises ConfigError for a bad argument, DataError for data that are missing, empty or damaged.
     """
@@ -110,6 +114,8 @@ def load(
         raise ConfigError(f"seed must not be negative, but is {seed}")
     if not 0 <= calibration <= 0.9:
         raise ConfigError(f"calibration must be a fraction between 0 and 0.9, not {calibration}")
+    if not cached and name not in _IN_FOLDERS:
+        raise ConfigError(f"{name} is kept in memory: cached=False is for {', '.join(_IN_FOLDERS)}")
     folder = Path(cache).expanduser() if cache is not None else cache_folder()
     if name == "dolls":
         whole = _dolls("train", train, size, seed, folder)
@@ -117,7 +123,7 @@ def load(
     elif root is None:
         raise DataError(f"{name} needs a data root: give the folder that holds it (root=…, --data-root DIR)")
     else:
-        first, second = _PHOTOGRAPHS[name](_Place(Path(root).expanduser(), folder, size, download))
+        first, second = _PHOTOGRAPHS[name](_Place(Path(root).expanduser(), folder if cached else None, size, download))
         _check_labels(name, first, second)
         whole, final = _read(first, "train", train, seed), _read(second, "validation", validation, seed)
     held = np.zeros(len(whole), bool)
@@ -128,7 +134,8 @@ def load(
 
 
 def fingerprint(splits: Splits) -> str:
-    """Short hash of ids, labels and pixels, for the manifest; of very many images it reads a part (`checksum`)."""
+    """Short hash of ids, labels and pixels, for the manifest; of very many images it reads a part, of photographs that are
+    not cached names and lengths (`photographs.checksum`)."""
     digest = hashlib.sha256()
     for part in (splits.train, splits.calibration, splits.validation):
         digest.update(np.ascontiguousarray(part.ids))
@@ -142,7 +149,7 @@ class _Place:
     """Where photographs come from and what is asked of them."""
 
     root: Path
-    cache: Path
+    cache: Path | None  # None: they are decoded whenever they are read
     size: int
     download: bool
 
@@ -153,7 +160,7 @@ class _Source:
 
     labels: np.ndarray
     classes: tuple[str, ...]
-    pixels: Callable[[np.ndarray], np.ndarray]
+    pixels: Callable[[np.ndarray], np.ndarray | photographs.Files]
 
 
 def _dolls(split: str, count: int | None, size: int, seed: int, cache: Path) -> ImageSet:

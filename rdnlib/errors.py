@@ -17,6 +17,10 @@ class CheckpointError(RdnError):
     """A checkpoint that is missing, damaged or made for another network."""
 
 
+class StorageError(RdnError, OSError):
+    """A file that cannot be written: the disk is full, the folder read-only."""
+
+
 class UnsupportedModuleError(RdnError):
     """A module that cannot be nested; the message names the module and the reason (Section 3.2)."""
 

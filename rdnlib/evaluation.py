@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from rdnlib import devices
 from rdnlib.augment import resize_eval
+from rdnlib.batches import read
 from rdnlib.data import ImageSet
 from rdnlib.errors import DivergedError
 from rdnlib.rdn import RDN
@@ -41,36 +43,50 @@ def evaluate(
     label: str = "evaluating",
     progress: bool = False,
 ) -> Outputs:
-    """Run `model` (RDN or base network) on all images in eval mode, at `size` pixels."""
-    device = next(model.parameters()).device
-    model.eval()
-    collected = []
-    for start in tqdm(range(0, len(images), batch_size), desc=label, disable=None if progress else True):
-        rows = slice(start, min(start + batch_size, len(images)))
-        pixels = torch.from_numpy(np.ascontiguousarray(images.images[rows])).to(device)
+    """Run `model` (RDN or base network) on all images in eval mode, at `size` pixels, and leave it where it was.
+
+    Several processes share the batches: each image is seen once, and every process returns the outputs for all of them.
+    """
+    here, home = devices.here(), next(model.parameters()).device
+    model.eval().to(here.device)
+    batches = [slice(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
+    mine = range(here.process_index, len(batches), here.num_processes)
+    hidden = None if progress and here.is_main_process else True
+    stream = read(images, [batches[index] for index in mine])
+    said = {}
+    for index, pixels in zip(mine, tqdm(stream, label, len(mine), disable=hidden), strict=True):
         x = resize_eval(pixels, size).contiguous(memory_format=torch.channels_last)
-        labels = torch.from_numpy(images.labels[rows]).to(device)
-        if isinstance(model, RDN):
-            features = model.features(x)
-            logits = model.classify(features)  # (B, K, classes)
-            first, said = model.first_features(features), evidence(logits)
-        else:
-            logits, first, said = model(x)[:, None], None, None
-        if not torch.isfinite(logits).all():
-            raise DivergedError(f"{label}: the network's outputs are not finite; it has diverged in training")
-        guesses = logits.topk(min(5, logits.shape[-1]), dim=-1).indices  # (B, K, 5)
-        hits = guesses == labels[:, None, None]
-        confidence = logits.softmax(dim=-1).amax(dim=-1)
-        collected.append((hits[..., 0], hits.any(dim=-1), confidence, guesses[..., 0], first, said))
-    top1, top5, confidence, guesses, first, said = zip(*collected, strict=True)
+        labels = torch.from_numpy(images.labels[batches[index]]).to(here.device)
+        said[index] = _outputs(model, x, labels, label)
+    model.to(home)
+    everything = dict(devices.gathered(list(said.items())))
+    parts = [everything[index] for index in range(len(batches))]
     return Outputs(
-        top1=torch.cat(top1).cpu().numpy(),
-        top5=torch.cat(top5).cpu().numpy(),
-        confidence=torch.cat(confidence).float().cpu().numpy(),
-        guesses=torch.cat(guesses).cpu().numpy(),
-        features=None if first[0] is None else torch.cat(first).float().cpu().numpy(),
-        evidence=None if said[0] is None else torch.cat(said).float().cpu().numpy(),
+        **{name: None if parts[0][name] is None else np.concatenate([p[name] for p in parts]) for name in parts[0]}
     )
+
+
+def _outputs(model: nn.Module, x: Tensor, labels: Tensor, label: str) -> dict[str, np.ndarray | None]:
+    """The fields of `Outputs` for one batch of normalised images."""
+    if isinstance(model, RDN):
+        features = model.features(x)
+        logits = model.classify(features)  # (B, K, classes)
+        first, said = model.first_features(features).float(), evidence(logits).float()
+    else:
+        logits, first, said = model(x)[:, None], None, None
+    if not torch.isfinite(logits).all():
+        raise DivergedError(f"{label}: the network's outputs are not finite; it has diverged in training")
+    guesses = logits.topk(min(5, logits.shape[-1]), dim=-1).indices  # (B, K, 5)
+    hits = guesses == labels[:, None, None]
+    found = {
+        "top1": hits[..., 0],
+        "top5": hits.any(dim=-1),
+        "confidence": logits.softmax(dim=-1).amax(dim=-1).float(),
+        "guesses": guesses[..., 0],
+        "features": first,
+        "evidence": said,
+    }
+    return {name: None if value is None else value.cpu().numpy() for name, value in found.items()}
 
 
 def sample_table(images: ImageSet, split: str, columns: dict[str, np.ndarray]) -> pd.DataFrame:

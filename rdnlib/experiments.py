@@ -2,8 +2,9 @@
 
 An experiment is a frozen configuration; its folder is named by a hash of everything that decides its result: settings, data
 and the experiments it builds on. A finished one (its result.json exists) is never run again; a killed one goes on from its last
-epoch. Two processes that want the same experiment: one runs it, the other waits. Results are per image
-(samples.parquet), so that every table and curve is computed from them without running a network again.
+state. Two commands that want the same experiment: one runs it, the other waits; the processes of one command (`devices`)
+run it together. Results are per image (samples.parquet), so that every table and curve is computed from them without
+running a network again.
 """
 
 import fcntl
@@ -13,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +24,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from rdnlib import checkpoint, data
+from rdnlib import checkpoint, data, devices
 from rdnlib.augment import resize_eval
 from rdnlib.errors import ConfigError
-from rdnlib.files import read_json, write_json
+from rdnlib.files import read_json, write_json, writing
 from rdnlib.profiles import PROJECT, Experiment, Profile, load_profile
 from rdnlib.workers import Worker
 
@@ -42,11 +43,13 @@ class Workplace:
 
     @cached_property
     def splits(self) -> data.Splits:
-        return data.load(**self.profile.data, root=self.data_root, seed=self.seed)
+        with devices.here().main_process_first():  # which makes the cache
+            return data.load(**self.profile.data, root=self.data_root, seed=self.seed)
 
     @cached_property
     def fingerprint(self) -> str:
-        return data.fingerprint(self.splits)
+        splits = self.splits
+        return devices.agreed(data.fingerprint(splits) if devices.here().is_main_process else None)
 
     @cached_property
     def graph(self) -> dict[str, Experiment]:
@@ -75,7 +78,8 @@ class Workplace:
         if self.profile.threads:
             return self.profile.threads
         alongside = sum(self.depth(other) == self.depth(name) for other in self.graph)
-        return max(1, (os.cpu_count() or 1) // min(self.profile.jobs, alongside))
+        processes = min(self.profile.jobs, alongside) * devices.here().num_processes
+        return max(1, (os.cpu_count() or 1) // processes)
 
     def folder(self, name: str) -> Path:
         return self.out / "experiments" / f"{name}-{self.key(name)}"
@@ -124,12 +128,9 @@ def ensure(name: str, *, profile: str, data_root=None, seed: int = 0, out=None, 
 
 def ensure_in(place: Workplace, name: str, *, progress: bool = True) -> Run:
     parents = [ensure_in(place, parent, progress=progress) for parent in place.experiment(name).parents]
-    folder = place.folder(name)
-    if not finished(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.parent / f".{folder.name}.lock"):
-            if not finished(folder):  # another process may have finished it while we waited
-                _execute(place, name, folder, parents, progress=progress)
+    with _claimed(place.folder(name)) as folder:
+        if folder is not None:
+            _execute(place, name, folder, parents, progress=progress)
     return Run(name, place)
 
 
@@ -146,7 +147,7 @@ def ensure_all(
     """
     place = workplace(profile, data_root=data_root, seed=seed, out=out)
     jobs = jobs or place.profile.jobs
-    if jobs == 1:
+    if jobs == 1 or devices.here().num_processes > 1:
         return {name: ensure_in(place, name, progress=progress) for name in place.graph}
     place.fingerprint  # noqa: B018  reads, checks and caches the data before any process starts
     waiting = [name for name in place.graph if not finished(place.folder(name))]
@@ -165,16 +166,38 @@ def ensure_all(
                     idle.append(running.pop(future)[1])
                     future.result()
         finally:
-            for worker in workers:  # what they keep of an unfinished experiment is its last epoch
+            for worker in workers:  # what they keep of an unfinished experiment is its last state
                 worker.stop()
     return {name: Run(name, place) for name in place.graph}
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock; the operating system lets go of it when the process ends, however it ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def _claimed(folder: Path) -> Iterator[Path | None]:
+    """The folder to run an experiment in, ours alone while the context is open; None if it is finished already.
+
+    Of several processes the main one holds the lock; the others, who must not write there, get folders of their own.
+    """
+    main = devices.here().is_main_process
+    with ExitStack() as stack:
+        todo = main and not finished(folder)
+        if todo:
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(folder))
+            todo = not finished(folder)  # another command may have finished it while we waited
+        todo = devices.agreed(todo)
+        yield stack.enter_context(devices.own_folder(folder)) if todo else None
+        devices.here().wait_for_everyone()
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the exclusive lock of an experiment; the operating system lets go of it when the process ends, however it ends.
+
+    Without `wait`, raises BlockingIOError if somebody holds it.
+    """
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
 
 

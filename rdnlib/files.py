@@ -1,7 +1,9 @@
 """Atomic writes: a reader, or a process killed half-way, never sees a half-written file."""
 
+import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rdnlib.errors import StorageError
+
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a folder that you may write to"),
+}
 
 
 def cache_folder() -> Path:
@@ -18,19 +30,37 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it becomes `path` in one step, on error it is removed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """A full disk or a folder that must not be written to becomes a StorageError that says what to do about it."""
     try:
-        yield temporary
-        os.chmod(temporary, 0o644)  # mkstemp makes private files; results are for everybody
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in _REMEDIES or isinstance(error, StorageError):
+            raise
+        reason = os.strerror(error.errno).lower()
+        raise StorageError(
+            f"cannot write {path} ({reason}): {_REMEDIES[error.errno]}, then start again; what is finished is kept"
+        ) from error
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it becomes `path` in one step, on error it is removed.
+
+    Raises StorageError where there is no room or no permission.
+    """
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            os.chmod(temporary, 0o644)  # mkstemp makes private files; results are for everybody
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -54,3 +84,13 @@ def write_table(path: str | os.PathLike, table: pd.DataFrame) -> None:
             table.to_parquet(temporary, index=False)
         else:
             table.to_csv(temporary, index=False)
+
+
+def write_tensors(path: str | os.PathLike, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
+    """Write tensors by name, and strings beside them, as safetensors."""
+    with replacing(path) as temporary:
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, notes)
+        except SafetensorError as error:  # which has no errno, only its text
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else None, str(error)) from error

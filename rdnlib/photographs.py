@@ -1,6 +1,7 @@
 """Photographs in folders, decoded once: root/train/<class>/… becomes one uint8 .npy file that is opened as a memmap.
 
-The paper trains on ImageNet photographs (Section 4). Decoding is slow and its result never changes, so it is kept.
+The paper trains on ImageNet photographs (Section 4). Decoding is slow and its result never changes, so it is kept; sets too
+large for that are decoded whenever they are read (`Files`), the same pixels every time.
 """
 
 import hashlib
@@ -36,16 +37,38 @@ class Rows:
         return np.asarray(self._images[self._rows[index]])
 
 
-def take(images: np.ndarray | Rows, rows: np.ndarray) -> np.ndarray | Rows:
-    """The images at these distinct, ascending positions: a copy where that fits in memory, else a `Rows`."""
+class Files:
+    """Photographs that stay files: `files[index]` decodes those asked for, uint8 (n, 3, size, size). `batches` reads ahead."""
+
+    def __init__(self, split: Path, names: np.ndarray, size: int):
+        self.split, self.names, self.size = split, names, size
+        self.shape, self.dtype, self.ndim = (len(names), 3, size, size), np.dtype(np.uint8), 4
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index) -> np.ndarray:
+        return np.stack([_photograph(self.split / name, self.size) for name in self.names[index]])
+
+    def checksum(self) -> str:
+        """Hash of the names and lengths of the files, and the size that they are read at."""
+        return _hash([self.size, self.names.tolist(), [_bytes(self.split / name) for name in self.names]])
+
+
+def take(images: np.ndarray | Rows | Files, rows: np.ndarray) -> np.ndarray | Rows | Files:
+    """The images at these distinct, ascending positions: a copy where that fits in memory, else a `Rows` (or `Files`)."""
     if len(rows) == len(images):
         return images
+    if isinstance(images, Files):
+        return Files(images.split, images.names[rows], images.size)
     small = len(rows) * int(np.prod(images.shape[1:])) <= _IN_MEMORY
     return np.asarray(images[rows]) if small else Rows(images, rows)
 
 
-def checksum(images: np.ndarray | Rows) -> str:
-    """Hash of shape and pixels (uint8); of more than 20,000 images it reads that many, evenly spaced."""
+def checksum(images: np.ndarray | Rows | Files) -> str:
+    """Hash of shape and pixels (uint8); of more than 20,000 images it reads that many, evenly spaced, of `Files` none."""
+    if isinstance(images, Files):
+        return images.checksum()
     digest = hashlib.sha256(str(images.shape).encode())
     rows = np.linspace(0, len(images) - 1, min(len(images), _CHECKED_ROWS)).astype(np.int64)
     for part in np.array_split(rows, max(1, len(rows) // 500)):
@@ -62,13 +85,16 @@ class Folder:
     labels: np.ndarray  # (N,) int64
     classes: tuple[str, ...]
 
-    def read(self, rows: np.ndarray, *, size: int, cache: Path) -> np.ndarray:
-        """Pixels uint8 (len(rows), 3, size, size), a copy-on-write memmap of the cache file, which is made if need be.
+    def read(self, rows: np.ndarray, *, size: int, cache: Path | None) -> np.ndarray | Files:
+        """Pixels uint8 (len(rows), 3, size, size), a copy-on-write memmap of the cache file, which is made if need be;
+        `Files` without a cache.
 
         Its name changes with folder, size, and the names and lengths of the files. A cache file that is cut short or
         damaged is made again. Processes that make one at the same time each write their own and agree on the result.
         Raises DataError for a damaged image and for a cache folder that cannot be written.
         """
+        if cache is None:
+            return Files(self.split, self.files[rows], size)
         paths = [self.split / name for name in self.files[rows]]
         lengths = [_bytes(path) for path in paths]
         key = [str(self.split.resolve()), size, self.files[rows].tolist(), lengths]

@@ -1,4 +1,4 @@
-"""Training: the loss, the schedule, and that a killed run ends with the same numbers as an uninterrupted one."""
+"""Training: the loss, the schedule, the averaging, what stops a run, and batches that are computed in parts."""
 
 import math
 
@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rdnlib import data, to_rdn, training
-from rdnlib.errors import CheckpointError, ConfigError, DataError, DivergedError
+from rdnlib import data, to_rdn
+from rdnlib.errors import ConfigError, DataError
 from rdnlib.models import mobilenext
 from rdnlib.training import Recipe, ema_decay, joint_loss, learning_rate, reestimate_norms, train
 
@@ -67,47 +67,6 @@ def test_same_seed_same_numbers_and_another_seed_others(dolls):
     assert histories[0] == histories[1] != histories[2]
 
 
-class Killed(Exception):
-    pass
-
-
-@pytest.mark.parametrize("nested", [False, True])
-def test_a_killed_run_goes_on_to_the_same_numbers(dolls, tmp_path, monkeypatch, nested):
-    def start():
-        return to_rdn(network(), 3, select="random") if nested else network()
-
-    whole = start()
-    expected = train(whole, dolls, RECIPE, seed=5, progress=False)
-    save, epochs = training._save_state, []
-
-    def save_then_die(*arguments):
-        save(*arguments)
-        epochs.append(1)
-        if len(epochs) == 2:
-            raise Killed
-
-    monkeypatch.setattr(training, "_save_state", save_then_die)
-    state = tmp_path / "resume.safetensors"
-    with pytest.raises(Killed):
-        train(start(), dolls, RECIPE, seed=5, resume=state, progress=False)
-    assert state.exists()
-    monkeypatch.undo()
-    resumed = start()
-    history = train(resumed, dolls, RECIPE, seed=5, resume=state, progress=False)
-    assert history["loss"].tolist() == expected["loss"].tolist()
-    assert len(history) == RECIPE.epochs
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-    assert not state.exists()
-
-
-def test_a_damaged_state_is_named(dolls, tmp_path):
-    state = tmp_path / "resume.safetensors"
-    state.write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match=r"resume\.safetensors.*delete it"):
-        train(network(), dolls, RECIPE, resume=state, progress=False)
-
-
 def test_training_learns():
     """Ten shades of grey: a net that trains at all tells them apart far better than chance (10 %)."""
     labels = np.arange(320) % 10
@@ -122,22 +81,6 @@ def test_training_learns():
     )
     history = train(net, images, Recipe(epochs=10, lr=0.1, size=16, batch_size=32), progress=False)
     assert history["accuracy"].iloc[-1] > 0.4
-
-
-def test_divergence_stops_the_run_and_keeps_the_last_state(dolls, tmp_path):
-    class Bomb(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net, self.calls = network(), 0
-
-        def forward(self, x):
-            self.calls += 1
-            return self.net(x) * (math.nan if self.calls > 4 else 1)
-
-    state = tmp_path / "resume.safetensors"
-    with pytest.raises(DivergedError, match=r"epoch 2 at lr=0.05; use a smaller lr"):
-        train(Bomb(), dolls, RECIPE, resume=state, progress=False)
-    assert state.exists()
 
 
 def test_training_leaves_the_processors_arithmetic_alone(dolls):
