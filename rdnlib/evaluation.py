@@ -41,7 +41,7 @@ def evaluate(
     label: str = "evaluating",
     progress: bool = False,
 ) -> Outputs:
-    """Run `model` (RDN or base network) on all images in eval mode, at `size` pixels."""
+    """Run `model` (RDN, base network or slimmable) on all images in eval mode, at `size` pixels."""
     device = next(model.parameters()).device
     model.eval()
     collected = []
@@ -55,7 +55,8 @@ def evaluate(
             logits = model.classify(features)  # (B, K, classes)
             first, said = model.first_features(features), evidence(logits)
         else:
-            logits, first, said = model(x)[:, None], None, None
+            logits, first, said = model(x), None, None
+            logits = logits if logits.ndim == 3 else logits[:, None]  # (B, K, classes)
         if not torch.isfinite(logits).all():
             raise DivergedError(f"{label}: the network's outputs are not finite; it has diverged in training")
         guesses = logits.topk(min(5, logits.shape[-1]), dim=-1).indices  # (B, K, 5)
