@@ -95,12 +95,17 @@ def nodes(profile: "Profile", seed: int) -> list[tuple[str, str, dict, tuple[str
     return made
 
 
-def replicas(place: "Workplace", seeds: int | None = None) -> "list[Workplace]":
-    """The place at so many consecutive seeds, from its own on; default: as many as the profile says, else one."""
-    seeds = place.profile.ablations.get("seeds", 1) if seeds is None else seeds
+def seeds_from(profile: "Profile", seed: int, seeds: int | None = None) -> list[int]:
+    """So many consecutive seeds, from `seed` on; default: as many as the profile says, else one."""
+    seeds = profile.ablations.get("seeds", 1) if seeds is None else seeds
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise ConfigError(f"seeds is how many seeds to run, a whole number of at least 1, not {seeds!r}")
-    return [replace(place, seed=place.seed + more) for more in range(seeds)]
+    return list(range(seed, seed + seeds))
+
+
+def replicas(place: "Workplace", seeds: int | None = None) -> "list[Workplace]":
+    """The same place at so many consecutive seeds."""
+    return [replace(place, seed=seed) for seed in seeds_from(place.profile, place.seed, seeds)]
 
 
 def repeated(profile: "Profile") -> list[str]:
