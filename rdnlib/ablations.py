@@ -81,7 +81,8 @@ def nodes(profile: "Profile", seed: int) -> list[tuple[str, str, dict, tuple[str
     for name, factor in (("rdn-scratch-twice", 2), ("rdn-scratch", 1)):
         config = {"k": k, "init": "scratch", "model": profile.model, **training(factor * epochs)}
         made.append((name, "rdn", config, ()))
-    config = {"widths": widths(k), "calibration_images": profile.rdn["calibration_images"], **training()}
+    slim = profile.ablations.get("slimmable", widths(k))
+    config = {"widths": slim, "calibration_images": profile.rdn["calibration_images"], **training()}
     made.append(("slimmable", "slimmable", config, ("base",)))
     variants = {name: {"select": select} for select, name in table4(profile).items() if name != reference(profile)}
     variants["rdn-without-lightest"] = {"trained": list(range(2, 2 * k))}

@@ -37,7 +37,7 @@ class Profile:
     architectures: dict = field(default_factory=dict)  # further super-nets: {name: {model: …, recipe: …}}
     training_free: dict = field(default_factory=dict)  # settings of surgery that is not followed by training
     sequential: dict = field(default_factory=lambda: {"hidden": [32]})  # the policy that looks again
-    ablations: dict = field(default_factory=dict)  # epochs, lengths and seeds of the variants in Tables 3 to 5
+    ablations: dict = field(default_factory=dict)  # epochs, lengths, seeds, slimmable: see `ablations`
     widths: tuple[float, ...] = ()  # of further base networks, the rivals of Figure 8
     jobs: int = 1
 

@@ -29,7 +29,7 @@ class Estimate:
     @property
     def hull(self) -> Interval:
         """Both intervals together: what lies outside is neither the luck of the images nor that of training."""
-        return Interval(float(np.nanmin([self.low, self.seeds_low])), float(np.nanmax([self.high, self.seeds_high])))
+        return Interval(float(np.fmin(self.low, self.seeds_low)), float(np.fmax(self.high, self.seeds_high)))
 
     def columns(self, name: str) -> dict[str, float]:
         """As columns of a table: name, name_low, name_high, name_seeds_low, name_seeds_high."""
