@@ -15,13 +15,14 @@ from rdnlib.files import write_json, write_tensors
 from rdnlib.policy import PolicyNetwork
 from rdnlib.rdn import RDN
 from rdnlib.sequential import SequentialPolicy
+from rdnlib.slimmable import Slimmable
 from rdnlib.surgery import to_rdn
 
 
 def save(path: Path, network: nn.Module, description: dict) -> None:
     """Write `path` (.safetensors) and, beside it, `path` with suffix .json.
 
-    description: {"model": {"name", **options}} of the super-net, and {"rdn": rdn.config} for an RDN, or
+    description: {"model": {"name", **options}} of the super-net, and {"rdn": rdn.config} for an RDN, {"slimmable": {"widths"}} for a slimmable network, or
     {"policy": policy.config()} or {"sequential": policy.config()}; enough to rebuild the network before its numbers are
     loaded. With a policy, {"network": `network_hash` of the RDN} makes it refuse any other; more may stand beside it: on which
     split it was fitted and calibrated, ε, δ, λ, the curve.
@@ -65,6 +66,8 @@ def build(description: dict) -> nn.Module:
             policy.network = description.get("network")
             return policy
     model = models.build(**description["model"])
+    if "slimmable" in description:
+        return Slimmable(model, **description["slimmable"])
     return skeleton(model, description["rdn"]) if "rdn" in description else model
 
 

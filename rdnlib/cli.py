@@ -26,8 +26,13 @@ def reproduce(
     profile: ProfileOption,
     data_root: DataRootOption = None,
     seed: SeedOption = 0,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds, from --seed on, for RDNs and ablations (default: the profile's).")
+    ] = None,
     out: OutOption = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Experiments at once (default: the profile's).")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Experiments, then notebooks, at once (default: the profile's).")
+    ] = None,
 ) -> None:
     """Run the experiments, execute every notebook, build the book."""
     from rdnlib.experiments import workplace
@@ -35,7 +40,7 @@ def reproduce(
 
     place = workplace(profile, data_root=data_root, seed=seed, out=out)  # wrong arguments end here, before any work
     fingerprint = place.fingerprint  # and missing or damaged data here
-    run(profile, data_root=place.data_root, out=place.out, seed=seed, jobs=jobs, fingerprint=fingerprint)
+    run(profile, data_root=place.data_root, out=place.out, seed=seed, seeds=seeds, jobs=jobs, fingerprint=fingerprint)
 
 
 @app.command()

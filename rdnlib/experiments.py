@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -139,18 +139,25 @@ def finished(folder: Path) -> bool:
 
 
 def ensure_all(
-    *, profile: str, data_root=None, seed: int = 0, out=None, jobs: int | None = None, progress: bool = True
+    *,
+    profile: str,
+    data_root=None,
+    seed: int = 0,
+    out=None,
+    jobs: int | None = None,
+    progress: bool = True,
+    names: Iterable[str] | None = None,
 ) -> dict[str, Run]:
-    """Run every experiment of the profile, up to `jobs` (default: the profile's) at once, each in its own process.
+    """Run every experiment of the profile, or those of `names` (which must hold all that they build on), up to `jobs` (default: the profile's) at once, each in its own process.
 
     On a CPU two processes of one thread each get more done than one process with two threads.
     """
     place = workplace(profile, data_root=data_root, seed=seed, out=out)
-    jobs = jobs or place.profile.jobs
+    jobs, names = jobs or place.profile.jobs, list(place.graph if names is None else names)
     if jobs == 1 or devices.here().num_processes > 1:
-        return {name: ensure_in(place, name, progress=progress) for name in place.graph}
+        return {name: ensure_in(place, name, progress=progress) for name in names}
     place.fingerprint  # noqa: B018  reads, checks and caches the data before any process starts
-    waiting = [name for name in place.graph if not finished(place.folder(name))]
+    waiting = [name for name in names if not finished(place.folder(name))]
     workers = [Worker(place, progress=progress) for _ in range(min(jobs, len(waiting)))]
     idle, running = list(workers), {}
     with ThreadPoolExecutor(jobs) as pool:
@@ -168,7 +175,7 @@ def ensure_all(
         finally:
             for worker in workers:  # what they keep of an unfinished experiment is its last state
                 worker.stop()
-    return {name: Run(name, place) for name in place.graph}
+    return {name: Run(name, place) for name in names}
 
 
 @contextmanager

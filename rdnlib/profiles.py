@@ -5,11 +5,12 @@ from pathlib import Path
 
 import yaml
 
+from rdnlib import ablations
 from rdnlib.errors import ConfigError
+from rdnlib.surgery import INITS
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROFILES = PROJECT / "notebooks" / "profiles"
-INITS = ("copy", "reconstruct")
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Experiment:
     """One node of the graph: `config` decides its result, together with its parents and the data."""
 
     name: str
-    kind: str  # "base", "surgery", "rdn" or "policy"
+    kind: str  # "base", "surgery", "rdn", "policy" or "slimmable"
     config: dict
     parents: tuple[str, ...] = ()
 
@@ -36,6 +37,7 @@ class Profile:
     architectures: dict = field(default_factory=dict)  # further super-nets: {name: {model: …, recipe: …}}
     training_free: dict = field(default_factory=dict)  # settings of surgery that is not followed by training
     sequential: dict = field(default_factory=lambda: {"hidden": [32]})  # the policy that looks again
+    ablations: dict = field(default_factory=dict)  # epochs, lengths, seeds, slimmable: see `ablations`
     widths: tuple[float, ...] = ()  # of further base networks, the rivals of Figure 8
     jobs: int = 1
     threads: int | None = None  # CPU threads of an experiment; None: its share of the cores
@@ -65,6 +67,7 @@ class Profile:
             parent = "base" if name == self.model["name"] else f"base-{name}"
             config = {**surgery, **self.training_free, "size": self.recipe["size"], "seed": seed}
             nodes.append(Experiment(f"surgery-{name}", "surgery", config, (parent,)))
+        nodes += [Experiment(*node) for node in ablations.nodes(self, seed)]
         longer = {"recipe": extra | {"lr": self.rdn["lr"]["base"]}, "seed": seed}
         nodes.append(Experiment("base-longer", "base", longer, ("base",)))  # the shortest last: it fills the gap
         return {node.name: node for node in nodes}

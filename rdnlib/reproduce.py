@@ -4,6 +4,7 @@ The steps: run (or find) the experiments, execute every notebook with papermill,
 write the manifest. Everything is written below `out`; the project's own files are only read.
 """
 
+import ast
 import importlib.metadata
 import json
 import os
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,10 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from rdnlib import assets
+from rdnlib import ablations, assets
 from rdnlib.errors import ConfigError, RdnError
 from rdnlib.files import write_json
+from rdnlib.profiles import load_profile
 
 PACKAGES = (
     "torch",
@@ -53,6 +56,7 @@ def reproduce(
     data_root: str | os.PathLike | None = None,
     out: str | os.PathLike | None = None,
     seed: int = 0,
+    seeds: int | None = None,
     jobs: int | None = None,
     project: str | os.PathLike | None = None,
     fingerprint: str | None = None,
@@ -64,7 +68,8 @@ def reproduce(
         data_root: folder with the photographs, for the profiles that need one.
         out: where everything goes; default `build/<profile>`.
         seed: seed of all experiments.
-        jobs: how many experiments run at once; default: what the profile says.
+        seeds: how many seeds, from `seed` on, the RDNs and their ablations are run for; default: what the profile says.
+        jobs: how many experiments, and then notebooks, run at once; default: what the profile says.
         project: folder with `notebooks/`, `book/` and `_config.yml`; default: the checkout that rdnlib runs from.
         fingerprint: hash of the data used, for the manifest.
 
@@ -75,10 +80,16 @@ def reproduce(
     project, out = _project(project), Path(out or Path("build") / profile).absolute()
     data_root = None if data_root is None else Path(data_root).absolute()
 
+    loaded = load_profile(profile)
+    first, *more = ablations.seeds_from(loaded, seed, seeds)
+
     def run_experiments() -> None:
         from rdnlib import experiments
 
-        experiments.ensure_all(profile=profile, data_root=data_root, seed=seed, out=out, jobs=jobs)
+        where = {"profile": profile, "data_root": data_root, "out": out, "jobs": jobs}
+        experiments.ensure_all(seed=first, **where)
+        for another in more:
+            experiments.ensure_all(seed=another, names=ablations.repeated(loaded), **where)
 
     return _publish(
         run_experiments,
@@ -86,6 +97,8 @@ def reproduce(
         profile=profile,
         data_root=data_root,
         seed=seed,
+        seeds=1 + len(more),
+        jobs=jobs or loaded.jobs,
         out=out,
         fingerprint=fingerprint,
     )
@@ -124,6 +137,8 @@ def _publish(
     data_root: Path | None,
     seed: int,
     out: Path,
+    seeds: int | None = None,
+    jobs: int = 1,
     fingerprint: str | None = None,
 ) -> Path:
     seconds: dict[str, float] = {}
@@ -132,25 +147,25 @@ def _publish(
         prepare()
     source = out / "book"
     with _timed("assets", seconds):
-        _stage(project, source, footer=f"Built with profile <b>{profile}</b>, seed {seed}.")
+        last = f" to {seed + seeds - 1}" if (seeds or 1) > 1 else ""
+        _stage(project, source, footer=f"Built with profile <b>{profile}</b>, seed {seed}{last}.")
     parameters = {
         "profile": profile,
         "data_root": None if data_root is None else str(data_root),
         "seed": seed,
+        "seeds": seeds,
         "out": str(out),
     }
     notebooks = sorted((project / "notebooks").glob("[0-9]*.ipynb"))
     if not notebooks:
         raise ConfigError(f"no notebooks named NN_….ipynb in {project / 'notebooks'}")
-    with kernel():
-        for number, notebook in enumerate(notebooks, start=1):
-            with _timed(notebook.stem, seconds, label=f"[{number}/{len(notebooks)}] notebook {notebook.stem}"):
-                execute(notebook, source / "notebooks" / notebook.name, parameters=parameters)
+    execute_all(notebooks, source / "notebooks", parameters=parameters, jobs=jobs, seconds=seconds)
     with _timed("book", seconds):
         build(source, out / "html")
     manifest = {
         "profile": profile,
         "seed": seed,
+        "seeds": seeds,
         "data_fingerprint": fingerprint,
         "notebooks": [notebook.name for notebook in notebooks],
         "seconds": seconds,
@@ -160,6 +175,30 @@ def _publish(
     index = out / "html" / "index.html"
     print(f"tables: {out / 'tables'}\nbook:   {index}", flush=True)
     return index
+
+
+def execute_all(
+    notebooks: list[Path], folder: Path, *, parameters: dict[str, Any], jobs: int, seconds: dict[str, float]
+) -> None:
+    """Execute notebooks into `folder`, up to `jobs` at once, each with those of the parameters that it declares.
+
+    `seconds` receives how long each took. Raises RdnError for the first of them, in their order, that failed.
+    """
+
+    def one(number: int, notebook: Path) -> None:
+        declared = _declared(notebook)
+        own = {name: value for name, value in parameters.items() if name in declared}
+        with _timed(notebook.stem, seconds, label=f"[{number}/{len(notebooks)}] notebook {notebook.stem}"):
+            execute(notebook, folder / notebook.name, parameters=own)
+
+    with kernel(threads=max(1, (os.cpu_count() or 1) // jobs)), ThreadPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(one, number, notebook) for number, notebook in enumerate(notebooks, start=1)]
+        try:
+            for done in waiting:
+                done.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def execute(notebook: Path, result: Path, *, parameters: dict[str, Any]) -> None:
@@ -269,8 +308,8 @@ def _stage(project: Path, source: Path, *, footer: str) -> None:
 
 
 @contextmanager
-def kernel() -> Iterator[None]:
-    """Offer a kernel that is this very interpreter, so that none needs to be installed."""
+def kernel(threads: int | None = None) -> Iterator[None]:
+    """Offer a kernel that is this very interpreter, so that none needs to be installed; `threads` of its computations."""
     package_parent = str(Path(__file__).resolve().parent.parent)
     search = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
     spec = {
@@ -285,7 +324,7 @@ def kernel() -> Iterator[None]:
         ],
         "display_name": "Python 3",
         "language": "python",
-        "env": {"PYTHONPATH": search},
+        "env": {"PYTHONPATH": search, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})},
     }
     before = os.environ.get("JUPYTER_PATH")
     with tempfile.TemporaryDirectory() as folder:
@@ -316,6 +355,13 @@ def _complaints(log: str, source: Path) -> str:
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in log.splitlines()]
     found = [line for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL|Error)\b", line)] or lines[-3:]
     return " | ".join(dict.fromkeys(line.replace(f"{source}{os.sep}", "") for line in found))
+
+
+def _declared(notebook: Path) -> set[str]:
+    """The names that a notebook's cell of parameters sets."""
+    cells = [cell for cell in _cells(notebook) if "parameters" in _tags(cell)]
+    statements = ast.parse(cells[0].source).body if cells else []
+    return {name.id for line in statements for name in getattr(line, "targets", ())}
 
 
 def _cells(notebook: Path) -> list[nbformat.NotebookNode]:

@@ -19,12 +19,14 @@ from rdnlib.experiments import Run, Workplace, calibration_batch
 from rdnlib.files import read_json, write_table
 from rdnlib.madds import count, count_subnetworks
 from rdnlib.policies import fit_policies
-from rdnlib.profiles import INITS, Experiment
+from rdnlib.profiles import Experiment
 from rdnlib.select import select, violation
+from rdnlib.slimmable import Slimmable
 from rdnlib.spaces import plan
-from rdnlib.surgery import to_rdn
+from rdnlib.surgery import INITS, to_rdn
 from rdnlib.tracing import trace
 from rdnlib.training import Recipe, reestimate_norms, train
+from rdnlib.variants import SomeSubnetworks, reinitialise
 
 
 def _recipe(place: Workplace, config: dict) -> Recipe:
@@ -37,12 +39,22 @@ def _recipe(place: Workplace, config: dict) -> Recipe:
 
 
 def _train_and_keep(
-    place: Workplace, node: Experiment, folder: Path, model: nn.Module, description: dict, progress: bool
+    place: Workplace,
+    node: Experiment,
+    folder: Path,
+    model: nn.Module,
+    description: dict,
+    progress: bool,
+    *,
+    trained: nn.Module | None = None,
 ) -> dict:
-    """Train, save the network and its per-image outputs on the calibration and validation splits."""
+    """Train, save the network and its per-image outputs on the calibration and validation splits.
+
+    trained: what gives the loss, where that is not all that the network says.
+    """
     recipe = _recipe(place, node.config)
     history = train(
-        model, place.splits.train, recipe, seed=node.config["seed"],
+        model if trained is None else trained, place.splits.train, recipe, seed=node.config["seed"],
         resume=folder / "resume.safetensors", label=node.name, progress=progress,
     )  # fmt: skip
     tables = []
@@ -57,13 +69,17 @@ def _train_and_keep(
     return {"epochs": recipe.epochs, "train_seconds": float(history["seconds"].sum())}
 
 
-def run_base(place: Workplace, node: Experiment, folder: Path, parents: list[Run], progress: bool) -> dict:
+def _supernet(place: Workplace, node: Experiment, parents: list[Run]) -> tuple[nn.Module, dict]:
+    """The parent's network, or an untrained one where there is no parent; and its description."""
     if parents:
-        model, description = parents[0].model(), read_json(parents[0].path / "model.json")
-    else:
-        torch.manual_seed(node.config["seed"])
-        description = {"model": {**node.config["model"], "num_classes": len(place.splits.train.classes)}}
-        model = models.build(**description["model"])
+        return parents[0].model(), read_json(parents[0].path / "model.json")
+    torch.manual_seed(node.config["seed"])
+    description = {"model": {**node.config["model"], "num_classes": len(place.splits.train.classes)}}
+    return models.build(**description["model"]), description
+
+
+def run_base(place: Workplace, node: Experiment, folder: Path, parents: list[Run], progress: bool) -> dict:
+    model, description = _supernet(place, node, parents)
     kept = _train_and_keep(place, node, folder, model, description, progress)
     total = count(model.cpu(), node.config["recipe"]["size"]).sum(numeric_only=True)
     return {**kept, "madds": [int(total["madds"])], "params": [int(total["params"])]}
@@ -71,22 +87,21 @@ def run_base(place: Workplace, node: Experiment, folder: Path, parents: list[Run
 
 def run_rdn(place: Workplace, node: Experiment, folder: Path, parents: list[Run], progress: bool) -> dict:
     config, size = node.config, node.config["recipe"]["size"]
-    batch = calibration_batch(place, config["calibration_images"], size, config["seed"])
+    supernet, description = _supernet(place, node, parents)
     started = time.perf_counter()
-    rdn = to_rdn(
-        parents[0].model(),
-        config["k"],
-        select=config["select"],
-        init=config["init"],
-        calibration=batch,
-        seed=config["seed"],
-    )
+    if config["init"] == "scratch":
+        rdn = to_rdn(supernet, config["k"], select="identity")
+        reinitialise(rdn, config["seed"])
+    else:
+        batch = calibration_batch(place, config["calibration_images"], size, config["seed"])
+        choices = {key: config[key] for key in ("select", "init", "seed")}
+        rdn = to_rdn(supernet, config["k"], calibration=batch, **choices)
     surgery_seconds = time.perf_counter() - started
     if config["init"] == "copy":
         reestimate_norms(rdn, list(batch.split(128)))
     before = evaluate(rdn, place.splits.validation, size=size, label=f"{node.name}: before training", progress=progress)
-    description = {**read_json(parents[0].path / "model.json"), "rdn": rdn.config}
-    kept = _train_and_keep(place, node, folder, rdn, description, progress)
+    some = SomeSubnetworks(rdn, config["trained"]) if "trained" in config else None
+    kept = _train_and_keep(place, node, folder, rdn, {**description, "rdn": rdn.config}, progress, trained=some)
     totals = count_subnetworks(rdn.cpu(), size)
     return {
         **kept,
@@ -95,6 +110,20 @@ def run_rdn(place: Workplace, node: Experiment, folder: Path, parents: list[Run]
         "params": totals["params"].tolist(),
         "before_training": {"top1": before.top1.mean(axis=0).tolist(), "top5": before.top5.mean(axis=0).tolist()},
     }
+
+
+def run_slimmable(place: Workplace, node: Experiment, folder: Path, parents: list[Run], progress: bool) -> dict:
+    """The parent's network at several widths, each with batch norms of its own, trained together."""
+    config, size = node.config, node.config["recipe"]["size"]
+    supernet, description = _supernet(place, node, parents)
+    slimmable = Slimmable(supernet, config["widths"])
+    batch = calibration_batch(place, config["calibration_images"], size, config["seed"])
+    reestimate_norms(slimmable, list(batch.split(128)))
+    description = {**description, "slimmable": {"widths": config["widths"]}}
+    kept = _train_and_keep(place, node, folder, slimmable, description, progress)
+    slimmable.cpu()
+    totals = [count(slimmable.alone(index), size).sum(numeric_only=True) for index in range(len(config["widths"]))]
+    return {**kept, **{column: [int(total[column]) for total in totals] for column in ("madds", "params")}}
 
 
 def run_surgery(place: Workplace, node: Experiment, folder: Path, parents: list[Run], progress: bool) -> dict:
@@ -155,4 +184,4 @@ def run_policy(place: Workplace, node: Experiment, folder: Path, parents: list[R
     return fitted.costs
 
 
-KINDS = {"base": run_base, "surgery": run_surgery, "rdn": run_rdn, "policy": run_policy}
+KINDS = {"base": run_base, "surgery": run_surgery, "rdn": run_rdn, "policy": run_policy, "slimmable": run_slimmable}

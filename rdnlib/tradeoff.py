@@ -8,6 +8,7 @@ at every stop where its answer is needed.
 import numpy as np
 import pandas as pd
 
+from rdnlib.calibration import choose, sweep
 from rdnlib.errors import DataError
 from rdnlib.results import Run, columns, dynamic, interval, paired_difference, split_rows, subnetwork_table, wilson
 from rdnlib.rivals import ByLambda, ByThreshold, Family, Mix, OneForAll, Outcome, chord, oracle, settle
@@ -110,6 +111,23 @@ def duel_table(
                 names = {"gap": 100 * gap, "policy": policy, "rival": rival}
                 rows.append(names | _three("gain", gain, 100) | _three("cost", cost, 100))
     return pd.DataFrame(rows)
+
+
+def adaptive_gains(rdn_run: Run, policy_run: Run) -> np.ndarray:
+    """What adapting gains over each fixed sub-network of about its cost: (N, K−1) for N_2…N_K, on validation, in [−1, 1].
+
+    λ is the largest whose mean cost on the calibration split is not above that of N_i. Where none is that cheap: NaN.
+    """
+    held_out, samples = (dynamic(rdn_run, policy_run, split=split) for split in ("calibration", "validation"))
+    curve = sweep(held_out.p, held_out.correct, held_out.saved, madds=held_out.madds)
+    gains = np.full((len(samples.ids), len(samples.saved) - 1), np.nan)
+    for column, madds in enumerate(rdn_run.result["madds"][1:]):
+        affordable = curve[curve["madds"] <= madds]
+        if len(affordable):
+            exits = choose(samples.p, samples.saved, affordable["lam"].iloc[-1])
+            adapted = samples.correct[np.arange(len(exits)), exits]
+            gains[:, column] = adapted.astype(np.float64) - samples.correct[:, column + 1]
+    return gains
 
 
 def figure8(

@@ -17,7 +17,7 @@ import pytest
 import rdnlib
 from rdnlib import assets
 from rdnlib.errors import ConfigError, RdnError
-from rdnlib.reproduce import book, build, check_completed, execute, kernel, reproduce
+from rdnlib.reproduce import book, build, check_completed, execute, execute_all, kernel, reproduce
 
 PARAMETERS = "profile = None\ndata_root = None\nseed = None\nout = None"
 
@@ -73,6 +73,35 @@ def test_from_experiments_to_book(project, tmp_path, capsys):
     assert manifest["python"] == sys.version.split()[0] and manifest["versions"]["torch"]
     assert str(index) in capsys.readouterr().out
     assert [p.name for p in out.iterdir() if p.name.startswith(".")] == []
+
+
+def test_further_seeds_run_the_ablations_only_and_the_notebooks_that_want_to_know_are_told(
+    project, tmp_path, monkeypatch
+):
+    path = make_notebook(project.path / "notebooks" / "02_seeds.ipynb", "assert seeds == 2")
+    notebook = nbformat.read(path, 4)
+    notebook.cells[1].source += "\nseeds = 1"
+    nbformat.write(notebook, path)
+    monkeypatch.setattr(sys.modules["rdnlib.reproduce"], "build", lambda source, html: None)
+    reproduce("quick", seed=3, seeds=2, out=tmp_path / "out", project=project.path)
+    assert [call["seed"] for call in project.calls] == [3, 4]
+    assert "names" not in project.calls[0] and {"base", "rdn-scratch"} <= set(project.calls[1]["names"])
+    assert "seed 3 to 4" in (tmp_path / "out" / "book" / "_config.yml").read_text()
+    seconds = json.loads((tmp_path / "out" / "manifest.json").read_text())["seconds"]
+    assert {"01_chapter", "02_seeds"} <= set(seconds)
+    first = nbformat.read(tmp_path / "out" / "book" / "notebooks" / "01_chapter.ipynb", 4)
+    assert "seeds =" not in first.cells[2].source
+
+
+def test_notebooks_run_side_by_side(tmp_path):
+    """Each of the two waits for the other: one after the other they would never end."""
+    wait = "from pathlib import Path\nimport time\nPath(out, name).touch()\nstart = time.monotonic()\n"
+    wait += "while not Path(out, other).exists():\n    time.sleep(0.05)\n    assert time.monotonic() - start < 60"
+    pairs = (("1", "2"), ("2", "1"))
+    paths = [make_notebook(tmp_path / f"{a}.ipynb", f"name, other = {a!r}, {b!r}\n{wait}") for a, b in pairs]
+    seconds = {}
+    execute_all(paths, tmp_path / "done", parameters={"out": str(tmp_path)}, jobs=2, seconds=seconds)
+    assert set(seconds) == {"1", "2"} and (tmp_path / "done" / "2.ipynb").is_file()
 
 
 def test_failing_cell_is_named_and_the_old_book_stays(project, tmp_path):

@@ -3,10 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fakes import MADDS, POLICY, POLICY_MADDS, K, fake_base, fake_runs
+from fakes import MADDS, POLICY, POLICY_MADDS, FakeRun, K, fake_base, fake_runs
 
 from rdnlib import results, tradeoff
+from rdnlib.calibration import choose
 from rdnlib.errors import DataError
+from rdnlib.results import dynamic
 
 GAPS = (0.0, 0.02)
 NAMES = [
@@ -127,3 +129,21 @@ def test_without_base_networks(runs):
     rdn, policy, _ = runs
     assert list(tradeoff.families(rdn, policy, {}, split="validation")) == NAMES[:-1]
     assert "base networks" not in set(tradeoff.figure8(rdn, policy, {})["series"])
+
+
+def test_gains_of_adapting_at_the_cost_of_each_sub_network():
+    rdn, policy = fake_runs()
+    gains = tradeoff.adaptive_gains(rdn, policy)
+    held_out, samples = (dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
+    assert gains.shape == (len(samples.ids), K - 1)
+    for column, madds in enumerate(MADDS[1:]):
+        fits = [
+            lam
+            for lam in np.linspace(0, 50, 5001)
+            if held_out.madds[choose(held_out.p, held_out.saved, lam)].mean() <= madds
+        ]
+        exits = choose(samples.p, samples.saved, max(fits))
+        expected = samples.correct[np.arange(len(exits)), exits].mean() - samples.correct[:, column + 1].mean()
+        assert gains[:, column].mean() == pytest.approx(expected, abs=0.005)
+    dear = FakeRun({**policy.result, "policy_madds": 10**9}, policy.frame)
+    assert np.isnan(tradeoff.adaptive_gains(rdn, dear)).all()

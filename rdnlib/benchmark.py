@@ -1,0 +1,99 @@
+"""What one training step costs: a base network, its RDN with all sub-networks, and slimmable training of as many widths.
+
+All three in the same process, on one thread and the same batch, in turns, so that whatever else the machine does meets them alike;
+time is the processor's, of which we take the median. Memory is what torch's allocator hands out during one step, by torch's own profiler: its peak over what was there before
+(parameters and momentum). Scratch memory inside of the kernels is not seen.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from rdnlib.ablations import widths
+from rdnlib.slimmable import Slimmable
+from rdnlib.surgery import to_rdn
+from rdnlib.training import flushing_denormals, joint_loss
+
+
+def training_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    """One step of SGD on a batch; a slimmable network goes back after each width, so that it holds one pass at a time."""
+    optimiser = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
+
+    def step() -> None:
+        if isinstance(network, Slimmable):
+            for index in range(len(network.widths)):
+                (joint_loss(network.at(images, index), labels) / len(network.widths)).backward()
+        else:
+            joint_loss(network(images), labels).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step
+
+
+@flushing_denormals()
+def compare(model: nn.Module, *, k: int, size: int, batch_size: int, repeats: int = 5, seed: int = 0) -> pd.DataFrame:
+    """Time and memory of one training step on random images (batch_size, 3, size, size), on the CPU.
+
+    Columns: network ("base", "RDN", "slimmable"), answers (how many are trained), seconds (median of `repeats`), ratio (median
+    of the quotients to the base's step beside it), peak_mb (10⁶ bytes), peak_ratio.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(batch_size, 3, size, size, generator=generator).contiguous(memory_format=torch.channels_last)
+    networks = {
+        "base": deepcopy(model),
+        "RDN": to_rdn(model, k, select="identity"),
+        "slimmable": Slimmable(model, widths(k)),
+    }
+    threads, steps = torch.get_num_threads(), {}
+    torch.set_num_threads(1)
+    for name, network in networks.items():
+        network.cpu().to(memory_format=torch.channels_last).train().requires_grad_(True)
+        with torch.no_grad():
+            classes = network(images[:2]).shape[-1]
+        labels = torch.randint(classes, (batch_size,), generator=generator)
+        steps[name] = training_step(network, images, labels)
+    for step in steps.values():
+        step()  # the first is slower: it makes gradients, momentum and buffers
+    seconds = pd.DataFrame([{name: _seconds(step) for name, step in steps.items()} for _ in range(repeats)])
+    peaks = {name: peak_memory(step) for name, step in steps.items()}
+    torch.set_num_threads(threads)
+    answers = {"base": 1, "RDN": 2 * k - 1, "slimmable": 2 * k - 1}
+    return pd.DataFrame(
+        {
+            "network": name,
+            "answers": answers[name],
+            "seconds": seconds[name].median(),
+            "ratio": (seconds[name] / seconds["base"]).median(),
+            "peak_mb": peaks[name] / 1e6,
+            "peak_ratio": peaks[name] / peaks["base"],
+        }
+        for name in networks
+    )
+
+
+def peak_memory(step: Callable[[], None]) -> int:
+    """The most bytes that torch's CPU allocator had handed out at once while `step` ran, beyond those before it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    memory = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]")
+    return int(np.cumsum([0, *(size for _, size in memory)]).max())
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    started = time.process_time()
+    step()
+    return time.process_time() - started

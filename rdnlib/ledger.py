@@ -1,0 +1,186 @@
+"""The ledger: every claim of the paper's tables and of Figure 8 as a statement, the paper's numbers, ours, and a verdict.
+
+A claim says that a quantity is above a bound, mostly that a difference of accuracies is above zero. It is *reproduced* if our whole
+interval, over the images and over the seeds, is above the bound, *not reproduced* if all of it is below, and else *inconclusive*. The
+bounds were fixed before the networks were trained. `CLAIMS` lists the functions that make the claims, one for each table.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from rdnlib import ablations, experiments
+from rdnlib.calibration import choose
+from rdnlib.profiles import PROJECT
+from rdnlib.results import Run, calibrated, dynamic, split_rows
+from rdnlib.seeds import Estimate, difference, estimate, same_images
+from rdnlib.surgery import INITS
+from rdnlib.tradeoff import adaptive_gains
+
+COMPARABLE = (
+    1.0  # points: the paper calls losses of up to 0.2 points comparable; our validation sets cannot resolve that
+)
+LARGEST, LIGHTEST = -1, 1
+
+
+class Claim(NamedTuple):
+    """It holds if `ours` is on that `side` of `bound`, all in `unit`; an exact quantity has an interval without width."""
+
+    where: str
+    statement: str
+    paper: str
+    ours: Estimate
+    bound: float = 0.0
+    side: str = ">"
+    unit: str = "points"
+
+    @property
+    def verdict(self) -> str:
+        low, high = self.ours.hull
+        if low > self.bound:
+            return "reproduced" if self.side == ">" else "not reproduced"
+        if high < self.bound:
+            return "not reproduced" if self.side == ">" else "reproduced"
+        return "inconclusive"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The finished experiments of several seeds, by name."""
+
+    places: Sequence[experiments.Workplace]
+
+    def runs(self, name: str) -> list[Run]:
+        return [experiments.ensure_in(place, name) for place in self.places]
+
+    @property
+    def profile(self):
+        return self.places[0].profile
+
+    def gain(self, a: str, b: str, subnetwork: int = LARGEST) -> Estimate:
+        """Accuracy of a sub-network of experiment a, minus that of experiment b."""
+        return difference(self.runs(a), self.runs(b), subnetwork)
+
+
+def printed(table: int) -> pd.DataFrame:
+    """A table of the paper, the numbers as printed."""
+    return pd.read_csv(PROJECT / "data" / "paper" / f"table{table}.csv")
+
+
+def table1(evidence: Evidence) -> list[Claim]:
+    top1, madds = (printed(1).set_index("model")[column] for column in ("top1", "madds_m"))
+    bases = [name for name in top1.index if not name.startswith("RDN")]
+    kept = _signed(top1[f"RDN-{base}"] - top1[base] for base in bases)
+    adapted = _signed(top1[f"RDN-{base}†"] - top1[f"RDN-{base}"] for base in bases)
+    cost = [100 * (madds[f"RDN-{base}"] / madds[base] - 1) for base in bases]
+    saved = [100 * (1 - madds[f"RDN-{base}†"] / madds[base]) for base in bases]
+    claims, share = [], "% of the base's"
+    for init in INITS:
+        rdn, policy, base = (evidence.runs(name) for name in (f"rdn-{init}", f"policy-{init}", "base"))
+        shared, adaptive = _same_images(rdn), [_adaptive(*pair) for pair in zip(rdn, policy, strict=True)]
+        whole = base[0].result["madds"][0]
+        more = 100 * (rdn[0].result["madds"][-1] / whole - 1)
+        lost = estimate([correct - full for correct, full, _ in adaptive], same_images=shared)
+        spared = estimate([1 - spent / whole for _, _, spent in adaptive], same_images=shared)
+        claims += [
+            (f"RDN, {init}: N_K is about as accurate as its base", kept, difference(rdn, base), -COMPARABLE),
+            (f"RDN, {init}: N_K needs at most {max(cost):.0f} % more MAdds than its base, as the paper's",
+             _signed(cost, 0), Estimate(more, more, more), max(cost), "<", share),
+            (f"RDN, {init}: † is about as accurate as N_K", adapted, lost, -COMPARABLE),
+            (f"RDN, {init}: † saves MAdds against its base", _signed(saved, 0), spared, 0.0, ">", share),
+        ]  # fmt: skip
+    return [Claim("Table 1", *claim) for claim in claims]
+
+
+def figure8(evidence: Evidence) -> list[Claim]:
+    claims = []
+    for init in INITS:
+        rdn, policy = evidence.runs(f"rdn-{init}"), evidence.runs(f"policy-{init}")
+        gains = [adaptive_gains(*pair) for pair in zip(rdn, policy, strict=True)]  # each (N, K−1)
+        half = gains[0].shape[1] // 2
+        low, high = [_mean(each[:, :half]) for each in gains], [_mean(each[:, half:]) for each in gains]
+        shared = _same_images(rdn)
+        contrast = estimate([a - b for a, b in zip(low, high, strict=True)], same_images=shared)
+        statement = f"RDN, {init}: adapting beats the smaller sub-networks at their cost"
+        claims.append(Claim("Figure 8", statement, "“clearly improves”", estimate(low, same_images=shared)))
+        statement = f"RDN, {init}: it gains more at low cost than at high"
+        claims.append(Claim("Figure 8", statement, "“particularly at lower MACs”", contrast))
+    return claims
+
+
+def table3(evidence: Evidence) -> list[Claim]:
+    paper, names = printed(3)["top1"], list(ablations.table3(evidence.profile).values())
+    statements = "a pre-trained super-net helps", "it still helps when training from scratch takes twice as long"
+    return [
+        Claim("Table 3", statement, _signed([paper[0] - other]), evidence.gain(names[0], name))
+        for statement, name, other in zip(statements, names[1:], paper[1:], strict=True)
+    ]
+
+
+def table4(evidence: Evidence) -> list[Claim]:
+    paper, names = printed(4), ablations.table4(evidence.profile)
+    light, full = (_signed([paper[column][0] - paper[column][1]]) for column in ("top1_light", "top1"))
+    claims = []
+    for select in ("greedy", "greedy-relative"):
+        ours = (names[select], names["random"])
+        new = select != "greedy"  # a variant of ours: the paper prints nothing
+        for subnetwork, what, number in ((LIGHTEST, "lightest", light), (LARGEST, "largest", full)):
+            statement = f"{select} select is better than random for the {what} sub-network"
+            claims.append(Claim("Table 4", statement, "—" if new else number, evidence.gain(*ours, subnetwork)))
+    return claims
+
+
+def table5(evidence: Evidence) -> list[Claim]:
+    paper, names = printed(5)["top1"], list(ablations.table5(evidence.profile).values())
+    return [
+        Claim("Table 5", "training all sub-networks makes the largest more accurate than training it alone",
+              _signed([paper[0] - paper[2]]), evidence.gain(names[0], names[2])),
+        Claim("Table 5", "training the lightest as well costs the largest little",
+              _signed([paper[0] - paper[1]]), evidence.gain(names[0], names[1]), -COMPARABLE),
+    ]  # fmt: skip
+
+
+CLAIMS: list[Callable[[Evidence], list[Claim]]] = [table1, figure8, table3, table4, table5]
+
+
+def ledger(evidence: Evidence) -> pd.DataFrame:
+    """One row for each claim: where, statement, paper, ours (with its intervals), holds_if, unit, verdict."""
+    claims = [claim for make in CLAIMS for claim in make(evidence)]
+    return pd.DataFrame(
+        {
+            "where": claim.where,
+            "statement": claim.statement,
+            "paper": claim.paper,
+            **claim.ours.columns("ours"),
+            "holds_if": f"{claim.side} {claim.bound:g}",
+            "unit": claim.unit,
+            "verdict": claim.verdict,
+        }
+        for claim in claims
+    )
+
+
+def _adaptive(rdn: Run, policy: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each validation image: whether † is right, whether N_K is, and the MAdds of †; λ* for N_K's accuracy, held out."""
+    found, _ = calibrated(dynamic(rdn, policy, split="calibration"))
+    samples = dynamic(rdn, policy, split="validation")
+    exits = choose(samples.p, samples.saved, found.lam)
+    correct = samples.correct.astype(np.float64)  # (N, K)
+    return correct[np.arange(len(exits)), exits], correct[:, -1], samples.madds[exits]
+
+
+def _same_images(runs: Sequence[Run]) -> bool:
+    return same_images([split_rows(run, "validation") for run in runs])
+
+
+def _mean(gains: np.ndarray) -> np.ndarray:
+    """(N,) mean over the sub-networks whose cost can be met; NaN where there are none."""
+    met = gains[:, ~np.isnan(gains).any(axis=0)]
+    return met.mean(axis=1) if met.size else np.full(len(gains), np.nan)
+
+
+def _signed(values: Iterable[float], digits: int = 2) -> str:
+    return " / ".join(f"{value:+.{digits}f}" for value in values)

@@ -1,0 +1,110 @@
+"""The variants behind Tables 3 to 5: what differs from the reference, and what is trained."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from networks import make
+
+from rdnlib import ablations, experiments
+from rdnlib.errors import ConfigError
+from rdnlib.profiles import load_profile
+from rdnlib.training import joint_loss
+from rdnlib.variants import SomeSubnetworks, reinitialise
+
+
+@pytest.fixture(scope="module")
+def profile():
+    return load_profile("laptop")
+
+
+def changes(profile, name):
+    """Settings in which an experiment differs from the reference."""
+    graph = profile.graph(0)
+    ours, theirs = graph[name].config, graph[ablations.reference(profile)].config
+    flat = [{**config, **config["recipe"]} for config in (ours, theirs)]
+    keys = set(flat[0]) | set(flat[1])
+    return {key for key in keys - {"recipe"} if flat[0].get(key) != flat[1].get(key)}
+
+
+def test_every_variant_differs_in_one_thing(profile):
+    scratch = {"init", "model", "select", "calibration_images"}  # without a super-net nothing is selected
+    assert changes(profile, "rdn-scratch") == scratch
+    assert changes(profile, "rdn-scratch-twice") == scratch | {"epochs"}
+    assert changes(profile, "rdn-greedy") == changes(profile, "rdn-random") == {"select"}
+    assert changes(profile, "rdn-without-lightest") == changes(profile, "rdn-only-largest") == {"trained"}
+    assert changes(profile, "rdn-copy-1") == {"epochs"}
+    assert changes(profile, "rdn-reconstruct-4") == {"init", "lr"}
+
+
+@pytest.mark.parametrize("name", ["tiny", "quick", "laptop"])
+def test_every_row_of_every_table_is_an_experiment(name):
+    profile = load_profile(name)
+    graph = profile.graph(0)
+    for table in (ablations.table3, ablations.table4, ablations.table5):
+        rows = table(profile)
+        assert len(set(rows.values())) == 3 and ablations.reference(profile) in rows.values()
+        assert set(rows.values()) <= set(graph)
+    for epochs in ablations.lengths(profile):
+        assert not epochs or {ablations.trained(profile, init, epochs) for init in ("copy", "reconstruct")} <= set(
+            graph
+        )
+    assert set(ablations.repeated(profile)) <= set(graph)
+    for name in ablations.repeated(profile):  # each comes with all that it builds on
+        assert set(graph[name].parents) <= set(ablations.repeated(profile))
+
+
+def test_without_a_section_there_are_no_ablations(profile):
+    bare = replace(profile, ablations={})
+    assert "slimmable" not in bare.graph(0) and set(bare.graph(0)) < set(profile.graph(0))
+    with pytest.raises(ConfigError, match="profile laptop has no ablations"):
+        ablations.reference(bare)
+
+
+def test_replicas_are_consecutive_seeds():
+    place = experiments.workplace("tiny", seed=3)
+    assert [replica.seed for replica in ablations.replicas(place)] == [3]
+    assert [replica.seed for replica in ablations.replicas(place, 3)] == [3, 4, 5]
+    assert ablations.replicas(place, 2)[1].key("base") == experiments.workplace("tiny", seed=4).key("base")
+    for wrong in (0, True, 1.5):
+        with pytest.raises(ConfigError, match="seeds is how many"):
+            ablations.replicas(place, wrong)
+
+
+def test_from_scratch_keeps_the_structure_and_nothing_else(images):
+    rdn = make("mixed", images)
+    before = {name: value.clone() for name, value in rdn.state_dict().items()}
+    reinitialise(rdn, seed=1)
+    after = rdn.state_dict()
+    for name, value in before.items():
+        assert after[name].shape == value.shape
+        if value.is_floating_point():
+            assert not torch.equal(after[name], value), name
+    reinitialise(rdn, seed=2)
+    again = make("mixed", images, seed=5)
+    reinitialise(again, seed=2)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in rdn.state_dict().items())
+    with torch.no_grad():  # signals neither vanish nor explode
+        spread = rdn.train()(images).std(dim=0).mean()
+    assert 1e-3 < spread < 10
+
+
+def test_only_the_chosen_sub_networks_give_the_loss(images):
+    rdn, labels = make("mobilenext", images).eval(), torch.arange(len(images)) % 6
+    largest = SomeSubnetworks(rdn, [7])
+    torch.testing.assert_close(largest(images)[:, 0], rdn(images)[:, 6])
+    joint_loss(SomeSubnetworks(rdn, [2, 5])(images), labels).backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in rdn.named_parameters()}
+    rdn.zero_grad()
+    logits = rdn(images)
+    ((joint_loss(logits[:, 1], labels) + joint_loss(logits[:, 4], labels)) / 2).backward()
+    for name, parameter in rdn.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-6, msg=name)
+    owners = rdn.owners()
+    assert all((gradients[n][owners[n] > 5] == 0).all() for n in gradients if n in owners)
+
+
+@pytest.mark.parametrize("chosen", [[], [0, 1], [2, 1], [8], [1, 1]])
+def test_sub_networks_that_do_not_exist(images, chosen):
+    with pytest.raises(ConfigError, match="trained must list sub-networks from 1 to 7 in order"):
+        SomeSubnetworks(make("mixed", images), chosen)

@@ -1,0 +1,91 @@
+"""Intervals over images and over seeds: known quantiles, coverage, and pairing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fakes import K, fake_base, fake_runs
+
+from rdnlib.errors import DataError
+from rdnlib.results import interval, paired_difference
+from rdnlib.seeds import Estimate, accuracy, comparison, difference, estimate, student
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (2, 4.30265), (4, 2.77645), (30, 2.04227)])
+def test_student_as_in_the_tables(freedom, quantile):
+    assert student(0.95, freedom) == pytest.approx(quantile, rel=1e-4)
+
+
+def test_one_seed_is_what_results_say():
+    run, _ = fake_runs()
+    right = run.frame.query("split == 'validation'")[f"top1_{K}"].to_numpy()
+    found = accuracy([run], -1)
+    assert found.value == pytest.approx(100 * right.mean())
+    assert (found.low, found.high) == pytest.approx([100 * end for end in interval(right)])
+    assert np.isnan(found.seeds_low) and found.hull == (found.low, found.high)
+
+
+def test_differences_are_paired():
+    run, _ = fake_runs()
+    other = replace(run, frame=run.frame.sample(frac=1, random_state=3))  # another order, the same images
+    zero = difference([run], [other])
+    assert (zero.value, zero.low, zero.high) == (0, 0, 0)
+    gain = difference([run], [run], K, 1)
+    frame = run.frame.query("split == 'validation'")
+    expected = paired_difference(frame[f"top1_{K}"], frame["top1_1"])
+    assert gain.value == pytest.approx(100 * expected.value)
+    assert gain.low == pytest.approx(100 * expected.low, abs=0.3)
+    lost = replace(run, frame=run.frame.iloc[:-1])
+    with pytest.raises(DataError, match="not evaluated on the same images"):
+        difference([run], [lost])
+
+
+def test_seeds_that_share_images_do_not_make_more_of_them():
+    rng = np.random.default_rng(0)
+    right = rng.random(2000) < 0.7
+    once, thrice = estimate([right], same_images=True), estimate([right] * 3, same_images=True)
+    assert (once.low, once.high) == pytest.approx((thrice.low, thrice.high))
+    drawn = [rng.random(2000) < 0.7 for _ in range(4)]
+    pooled = estimate(drawn, same_images=False)
+    assert pooled.high - pooled.low == pytest.approx((once.high - once.low) / 2, rel=0.15)
+
+
+def test_whether_images_are_shared_is_seen_in_the_samples():
+    first, second = fake_base(accuracy=0.7), fake_base(seed=8, accuracy=0.7)
+    assert accuracy([first, second], 1).high < accuracy([first], 1).high
+    relabelled = replace(second, frame=second.frame.assign(label=np.arange(len(second.frame)) % 7))
+    shared, drawn = accuracy([first, second], 1), accuracy([first, relabelled], 1)
+    assert shared.value == drawn.value
+    stacked = np.concatenate([run.frame.query("split == 'validation'")["top1_1"] for run in (first, second)])
+    expected = estimate([stacked], same_images=True)
+    assert (drawn.low, drawn.high) == pytest.approx((expected.low, expected.high), abs=0.2)
+
+
+def test_the_interval_over_seeds_covers_the_mean_of_all_seeds():
+    rng, hits = np.random.default_rng(1), 0
+    for _ in range(200):
+        values = [np.full(10, rng.normal(0.5, 0.02)) for _ in range(3)]
+        found = estimate(values, same_images=True)
+        hits += found.seeds_low <= 50 <= found.seeds_high
+        assert found.hull.low <= found.low and found.hull.high >= found.high
+    assert 180 <= hits <= 199
+
+
+def test_a_table_compares_with_its_first_row():
+    run, _ = fake_runs()
+    worse = replace(run, frame=run.frame.assign(**{f"top1_{K}": run.frame["top1_1"]}))
+    for each in (run, worse):
+        each.result["epochs"] = 4
+    table = comparison({"a": [run, run], "b": [worse, run]}, {"top1": -1, "light": 1})
+    assert list(table["name"]) == ["a", "b"] and list(table["seeds"]) == [2, 2]
+    assert table["top1_gain"][0] == 0 and table["top1_gain"][1] < 0 and (table["light_gain"] == 0).all()
+    assert table["top1_gain"][1] == pytest.approx(table["top1"][1] - table["top1"][0])
+    assert table["top1_gain_seeds_high"][1] > table["top1_gain_high"][1]  # two seeds say little
+
+
+def test_nothing_is_no_estimate():
+    with pytest.raises(DataError, match="at least one seed"):
+        estimate([], same_images=True)
+    assert Estimate(1.0, 0.5, 1.5).columns("x") == pytest.approx(
+        {"x": 1, "x_low": 0.5, "x_high": 1.5, "x_seeds_low": np.nan, "x_seeds_high": np.nan}, nan_ok=True
+    )
