@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rdnlib import models
+from rdnlib.depthwise import deepen
 from rdnlib.errors import CheckpointError, RdnError
 from rdnlib.files import write_json, write_tensors
 from rdnlib.policy import PolicyNetwork
@@ -74,5 +75,8 @@ def build(description: dict) -> nn.Module:
 def skeleton(model: nn.Module, config: dict) -> RDN:
     """An RDN of the right shape for `load_state_dict`: the channel order is in the weights, so none need be chosen."""
     rdn = to_rdn(model, config["k"], select="identity", init="copy", plain=config["plain"], align=config.get("align"))
+    if "depth" in config:
+        rdn = deepen(rdn, config["depth"]["split"])
+        rdn = rdn.along(config["order"]) if "order" in config else rdn
     rdn.config = config
     return rdn

@@ -8,7 +8,7 @@ from itertools import groupby
 import pandas as pd
 from torch import nn
 
-from rdnlib.heads import NestedHeads
+from rdnlib.heads import NestedAlign
 from rdnlib.madds import answer_layers, params_by_group, shapes, weights_by_group
 from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
 from rdnlib.operators import NORMS
@@ -27,7 +27,7 @@ def describe(rdn: RDN, input_size: int | tuple[int, int] | None = None) -> pd.Da
         counts = {"params": (params, own[0], sum(own))}
         if seen is not None:
             counts["madds"] = [number * seen[module][1] for number in (dense, weights[0], sum(weights))]
-        nets = ("supernet", "N1", f"N{rdn.num_subnetworks}")
+        nets = ("supernet", "N1", f"N{2 * rdn.k - 1}")
         cells = {f"{what}_{n}": number for what, row in counts.items() for n, number in zip(nets, row, strict=True)}
         if rows and kind(layer) == "norm":  # it folds into the layer before it
             for column, number in cells.items():
@@ -35,11 +35,14 @@ def describe(rdn: RDN, input_size: int | tuple[int, int] | None = None) -> pd.Da
         else:
             rows.append({"layer": name, "kind": kind(layer), "groups": groups, "blocks": blocks(layer, rdn.k), **cells})
 
-    for step in rdn.trunk.steps:
-        layer = None if step.function is not None else rdn.trunk.layers[step.name]
-        if layer is not None and any(params_by_group(layer)):
-            add(f"trunk.layers.{step.name}", layer, step.target, readable(rdn.trunk.spaces[step.name], rdn.k))
-    add("heads", rdn.heads, "align", readable(rdn.heads.space, rdn.k))
+    for part, module in rdn.parts().items():
+        if isinstance(module, NestedAlign):
+            add(part, module, "align", readable(module.space, rdn.k))
+            continue
+        for step in module.steps:
+            layer = None if step.function is not None else module.layers[step.name]
+            if layer is not None and any(params_by_group(layer)):
+                add(f"{part}.layers.{step.name}", layer, step.target, readable(module.spaces[step.name], rdn.k))
     for module, layer in answer_layers(rdn).items():
         if any(params_by_group(layer)):
             add(module, layer, module.removeprefix("heads.").removeprefix("tail.layers."), "shared")
@@ -48,7 +51,7 @@ def describe(rdn: RDN, input_size: int | tuple[int, int] | None = None) -> pd.Da
 
 def kind(layer: nn.Module) -> str:
     """The operator, in the words of the paper."""
-    if isinstance(layer, NestedHeads):
+    if isinstance(layer, NestedAlign):
         return "align"
     if isinstance(layer, (*NORMS, NestedBatchNorm2d)):
         return "norm"
@@ -68,7 +71,7 @@ def before_surgery(layer: nn.Module) -> tuple[int, int]:
         pairs = layer.reads.channels * layer.taps if isinstance(layer, NestedConv2d) else layer.weight[0].numel()
         weights = layer.writes.channels * pairs
         return weights, weights + (0 if layer.bias is None else layer.writes.channels)
-    if isinstance(layer, NestedHeads):  # with a tail, the super-net's own last 1×1 convolution; else a new layer
+    if isinstance(layer, NestedAlign):  # with a tail, the super-net's own last 1×1 convolution; else a new layer
         weights = 0 if layer.tail is None else len(layer.align[0]) * layer.space.channels
         return weights, weights + (0 if layer.bias is None else layer.bias.numel())
     return sum(weights_by_group(layer)), sum(params_by_group(layer))
@@ -80,7 +83,7 @@ def blocks(layer: nn.Module, k: int) -> str:
         return f"{k * k} → {sum(map(len, layer.sources))}"
     if isinstance(layer, NestedGroupedConv2d):  # only the diagonal
         return f"{k} → {2 * k - 1}"
-    if isinstance(layer, NestedHeads):
+    if isinstance(layer, NestedAlign):
         return f"{0 if layer.tail is None else k} → {2 * k - 1}"
     return ""
 

@@ -62,30 +62,19 @@ class Tail(nn.Module):
         }
 
 
-class NestedHeads(nn.Module):
-    """Align layers and what all sub-networks share behind them: z_i = Σ_{j≤i} A_j x_j, logits_i = classifier(tail(z_i)).
+class NestedAlign(nn.Module):
+    """The align layers: z_i = Σ_{j≤i} A_j x_j, and the tail between them and the classifier.
 
     `align[j−1]` has shape (D, C_j). Going from N_i to N_{i+1} adds one product. x_j and z_i may have positions (H, W): then the
     align layers are 1×1 convolutions, which is how the super-net's own last convolution becomes one. A bias is N_1's.
     """
 
-    def __init__(
-        self,
-        classifier: nn.Linear,
-        *,
-        space: Space,
-        aligned: int | None = None,
-        bias: bool = False,
-        tail: Tail | None = None,
-    ):
+    def __init__(self, *, space: Space, aligned: int, bias: bool = False, tail: Tail | None = None):
         super().__init__()
         self.space = space
-        aligned = classifier.in_features if aligned is None else aligned
         self.align = nn.ParameterList(nn.Parameter(torch.zeros(aligned, size)) for size in space.sizes)
         self.bias = nn.Parameter(torch.zeros(aligned)) if bias else None
         self.tail = tail
-        self.classifier = nn.Linear(classifier.in_features, classifier.out_features, bias=classifier.bias is not None)
-        self.classifier.load_state_dict(classifier.state_dict())
 
     def forward(self, x: Tensor, first: int, last: int, aligned: Tensor | None = None) -> Tensor:
         """Features of groups first…last (B, ΣC[, H, W]) and z_{first−1} → z_first…z_last as (B, last−first+1, D[, H, W])."""
@@ -102,24 +91,48 @@ class NestedHeads(nn.Module):
     def _product(x: Tensor, align: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, align, bias) if x.ndim == 2 else F.conv2d(x, align[:, :, None, None], bias)
 
-    def logits(self, z: Tensor, first: int) -> Tensor:
-        """z_first, z_first+1, … as (B, n, D[, H, W]) → (B, n, classes)."""
-        return self.classifier(z if self.tail is None else self.tail(z, first))
+    def finish(self, z: Tensor, first: int) -> Tensor:
+        """z_first, z_first+1, … as (B, n, D[, H, W]) → what the classifier reads, (B, n, features)."""
+        return z if self.tail is None else self.tail(z, first)
 
-    def restrict(self, upto: int) -> "NestedHeads":
-        copy = NestedHeads(
-            self.classifier,
-            space=self.space.restrict(upto),
-            aligned=len(self.align[0]),
-            bias=self.bias is not None,
-            tail=None if self.tail is None else self.tail.restrict(upto),
-        )
-        for mine, theirs in zip(copy.align, self.align, strict=False):
+    def settings(self, upto: int | None = None) -> dict:
+        """The arguments that build the same layers, or those of N_upto alone."""
+        space, tail = self.space, self.tail
+        if upto is not None:
+            space, tail = space.restrict(upto), None if tail is None else tail.restrict(upto)
+        return {"space": space, "aligned": len(self.align[0]), "bias": self.bias is not None, "tail": deepcopy(tail)}
+
+    def copy_align(self, other: "NestedAlign") -> "NestedAlign":
+        """Take over the weights of another's align layers, as far as there are groups; returns itself."""
+        for mine, theirs in zip(self.align, other.align, strict=False):
             mine.data.copy_(theirs)
         if self.bias is not None:
-            copy.bias.data.copy_(self.bias)
-        return copy
+            self.bias.data.copy_(other.bias)
+        return self
 
     def owners(self) -> dict[str, Tensor]:
         rows = {f"align.{group}": torch.full((len(align),), group + 1) for group, align in enumerate(self.align)}
         return rows if self.bias is None else {**rows, "bias": torch.ones(len(self.bias), dtype=torch.long)}
+
+
+class NestedHeads(NestedAlign):
+    """Align layers, and the classifier that all sub-networks share: logits_i = classifier(tail(z_i))."""
+
+    def __init__(self, classifier: nn.Linear, *, space: Space, aligned: int | None = None, **settings):
+        super().__init__(space=space, aligned=classifier.in_features if aligned is None else aligned, **settings)
+        self.classifier = nn.Linear(classifier.in_features, classifier.out_features, bias=classifier.bias is not None)
+        self.classifier.load_state_dict(classifier.state_dict())
+
+    def logits(self, z: Tensor, first: int) -> Tensor:
+        """z_first, z_first+1, … as (B, n, D[, H, W]) → (B, n, classes)."""
+        return self.classifier(self.finish(z, first))
+
+    def restrict(self, upto: int) -> "NestedHeads":
+        return restrict_heads(self, self.classifier, upto)
+
+
+def restrict_heads(align: NestedAlign, classifier: nn.Linear, upto: int) -> NestedHeads:
+    """The head of N_upto alone: a copy of its align layers, and of a classifier."""
+    heads = NestedHeads(classifier, **align.settings(upto))
+    heads.copy_align(align)
+    return heads

@@ -3,7 +3,6 @@ go on are computed further. The paper's policy decides once, after N_1; the sequ
 """
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +32,7 @@ class DynamicRDN(nn.Module):
             raise ConfigError("the policy was fitted for another number of sub-networks than this RDN has")
         if len(saved) != rdn.num_subnetworks:
             raise ConfigError(f"{len(saved)} saved fractions do not fit an RDN of {rdn.num_subnetworks} sub-networks")
-        if "in_features" in config and config["in_features"] - config["logits"] != rdn.heads.space.sizes[0]:
+        if "in_features" in config and config["in_features"] - config["logits"] != rdn.first_channels:
             raise ConfigError("the policy reads another number of features than this RDN's N_1 has")
         if policy.network is not None and policy.network != network_hash(rdn):
             raise CheckpointError(
@@ -54,8 +53,8 @@ class DynamicRDN(nn.Module):
             if index > state.index:
                 state = self.rdn.advance(state, to=index)
             leaving = exits[rows] == index
-            found.append((rows[leaving], select_rows(state, leaving).logits))  # the classifier: where one leaves
-            rows, state = rows[~leaving], select_rows(state, ~leaving)
+            found.append((rows[leaving], state.take(leaving).logits))  # the classifier: where one leaves
+            rows, state = rows[~leaving], state.take(~leaving)
         order = torch.cat([rows for rows, _ in found]).argsort()
         return torch.cat([logits for _, logits in found])[order], exits
 
@@ -75,7 +74,7 @@ class DynamicRDN(nn.Module):
             p = self.policy(torch.stack(said, dim=1), torch.stack(guesses, dim=1))
             going = self._tensor(self.lam > going_on(p.cpu(), self.saved[state.index - 1 :]), state)
             exits[rows[~going]] = state.index
-            rows, state = rows[going], select_rows(state, going)
+            rows, state = rows[going], state.take(going)
             said, guesses = [value[going] for value in said], [value[going] for value in guesses]
             if len(rows):
                 state = self.rdn.advance(state, to=state.index + 1)
@@ -88,9 +87,3 @@ class DynamicRDN(nn.Module):
 
     def extra_repr(self) -> str:
         return "λ=∞" if math.isinf(self.lam) else f"λ={self.lam:.4g}"
-
-
-def select_rows(state: State, rows: Tensor) -> State:
-    """The state of some of the images only; `rows` is a mask or an index over the batch."""
-    seen = {name: value[rows] for name, value in state.seen.items()}
-    return replace(state, features=state.features[rows], aligned=state.aligned[rows], seen=seen)

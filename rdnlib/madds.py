@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.heads import NestedHeads, PrivateBatchNorm
+from rdnlib.heads import NestedAlign, PrivateBatchNorm
 from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
 from rdnlib.operators import ACTIVATIONS
 from rdnlib.policy import PolicyNetwork, policy_madds, policy_params
-from rdnlib.rdn import RDN
+from rdnlib.rdn import RDN, Trunk
 
 COUNTS = ["madds", "madds_elementwise", "params"]
 
@@ -41,7 +41,7 @@ def weights_by_group(layer: nn.Module) -> list[int]:
         return [weight.numel() for weight in layer.weight]
     if isinstance(layer, NestedGroupedConv2d):
         return [size * layer.weight[0].numel() for size in layer.writes.sizes]
-    if isinstance(layer, NestedHeads):  # A_1 x_1 + … + A_K x_K; tail and classifier are layers of their own
+    if isinstance(layer, NestedAlign):  # A_1 x_1 + … + A_K x_K; tail and classifier are layers of their own
         return [align.numel() for align in layer.align]
     if isinstance(layer, NestedBatchNorm2d):
         return [0] * len(layer.space.sizes)
@@ -56,7 +56,7 @@ def params_by_group(layer: nn.Module) -> list[int]:
     if isinstance(layer, (NestedConv2d, NestedGroupedConv2d)):
         biases = [0] * len(weights) if layer.bias is None else layer.writes.sizes
         return [weight + bias for weight, bias in zip(weights, biases, strict=True)]
-    if isinstance(layer, NestedHeads):  # the bias of the align layer is N_1's
+    if isinstance(layer, NestedAlign):  # the bias of the align layer is N_1's
         return [weights[0] + (0 if layer.bias is None else layer.bias.numel()), *weights[1:]]
     return [sum(parameter.numel() for parameter in layer.parameters())]
 
@@ -81,7 +81,7 @@ def count(module: nn.Module, input_size: int | tuple[int, int]) -> pd.DataFrame:
             rows.append({"name": name, "madds": madds, "madds_elementwise": madds + elementwise, "params": params})
 
     for name, layer in module.named_modules():
-        if isinstance(layer, NestedHeads) or not list(layer.children()) or isinstance(layer, NestedConv2d):
+        if isinstance(layer, NestedAlign) or not list(layer.children()) or isinstance(layer, NestedConv2d):
             hooks.append(layer.register_forward_hook(lambda la, _, out, name=name: add(name, la, out)))
     _run_once(module, module, input_size, hooks)
     return pd.DataFrame(rows, columns=["name", *COUNTS])
@@ -104,7 +104,7 @@ def _run_once(module: nn.Module, run: Callable, input_size: int | tuple[int, int
 
 @torch.no_grad()
 def shapes(rdn: RDN, input_size: int | tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Name of each module that N_1 runs → channels of its output, and positions, which are the same in all groups."""
+    """Name of each module that runs for the first group → channels of its output, and positions, which are the same in all groups."""
     found: dict[str, tuple[int, int]] = {}
 
     def note(name: str, output: Tensor) -> None:
@@ -113,26 +113,29 @@ def shapes(rdn: RDN, input_size: int | tuple[int, int]) -> dict[str, tuple[int, 
     hooks = [
         layer.register_forward_hook(lambda _, __, output, name=name: note(name, output))
         for name, layer in rdn.named_modules()
-        if isinstance(layer, (NestedHeads, NestedConv2d)) or not list(layer.children())
+        if isinstance(layer, (NestedAlign, NestedConv2d)) or not list(layer.children())
     ]
-    _run_once(rdn, lambda x: rdn.start(x).logits, input_size, hooks)
+    _run_once(rdn, rdn.narrowest, input_size, hooks)
     return found
 
 
 def answer_layers(rdn: RDN) -> dict[str, nn.Module]:
     """What runs for every answer, behind the align layers, by module name; of private batch norms N_1's."""
-    layers = {} if rdn.heads.tail is None else dict(rdn.heads.tail.layers)
-    norms = {f"{name}.0": layer[0] for name, layer in layers.items() if isinstance(layer, PrivateBatchNorm)}
-    shared = {name: layer for name, layer in layers.items() if not isinstance(layer, PrivateBatchNorm)}
-    tail = {f"heads.tail.layers.{name}": layer for name, layer in {**norms, **shared}.items()}
-    return {**tail, "heads.classifier": rdn.heads.classifier}
+    layers = {}
+    for part, align in rdn.parts().items():
+        if isinstance(align, NestedAlign) and align.tail is not None:
+            for name, layer in align.tail.layers.items():
+                private = isinstance(layer, PrivateBatchNorm)
+                layers[f"{part}.tail.layers.{name}{'.0' if private else ''}"] = layer[0] if private else layer
+    return {**layers, "heads.classifier": rdn.heads.classifier}
 
 
 def count_groups(rdn: RDN, input_size: int | tuple[int, int]) -> pd.DataFrame:
     """What every layer costs for each group: [name, group, madds, madds_elementwise, params], one row for each that has any.
 
     Groups count from 1; plain layers belong to group 1. Group 0 is what an answer costs, whichever sub-network gives it: the
-    classifier and what lies between it and the align layers (of private batch norms just its own). N_i costs groups 0…i.
+    classifier and what lies between it and the align layers (of private batch norms just its own). N_i costs groups 0…i. With
+    depth-wise nesting that holds within each part of the network, by which the names begin (see `RDN.needs`).
     """
     seen, rows = shapes(rdn, input_size), []
 
@@ -145,9 +148,12 @@ def count_groups(rdn: RDN, input_size: int | tuple[int, int]) -> pd.DataFrame:
             if madds or elementwise or params:
                 rows.append((name, group, madds, madds + elementwise, params))
 
-    for name, layer in rdn.trunk.layers.items():
-        add(f"trunk.layers.{name}", layer, rdn.trunk.spaces[name].sizes)
-    add("heads", rdn.heads, ())
+    for part, module in rdn.parts().items():
+        if isinstance(module, Trunk):
+            for name, layer in module.layers.items():
+                add(f"{part}.layers.{name}", layer, module.spaces[name].sizes)
+        else:
+            add(part, module, ())
     for name, layer in answer_layers(rdn).items():
         add(name, layer, seen[name][:1], first=0)
     return pd.DataFrame(rows, columns=["name", "group", *COUNTS])
@@ -156,23 +162,44 @@ def count_groups(rdn: RDN, input_size: int | tuple[int, int]) -> pd.DataFrame:
 def count_incremental(rdn: RDN, input_size: int | tuple[int, int]) -> pd.DataFrame:
     """What `start` and each `advance` by one sub-network execute: [subnetwork, groups, answer, total, params], multiply-adds.
 
-    groups: the new groups' layers and align product, which never run again. answer: the classifier, once for each stop.
-    total: N_i alone, which is all `groups` up to it and one answer. params: of the new groups (N_1's with the answer's).
+    groups: the new groups' layers and align product, which never run again. answer: the classifier, and what else only the
+    exit needs; once for each stop. total: N_i alone, which is all `groups` up to it and one answer. params: of the new
+    groups, and of the answers where they are first needed.
     """
-    by_group = count_groups(rdn, input_size).groupby("group")[COUNTS].sum()
-    by_group = by_group.reindex(range(rdn.num_subnetworks + 1), fill_value=0)
-    new, answer = by_group.loc[1:], by_group.loc[0]
-    params = new["params"].copy()
-    params.loc[1] += answer["params"]
-    table = {"groups": new["madds"], "answer": answer["madds"], "total": new["madds"].cumsum() + answer["madds"]}
-    return pd.DataFrame({**table, "params": params}).rename_axis("subnetwork").reset_index()
+    by_part, networks = _by_part(count_groups(rdn, input_size)), range(1, rdn.num_subnetworks + 1)
+    totals = _sums(by_part, [_runs(rdn, index) for index in networks])
+    answers = _sums(by_part, [_runs(rdn, index, answer=True) for index in networks])
+    kept = totals["madds"] - answers["madds"]
+    touched = [frozenset().union(*(_runs(rdn, i) for i in range(1, index + 1))) for index in networks]
+    params = _sums(by_part, touched)["params"]
+    table = {"groups": kept.diff().fillna(kept), "answer": answers["madds"], "total": totals["madds"]}
+    table |= {"params": params.diff().fillna(params)}
+    return pd.DataFrame(table).astype(int).rename_axis("subnetwork").reset_index()
 
 
 def count_subnetworks(rdn: RDN, input_size: int | tuple[int, int]) -> pd.DataFrame:
     """Totals of every sub-network: [subnetwork, madds, madds_elementwise, params], one row for each of N_1…N_K."""
-    by_group = count_groups(rdn, input_size).groupby("group")[COUNTS].sum()
-    totals = by_group.reindex(range(rdn.num_subnetworks + 1), fill_value=0).cumsum()
-    return totals.loc[1:].rename_axis("subnetwork").reset_index()
+    by_part = _by_part(count_groups(rdn, input_size))
+    totals = _sums(by_part, [_runs(rdn, index) for index in range(1, rdn.num_subnetworks + 1)])
+    return totals.rename_axis("subnetwork").reset_index()
+
+
+def _by_part(groups: pd.DataFrame) -> pd.DataFrame:
+    """Sums by (part, group); the classifier, which every sub-network needs, is a part of its own."""
+    part = groups["name"].str.split(".").str[0].mask(groups["name"] == "heads.classifier", "classifier")
+    return groups.groupby([part, "group"])[COUNTS].sum()
+
+
+def _runs(rdn: RDN, index: int, *, answer: bool = False) -> frozenset[tuple[str, int]]:
+    """The (part, group) pairs that N_index runs, or those of its answer alone. Group 0 of a part belongs to the answer."""
+    needs, exits = rdn.needs(index), rdn.exits(index)
+    groups = {(part, group) for part, last in needs.items() for group in range(last + 1)}
+    return frozenset({("classifier", 0)} | {g for g in groups if not answer or g[1] == 0 or g[0] in exits})
+
+
+def _sums(by_part: pd.DataFrame, runs: Sequence[frozenset]) -> pd.DataFrame:
+    """What each set of (part, group) pairs costs together, numbered from 1."""
+    return pd.DataFrame([by_part[by_part.index.isin(run)].sum() for run in runs], index=range(1, len(runs) + 1))
 
 
 def average(counts: pd.DataFrame, exits: Sequence[float], policy: PolicyNetwork | None = None) -> pd.Series:

@@ -38,10 +38,11 @@ class Fitted:
 
 
 def fit_policies(
-    rdn: RDN, outputs: dict[str, Outputs], madds, *, one_shot: dict, sequential: dict, seed: int
+    rdn: RDN, outputs: dict[str, Outputs], madds, *, one_shot: dict, sequential: dict, seed: int, answers=None
 ) -> Fitted:
     """outputs: of `rdn` on "train", "calibration" and other splits; madds: (K,) of its sub-networks; the settings of
-    `fit_policy` for the two policies that decide at once, and of `fit_sequential`."""
+    `fit_policy` for the two policies that decide at once, and of `fit_sequential`. answers: (K,) MAdds of each sub-network's
+    answer (`madds.count_incremental`); None where it is the classifier alone."""
     train, held_out = outputs["train"], outputs["calibration"]
     saved, madds = saved_fraction(madds), np.asarray(madds, dtype=np.float64)
     read = train.evidence.shape[2]
@@ -57,14 +58,15 @@ def fit_policies(
         columns[split] = {"p": p, "q": q, "above": above, "top1": seen.top1, "top5": seen.top5}
 
     classifier = sum(weight.numel() for weight in rdn.heads.classifier.parameters() if weight.ndim > 1)
+    answers = classifier if answers is None else np.asarray(answers)
     costs = {
         "policy_madds": policy_madds(paper),
         "policy_params": policy_params(paper),
-        "informed_madds": informed_madds(policy_madds(informed), classifier, len(madds)).tolist(),
+        "informed_madds": informed_madds(policy_madds(informed), answers, len(madds)).tolist(),
         "informed_params": policy_params(informed),
-        "sequential_madds": sequential_madds(looking, classifier).tolist(),
+        "sequential_madds": sequential_madds(looking, answers).tolist(),
         "sequential_params": sequential_params(looking),
-        "classifier_madds": classifier,
+        "classifier_madds": answers if np.ndim(answers) == 0 else answers.tolist(),
     }
     held, correct = columns["calibration"], held_out.top1
     families = {
@@ -87,9 +89,9 @@ def fit_policies(
     return Fitted(columns, policies, splits, costs)
 
 
-def informed_madds(policy: int, classifier: int, count: int) -> np.ndarray:
-    """(count,) extra MAdds of a policy that reads N_1's logits: images that leave later have run the classifier once more."""
-    return policy + classifier * (np.arange(count) > 0)
+def informed_madds(policy: int, answers, count: int) -> np.ndarray:
+    """(count,) extra MAdds of a policy that reads N_1's logits: images that leave later have had N_1's answer in addition."""
+    return policy + np.broadcast_to(answers, count)[0] * (np.arange(count) > 0)
 
 
 def calibration_record(family, correct: np.ndarray) -> dict:

@@ -38,6 +38,11 @@ class State:
         """(B, classes) of N_index, computed when they are asked for: only where one stops is the classifier needed."""
         return self.heads.logits(self.aligned[:, None], self.index)[:, 0]
 
+    def take(self, rows: Tensor) -> "State":
+        """The state of some of the images only; `rows` is a mask or an index over the batch."""
+        seen = {name: value[rows] for name, value in self.seen.items()}
+        return replace(self, features=self.features[rows], aligned=self.aligned[rows], seen=seen)
+
 
 class Trunk(nn.Module):
     """The nested layers in order. `layers` maps a step's name to its module; functions have no module."""
@@ -94,6 +99,21 @@ class Trunk(nn.Module):
         spaces = {name: space.restrict(upto) for name, space in self.spaces.items()}
         return Trunk(self.steps, layers, image=self.image, spaces=spaces)
 
+    def split(self, value: str) -> tuple["Trunk", "Trunk"]:
+        """The steps up to the one that makes `value`, and those behind it, which read nothing else; both keep these layers."""
+        end = 1 + next(index for index, step in enumerate(self.steps) if step.name == value)
+        halves = (self.steps[:end], self.image), (self.steps[end:], value)
+        return tuple(Trunk(steps, self._layers_of(steps), image=image, spaces=self.spaces) for steps, image in halves)
+
+    def then(self, other: "Trunk") -> "Trunk":
+        """Both, one behind the other: `other` reads the value that this one ends with."""
+        steps, spaces = [*self.steps, *other.steps], {**self.spaces, **other.spaces}
+        layers = {**self._layers_of(self.steps), **other._layers_of(other.steps)}
+        return Trunk(steps, layers, image=self.image, spaces=spaces)
+
+    def _layers_of(self, steps: list[Step]) -> dict[str, nn.Module]:
+        return {step.name: self.layers[step.name] for step in steps if step.function is None}
+
 
 class RDN(nn.Module):
     """K nested sub-networks N_1 ⊂ … ⊂ N_K that share all parameters."""
@@ -105,6 +125,27 @@ class RDN(nn.Module):
     @property
     def num_subnetworks(self) -> int:
         return 2 * self.k - 1
+
+    @property
+    def first_channels(self) -> int:
+        """How many features the policy reads, see `first_features`."""
+        return self.heads.space.sizes[0]
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Trunks and align layers by name, in order of execution."""
+        return {"trunk": self.trunk, "heads": self.heads}
+
+    def needs(self, index: int) -> dict[str, int]:
+        """How many groups of each of its parts N_index runs; the parts left out, none."""
+        return {"trunk": index, "heads": index}
+
+    def exits(self, index: int) -> tuple[str, ...]:
+        """The parts that N_index runs for its answer only, so that no larger one reuses them."""
+        return ()
+
+    def narrowest(self, x: Tensor) -> Tensor:
+        """Logits (B, n, classes) of so few sub-networks that every layer runs just once, for its first group."""
+        return self(x, upto=1)
 
     def _check(self, index: int, *, above: int = 0) -> None:
         if not isinstance(index, int) or not above < index <= self.num_subnetworks:

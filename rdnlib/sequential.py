@@ -86,10 +86,15 @@ def thresholds(policy: SequentialPolicy, evidence, guesses, saved) -> np.ndarray
     return np.stack(columns, axis=1)
 
 
-def sequential_madds(policy: SequentialPolicy, classifier: int) -> np.ndarray:
-    """What leaving at exit i costs beside N_i itself, (K,): stages 1 … min(i, K−1), and `classifier` at each earlier stop."""
+def sequential_madds(policy: SequentialPolicy, answers) -> np.ndarray:
+    """What leaving at exit i costs beside N_i itself, (K,): stages 1 … min(i, K−1), and the answers at all earlier stops."""
     stages = np.cumsum([policy_madds(stage) for stage in policy.stages])
-    return np.append(stages, stages[-1]) + classifier * np.arange(policy.num_subnetworks)
+    return np.append(stages, stages[-1]) + earlier_answers(answers, policy.num_subnetworks)
+
+
+def earlier_answers(answers, count: int) -> np.ndarray:
+    """MAdds of the answers at all stops before each of `count` exits; answers: of one exit, or (count,) of each."""
+    return np.concatenate([[0], np.broadcast_to(answers, count).cumsum()[:-1]])
 
 
 def sequential_params(policy: SequentialPolicy) -> int:

@@ -55,7 +55,7 @@ def to_rdn(
     if init not in INITS:
         raise ConfigError(f"unknown init '{init}': choose from {', '.join(INITS)}")
     plain = tuple(getattr(model, "plain_by_default", ()) if plain is None else plain)
-    batches = _checked_calibration(model, calibration)
+    batches = checked_calibration(model, calibration)
     if init == "reconstruct" and not batches:
         raise ConfigError("init='reconstruct' needs calibration images: pass calibration=(B, 3, H, W) tensor")
     model = deepcopy(model).eval()
@@ -69,7 +69,7 @@ def to_rdn(
     return rdn
 
 
-def _checked_calibration(model: nn.Module, calibration: Tensor | Iterable[Tensor] | None) -> list[Tensor]:
+def checked_calibration(model: nn.Module, calibration: Tensor | Iterable[Tensor] | None) -> list[Tensor]:
     """Batches of at most BATCH images on the model's device."""
     if calibration is None:
         return []

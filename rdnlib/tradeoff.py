@@ -12,6 +12,7 @@ from rdnlib.calibration import choose, sweep
 from rdnlib.errors import DataError
 from rdnlib.results import Run, columns, dynamic, interval, paired_difference, split_rows, subnetwork_table, wilson
 from rdnlib.rivals import ByLambda, ByThreshold, Family, Mix, OneForAll, Outcome, chord, oracle, settle
+from rdnlib.sequential import earlier_answers
 
 GAPS = (0.0, 0.005, 0.01)  # targets: N_K's accuracy on the calibration split, minus these
 
@@ -27,7 +28,7 @@ def families(rdn_run: Run, policy_run: Run, base_runs: dict[str, Run], *, split:
     madds, count = np.asarray(rdn_run.result["madds"], dtype=np.float64), len(seen.saved)
     confidence = columns(split_rows(rdn_run, split), "confidence", count)
     above = columns(split_rows(policy_run, split), "above", count - 1)
-    answers = policy_run.result["classifier_madds"] * np.arange(count)  # a cascade needs the answer at every stop
+    answers = earlier_answers(policy_run.result["classifier_madds"], count)  # a cascade needs the answer at every stop
     found = {
         "dynamic": ByLambda(seen.p, seen.correct, seen.saved, seen.madds),
         "dynamic, reads N_1’s logits": ByLambda(informed.p, informed.correct, informed.saved, informed.madds),

@@ -1,0 +1,155 @@
+"""The light blocks through which N_{i,0} leaves the trunk early (Section 3.2, Figure 5).
+
+Depthwise convolutions bring the features at the cut to the resolution of the final ones, and one nested 1×1 convolution to
+their channels. What the super-net does to its final features without parameters (activation, pooling) is done to these too.
+"""
+
+from collections.abc import Iterable
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rdnlib.errors import ConfigError
+from rdnlib.heads import NestedAlign, PrivateBatchNorm
+from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
+from rdnlib.operators import FLATTEN
+from rdnlib.rdn import RDN, Trunk
+from rdnlib.regression import fit_dense, fit_heads
+from rdnlib.spaces import Space
+from rdnlib.split import layer_of, reductions
+from rdnlib.tracing import Step
+
+POINTWISE, NORM = "light_pointwise", "light_norm"
+
+
+def light_blocks(trunk: Trunk, cut: str, *, k: int, generator: torch.Generator) -> Trunk:
+    """The light blocks of all groups: from the value `cut` to features shaped like the trunk's. Fresh weights.
+
+    Raises ConfigError when the resolution of the final features is unknown and they are not flat.
+    """
+    final, suffix = _final(trunk)
+    reduced, space, target = reductions(trunk), trunk.spaces[cut], trunk.spaces[final]
+    layers: dict[str, nn.Module] = {}
+    spaces: dict[str, Space] = {cut: space}
+    steps: list[Step] = []
+
+    def add(name: str, space: Space, module: nn.Module | None = None, function=None) -> None:
+        source = steps[-1].name if steps else cut
+        steps.append(Step(name, (source,), name.replace("light_", "light."), module, function))
+        spaces[name] = space
+        if module is not None:
+            layers[name] = module
+
+    pooled = reduced[final] is None
+    if pooled and trunk.spaces[trunk.steps[-1].name].channels != target.channels:
+        raise ConfigError("this network cannot be split along its depth: the size of its final feature map is unknown")
+    for number, stride in enumerate([1] if pooled else _factors(reduced[final] // reduced[cut]), start=1):
+        add(f"light_depthwise_{number}", space, _depthwise(space, stride))
+        add(f"light_depthwise_norm_{number}", space, _norm(space))
+        add(f"light_activation_{number}", space, nn.ReLU())
+    if pooled:
+        add("light_pool", space, nn.AdaptiveAvgPool2d(1))
+    add(POINTWISE, target, _pointwise(space, target, k, generator))
+    add(NORM, target, _norm(target))
+    for step in suffix:
+        add(f"light_{step.name}", trunk.spaces[step.name], deepcopy(layer_of(trunk, step)), step.function)
+    if pooled:
+        add("light_flatten", trunk.spaces[trunk.steps[-1].name], function=FLATTEN)
+    return Trunk(steps, layers, image=cut, spaces=spaces)
+
+
+def light_heads(rdn: RDN) -> NestedAlign:
+    """Align layers and tail of the early exits; at first a copy of the trunk's own."""
+    return NestedAlign(**rdn.heads.settings()).copy_align(rdn.heads)
+
+
+@torch.no_grad()
+def fit_light(
+    light: Trunk, heads: NestedAlign, *, rdn: RDN, front: Trunk, back: Trunk, batches: Iterable[Tensor]
+) -> None:
+    """Fit the light blocks to the final features of `rdn` itself, group by group, and their heads to what its own give N_K."""
+    K, (final, _) = rdn.num_subnetworks, _final(back)
+    head, _ = back.split(final)
+    at_cut = [front(batch, 1, K) for batch in batches]
+    wanted = [head(x, 1, K) for x in at_cut]
+    inputs = at_cut
+    for step in light.steps[: [step.name for step in light.steps].index(POINTWISE)]:
+        layer = light.layers[step.name]
+        if isinstance(layer, NestedBatchNorm2d):
+            settle(layer, inputs, K)
+        inputs = [light.execute(step, [x], 1, K) for x in inputs]
+    fit_dense(
+        light.layers[POINTWISE], light.layers[NORM],
+        ((x, _resized(t, x)) for x, t in zip(inputs, wanted, strict=True)),
+        k=rdn.k, residual=False,
+    )  # fmt: skip
+    for norms in () if heads.tail is None else heads.tail.layers.values():
+        for norm in norms if isinstance(norms, PrivateBatchNorm) else ():
+            norm.load_state_dict(norms[-1].state_dict())  # N_K's, whose aligned features are the target
+    fit_heads(heads, ((light(x, 1, K), rdn.heads(back(x, 1, K), 1, K)[:, -1]) for x in at_cut))
+
+
+def _resized(target: Tensor, like: Tensor) -> Tensor:
+    """The target (B, C[, H, W]) at the resolution that the light blocks have reached."""
+    if target.ndim == 2:
+        return target[:, :, None, None]
+    return F.adaptive_avg_pool2d(target, like.shape[2:])
+
+
+def settle(norm: NestedBatchNorm2d, batches: list[Tensor], last: int) -> None:
+    """Give a batch norm the statistics of these features."""
+    momentum, norm.momentum = norm.momentum, None  # the mean over all batches
+    norm.reset_running_stats()
+    norm.train()
+    for x in batches:
+        norm(x, 1, last)
+    norm.eval()
+    norm.momentum = momentum
+
+
+def _final(trunk: Trunk) -> tuple[str, list[Step]]:
+    """The last value made by layers with parameters or by an addition, and the steps behind it, which have neither."""
+    uses = [name for step in trunk.steps for name in step.inputs]
+    first = len(trunk.steps)
+    while first:
+        step = trunk.steps[first - 1]
+        layer = layer_of(trunk, step)
+        bare = len(step.inputs) == 1 and (layer is None or not list(layer.parameters()))
+        if not bare or uses.count(step.inputs[0]) > 1:
+            break
+        first -= 1
+    return trunk.steps[first - 1].name, trunk.steps[first:]
+
+
+def _factors(ratio: int) -> list[int]:
+    """Strides of the depthwise convolutions that reduce height and width `ratio` times: its prime factors, or 1."""
+    found, factor = [], 2
+    while ratio > 1:
+        while ratio % factor == 0:
+            found.append(factor)
+            ratio //= factor
+        factor += 1
+    return found or [1]
+
+
+def _depthwise(space: Space, stride: int) -> NestedGroupedConv2d:
+    """Starts as the mean over a neighbourhood, its filters of norm 1."""
+    size = max(3, stride + 1 - stride % 2)
+    channels = space.channels
+    conv = nn.Conv2d(channels, channels, size, stride, size // 2, groups=channels, bias=False)
+    nested = NestedGroupedConv2d(conv, reads=space, writes=space)
+    nn.init.constant_(nested.weight, 1 / size)
+    return nested
+
+
+def _pointwise(reads: Space, writes: Space, k: int, generator: torch.Generator) -> NestedConv2d:
+    nested = NestedConv2d(nn.Conv2d(reads.channels, writes.channels, 1, bias=False), k=k, reads=reads, writes=writes)
+    for weight in nested.weight:
+        nn.init.kaiming_normal_(weight, generator=generator)
+    return nested
+
+
+def _norm(space: Space) -> NestedBatchNorm2d:
+    return NestedBatchNorm2d(nn.BatchNorm2d(space.channels), space=space)

@@ -1,0 +1,143 @@
+"""Where a network can be cut in two along its depth (Section 3.2, Figure 5): behind a step whose output is all that later steps read.
+
+The share of the multiply-adds in front of a cut follows from weights and strides, for any size of image.
+"""
+
+from dataclasses import dataclass
+from itertools import takewhile
+
+from torch import nn
+
+from rdnlib.errors import ConfigError
+from rdnlib.madds import weights_by_group
+from rdnlib.nested import NestedConv2d, NestedGroupedConv2d
+from rdnlib.operators import DENSE, Call
+from rdnlib.rdn import Trunk
+from rdnlib.tracing import Step
+
+ABOUT = 0.1  # how far from the wanted share a better place may be
+WEIGHTED = (*DENSE, NestedConv2d, NestedGroupedConv2d)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place to cut: behind the step that makes `value`, the last of module `after`.
+
+    share: of the MAdds, in front of it. level: how many modules, nested in each other, it cuts through.
+    """
+
+    value: str
+    after: str
+    share: float
+    level: int
+
+
+def cuts(trunk: Trunk) -> list[Cut]:
+    """All places where the trunk can be cut: just one value is read later, by convolutions or additions; it has positions and
+    groups of channels."""
+    reduced, readers = reductions(trunk), _readers(trunk)
+    index_of = {step.name: index for index, step in enumerate(trunk.steps)}
+    last_read = {name: index_of[users[-1].name] for name, users in readers.items()}
+    costs = [_cost(layer_of(trunk, step), reduced[step.name]) for step in trunk.steps]
+    found, live, after, done = [], {trunk.image}, "", 0.0
+    for index, step in enumerate(trunk.steps):
+        live = {name for name in live | {step.name} if last_read.get(name, -1) > index}
+        after, done = step.target if step.function is None else after, done + costs[index]
+        usable = not trunk.spaces[step.name].plain and reduced[step.name] is not None
+        if live == {step.name} and usable and all(_begins_block(trunk, user) for user in readers[step.name]):
+            rest = next((later.target for later in trunk.steps[index + 1 :] if later.function is None), "")
+            found.append(Cut(step.name, after, done / sum(costs), _shared(after, rest)))
+    return [cut for cut in found if cut.share < 1]
+
+
+def choose_cut(trunk: Trunk, split: float | str) -> Cut:
+    """The cut at about a share of the MAdds (a number between 0 and 1), or right behind the module of a name.
+
+    Of the cuts within 0.1 of the share, those between the largest blocks come first; of these, the nearest is taken.
+
+    Raises ConfigError when there is no such cut; the message lists those there are.
+    """
+    possible = cuts(trunk)
+    if not possible:
+        raise ConfigError(
+            "this network cannot be split along its depth: nowhere is a single feature map all that the rest reads"
+        )
+    if not isinstance(split, str):
+        if isinstance(split, bool) or not isinstance(split, (int, float)) or not 0 < split < 1:
+            raise ConfigError(f"split must be a share of the MAdds between 0 and 1, or a module's name, not {split!r}")
+        near = [cut for cut in possible if abs(cut.share - split) <= ABOUT] or possible
+        return min(near, key=lambda cut: (cut.level, abs(cut.share - split)))
+    inside = [index for index, step in enumerate(trunk.steps) if f"{step.target}.".startswith(f"{split}.")]
+    places = ", ".join(cut.after for cut in possible)
+    if not inside:
+        raise ConfigError(f"split: no module of the network is named '{split}'; it can be split behind {places}")
+    rest = [step.name for step in trunk.steps[inside[-1] :]]
+    behind = [cut for cut in possible if cut.value in rest]
+    if behind:
+        between = trunk.steps[inside[-1] + 1 :][: rest.index(behind[0].value)]
+        if not any(isinstance(layer_of(trunk, step), WEIGHTED) for step in between):
+            return behind[0]
+    raise ConfigError(f"split: behind '{split}' more than one value, or an untransformed one, is read; choose {places}")
+
+
+def _shared(before: str, behind: str) -> int:
+    """How many leading parts two modules' names have in common."""
+    pairs = zip(before.split("."), behind.split("."), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+
+def reductions(trunk: Trunk) -> dict[str, int | None]:
+    """For each value, how many times smaller than the image it is in height; None where positions are pooled or flattened away."""
+    found: dict[str, int | None] = {trunk.image: 1}
+    for step in trunk.steps:
+        before = next((found[name] for name in step.inputs if found[name] is not None), None)
+        stride = _stride(step.function if step.function is not None else trunk.layers[step.name])
+        found[step.name] = None if before is None or stride is None else before * stride
+    return found
+
+
+def _stride(operator: nn.Module | Call) -> int | None:
+    if isinstance(operator, Call):
+        name = getattr(operator.target, "__name__", operator.target)
+        if name in {"flatten", "view", "reshape", "mean"} or "adaptive" in name:
+            return None
+        if "pool" in name:
+            given = [
+                operator.kwargs.get("stride"),
+                *operator.args[2:3],
+                operator.kwargs.get("kernel_size"),
+                *operator.args[1:2],
+            ]
+            return _one(next(stride for stride in given if stride is not None))
+        return 1
+    if isinstance(operator, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Linear)):
+        return None
+    return _one(getattr(operator, "stride", 1))
+
+
+def _one(stride: int | tuple[int, ...]) -> int:
+    return stride if isinstance(stride, int) else stride[0]
+
+
+def layer_of(trunk: Trunk, step: Step) -> nn.Module | None:
+    return None if step.function is not None else trunk.layers[step.name]
+
+
+def _readers(trunk: Trunk) -> dict[str, list[Step]]:
+    found: dict[str, list[Step]] = {}
+    for step in trunk.steps:
+        for name in step.inputs:
+            found.setdefault(name, []).append(step)
+    return found
+
+
+def _begins_block(trunk: Trunk, step: Step) -> bool:
+    """Whether a new block of layers begins here, rather than a norm, activation or pooling that belongs to the one before."""
+    return isinstance(layer_of(trunk, step), WEIGHTED) or (step.function is not None and step.function.adds)
+
+
+def _cost(layer: nn.Module | None, reduction: int | None) -> float:
+    """Multiply-adds, in units of the image's positions; where the positions are gone they do not count."""
+    if layer is None or reduction is None or not isinstance(layer, WEIGHTED):
+        return 0.0
+    return sum(weights_by_group(layer)) / reduction**2
