@@ -88,6 +88,15 @@ class State:
         return tensors | {f"momentum.{index}": slot["momentum_buffer"] for index, slot in slots}
 
 
+def peek(path: Path) -> Place:
+    """Where the run is that left this file. Raises CheckpointError if it is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return Place(**json.loads(file.metadata()["place"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
 def _generators() -> dict[str, Tensor]:
     """What dropout and its like will draw; nothing else draws from the generators of the process."""
     states = {"cpu": torch.get_rng_state()}
