@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 PROFILE ?= quick
 
-.PHONY: book test lint lab clean
+.PHONY: book test lint soak lab clean
 
 book: $(READY)
 	$(VENV)/bin/rdn reproduce --profile $(PROFILE) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
@@ -15,6 +15,10 @@ test: $(READY)
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# Half an hour: a run is killed at 20 random moments, goes on each time, and must end as one that was left alone.
+soak: $(READY)
+	$(VENV)/bin/python tests/soak.py --profile $(PROFILE) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
 lab: $(READY)
 	$(VENV)/bin/jupyter lab notebooks

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rdnlib.errors import RdnError
+from rdnlib.errors import ConfigError, RdnError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0]
@@ -35,9 +35,14 @@ def reproduce(
     ] = None,
 ) -> None:
     """Run the experiments, execute every notebook, build the book."""
+    from rdnlib import devices
     from rdnlib.experiments import workplace
     from rdnlib.reproduce import reproduce as run
 
+    if devices.here().num_processes > 1:
+        raise ConfigError(
+            "one process makes the book: first `torchrun … -m rdnlib experiment run --all`, then rdn reproduce without torchrun"
+        )
     place = workplace(profile, data_root=data_root, seed=seed, out=out)  # wrong arguments end here, before any work
     fingerprint = place.fingerprint  # and missing or damaged data here
     run(profile, data_root=place.data_root, out=place.out, seed=seed, seeds=seeds, jobs=jobs, fingerprint=fingerprint)
@@ -141,25 +146,75 @@ def list_experiments(
 
 @experiment.command("run")
 def run_experiments(
-    names: Annotated[
-        list[str], typer.Argument(help="Experiments, see `rdn experiment list`; `-`: from standard input, one a line.")
-    ],
     profile: ProfileOption,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Experiments, see `rdn experiment list`; `-`: from standard input, one a line."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of the profile's experiments.")] = False,
+    toy: Annotated[
+        bool, typer.Option("--toy", help="On a few images with tiny networks: only to see them run.")
+    ] = False,
     data_root: DataRootOption = None,
     seed: SeedOption = 0,
     out: OutOption = None,
 ) -> None:
-    """Run experiments (and what they build on) unless they are finished."""
-    from rdnlib import experiments
+    """Run experiments (and what they build on) unless they are finished. Started by `torchrun`, on many devices."""
+    from rdnlib import devices, experiments
 
+    profile = f"{profile}-toy" if toy else profile
     place = experiments.workplace(profile, data_root=data_root, seed=seed, out=out)
+    if bool(names) == everything:
+        raise ConfigError("say which experiments to run: names from `rdn experiment list`, or --all")
     if names == ["-"]:
         names = (line.strip() for line in sys.stdin)  # each as it arrives
     else:
-        for name in names:
+        for name in names or ():
             place.experiment(name)
-    for name in names:
-        print(experiments.ensure_in(place, name).path, flush=True)
+    for name in names or place.graph:
+        path = experiments.ensure_in(place, name).path
+        if devices.here().is_main_process:
+            print(path, flush=True)
+    devices.leave()
+
+
+@experiment.command("status")
+def show_status(
+    profile: ProfileOption, data_root: DataRootOption = None, seed: SeedOption = 0, out: OutOption = None
+) -> None:
+    """What became of the profile's experiments: finished, running, resumable, or waiting."""
+    from rdnlib import experiments, inventory
+
+    table = inventory.status(experiments.workplace(profile, data_root=data_root, seed=seed, out=out))
+    trained = table["epochs"] > 0
+    table["epoch"] = (table["epoch"].astype(str) + " of " + table["epochs"].astype(str)).where(trained, "–")
+    table["seconds"] = table["seconds"].round().astype(int)
+    print(table.drop(columns="epochs").to_string(index=False))
+
+
+@experiment.command("clean")
+def clean(
+    profile: ProfileOption,
+    data_root: DataRootOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Those that were begun and not finished, too.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove experiments that the profile does not ask for (any more), never one that is running."""
+    from rdnlib import experiments, inventory
+
+    found = inventory.leftovers(
+        experiments.workplace(profile, data_root=data_root, seed=seed, out=out), unfinished=unfinished
+    )
+    for leftover in found:
+        print(f"{leftover.size / 1e6:8.1f} MB  {leftover.reason:13s}  {leftover.folder}")
+    print(f"{sum(leftover.size for leftover in found) / 1e6:8.1f} MB  in {len(found)} folders")
+    if found and not dry_run and (yes or typer.confirm("Remove them?")):
+        print(f"removed {sum(map(inventory.remove, found))} of {len(found)} folders")
 
 
 UsageError = typer.BadParameter.__base__  # of the click that typer carries with it

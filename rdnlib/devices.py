@@ -6,7 +6,7 @@ has to be decided once and writes files. A process that was started alone is the
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import cache
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast, broadcast_object_list, gather_object
 from torch import Tensor
 
 from rdnlib.errors import ConfigError
@@ -43,6 +43,14 @@ def agreed(value):
 def gathered(values: list) -> list:
     """The lists of all processes, one after another, in every process."""
     return gather_object(values) if here().num_processes > 1 else values
+
+
+@torch.no_grad()
+def share(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by the main process's."""
+    if here().num_processes > 1:
+        for tensor in tensors:
+            tensor.copy_(broadcast(tensor.detach().contiguous()))
 
 
 def average(tensors: list[Tensor]) -> None:

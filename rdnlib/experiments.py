@@ -29,6 +29,7 @@ from rdnlib.augment import resize_eval
 from rdnlib.errors import ConfigError
 from rdnlib.files import read_json, write_json, writing
 from rdnlib.profiles import PROJECT, Experiment, Profile, load_profile
+from rdnlib.toy import toy
 from rdnlib.workers import Worker
 
 
@@ -86,8 +87,11 @@ class Workplace:
 
 
 def workplace(profile: str, *, data_root=None, seed: int = 0, out=None) -> Workplace:
-    """Check the arguments that all commands and notebooks share; `out` defaults to the project's build/<profile>."""
-    loaded = load_profile(profile)
+    """Check the arguments that all commands and notebooks share; `out` defaults to the project's build/<profile>.
+
+    profile: "<name>-toy" stands for <name> shrunk to a toy (`rdnlib.toy`).
+    """
+    loaded = toy(load_profile(profile.removesuffix("-toy"))) if profile.endswith("-toy") else load_profile(profile)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"seed must be a whole number of at least 0, not {seed!r}")
     if data_root is not None and not Path(data_root).is_dir():
@@ -213,6 +217,8 @@ def _execute(place: Workplace, name: str, folder: Path, parents: list[Run], *, p
 
     started = time.perf_counter()
     node = place.experiment(name)
+    for half_written in folder.glob(".*"):  # by a process that was killed
+        half_written.unlink()
     write_json(folder / "config.json", {**asdict(node), "data": place.profile.data, "fingerprint": place.fingerprint})
     threads_before = torch.get_num_threads()
     torch.set_num_threads(place.threads(name))

@@ -6,7 +6,7 @@ order of the images and what augmentation draws follow from the seed, the epoch 
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,13 +20,14 @@ from rdnlib.files import write_tensors
 
 @dataclass
 class Place:
-    """Where a run is: `step` batches into the epoch after those in `history`; what this epoch has summed up so far."""
+    """Where a run is: `step` batches into the epoch after those in `history`; what this epoch has summed up so far (`sums` is
+    each process's own)."""
 
     history: list[dict] = field(default_factory=list)
     step: int = 0
-    sums: list[float] = field(default_factory=list)
     seconds: float = 0.0
     waiting: float = 0.0
+    sums: Tensor | None = None
 
 
 class State:
@@ -44,16 +45,12 @@ class State:
 
     def save(self, place: Place) -> None:
         """Replace the file in one step. All processes must call this together."""
-        generators = devices.gathered([_generators()])
+        own = _generators() if place.sums is None else {**_generators(), "sums": place.sums.cpu()}
+        owned = devices.gathered([own])
         if self.path is not None and devices.here().is_main_process:
-            write_tensors(
-                self.path,
-                {
-                    **self._tensors(),
-                    **{f"generator.{i}.{n}": t for i, g in enumerate(generators) for n, t in g.items()},
-                },
-                {"place": json.dumps(asdict(place)), "processes": str(len(generators))},
-            )
+            tensors = self._tensors() | {f"process.{i}.{n}": t for i, own in enumerate(owned) for n, t in own.items()}
+            notes = {"place": json.dumps(asdict(replace(place, sums=None))), "processes": str(len(owned))}
+            write_tensors(self.path, tensors, notes)
         self.saved = time.monotonic()
 
     def restore(self) -> Place:
@@ -74,8 +71,9 @@ class State:
             state = self.optimiser.state_dict()
             state["state"] = {int(i): {"momentum_buffer": t} for i, t in _part(tensors, "momentum.").items()}
             self.optimiser.load_state_dict(state)
-            _set_generators(_part(tensors, f"generator.{devices.here().process_index}."))
-            return Place(**json.loads(notes["place"]))
+            own = _part(tensors, f"process.{devices.here().process_index}.")
+            _set_generators(own)
+            return replace(Place(**json.loads(notes["place"])), sums=own.get("sums"))
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise _damaged(self.path, error) from error
 
@@ -88,6 +86,15 @@ class State:
         tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         slots = self.optimiser.state_dict()["state"].items()
         return tensors | {f"momentum.{index}": slot["momentum_buffer"] for index, slot in slots}
+
+
+def peek(path: Path) -> Place:
+    """Where the run is that left this file. Raises CheckpointError if it is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return Place(**json.loads(file.metadata()["place"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
 
 
 def _generators() -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ of every batch, and gradients, running statistics and sums are averaged.
 import math
 import sys
 import time
+import warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def train(
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = recipe.bn_momentum
     model.to(here.device, memory_format=torch.channels_last)
+    devices.share([*model.parameters(), *model.buffers()])
     optimiser = torch.optim.SGD(
         _parameter_groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum, nesterov=True
     )
@@ -126,7 +128,7 @@ def train(
                 if not (meter.finite() and _finite(model)):
                     raise _diverged(label, recipe, epoch, index, resume)
                 seconds = time.perf_counter() - started
-                state.save(Place(place.history, index + 1, meter.sums.tolist(), seconds, waiting.seconds()))
+                state.save(Place(place.history, index + 1, seconds, waiting.seconds(), meter.sums))
         meter.average()
         row = {"epoch": epoch + 1, "lr": group["lr"], **meter.means(), "seconds": time.perf_counter() - started}
         if not (math.isfinite(row["loss"]) and _finite(model)):
@@ -152,6 +154,8 @@ def _prepared(model: nn.Module, recipe: Recipe) -> nn.Module:
     """What is called in training: `model` itself, or what shares it among processes and compiles it."""
     here, network = devices.here(), model
     if here.num_processes > 1:  # `norms` looks after the running statistics
+        # A depthwise filter has one input channel, so two descriptions of the same layout: nothing to warn of.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         device_ids = [here.device] if here.device.type == "cuda" else None
         network = DistributedDataParallel(network, device_ids, broadcast_buffers=False)
     return torch.compile(network) if recipe.compile else network
@@ -207,8 +211,8 @@ class _Meter:
     sums: those of an epoch so far, and last the number of parts they come from.
     """
 
-    def __init__(self, sums: list[float], device: torch.device) -> None:
-        self.sums = torch.tensor(sums, device=device) if sums else torch.zeros((), device=device)
+    def __init__(self, sums: Tensor | None, device: torch.device) -> None:
+        self.sums = torch.zeros((), device=device) if sums is None else sums.to(device)
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         heads = logits.detach().unsqueeze(1) if logits.ndim == 2 else logits.detach()[:, [0, -1]]

@@ -1,0 +1,40 @@
+"""A profile shrunk to a toy: every one of its experiments, on a few embedded images with networks of a few channels.
+
+It proves in a minute, on any machine, that the experiments of a long profile run; its numbers mean nothing.
+"""
+
+from dataclasses import asdict
+
+from rdnlib.profiles import Profile
+
+_DATA = {"name": "dolls", "size": 16, "train": 80, "validation": 20, "calibration": 0.2}
+_SETTINGS = {
+    "epochs": 1,
+    "lr": 0.01,
+    "size": 16,
+    "batch_size": 16,
+    "accumulate": 1,
+    "precision": "no",
+    "compile": False,
+    "crop_scale": [0.8, 1.0],
+    "calibration_images": 32,
+    "hidden": [8],
+    "width_mult": 0.1,
+}
+_MODELS = {"mobilenext": {"stem_stride": 1, "depth_mult": 0.1}, "resnext50": {"width_mult": 0.25}}
+
+
+def toy(profile: Profile) -> Profile:
+    """The same graph with `_SETTINGS` wherever the profile sets one of them, and few, shallow layers."""
+    shrunk = {name: _shrunk(value) for name, value in asdict(profile).items()}
+    shrunk["model"] |= _MODELS.get(profile.model["name"], {})
+    for name, options in shrunk["architectures"].items():
+        options["model"] |= _MODELS.get(name, {})
+    return Profile(**shrunk | {"name": f"{profile.name}-toy", "data": _DATA, "jobs": 2})
+
+
+def _shrunk(value, setting=None):
+    """The settings inside a section, however deep; `setting` replaces every value."""
+    if isinstance(value, dict):
+        return {name: _shrunk(inner, _SETTINGS.get(name, setting)) for name, inner in value.items()}
+    return value if setting is None else setting

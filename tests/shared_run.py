@@ -1,0 +1,114 @@
+"""What the processes of a run do together, for test_devices: `torchrun … tests/shared_run.py FOLDER`, and imported there.
+
+Photographs in ImageNet's layout (drawn by the test) lie in FOLDER/photographs.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from rdnlib import data, devices, experiments, profiles
+from rdnlib.evaluation import evaluate
+from rdnlib.recipe import Recipe
+from rdnlib.resume import State
+from rdnlib.training import train
+
+STEPS = 20
+RECIPE = {"epochs": 2, "lr": 0.02, "size": 16, "batch_size": 8, "crop_scale": (0.5, 1.0), "ema_horizon": 0.2}
+PROFILE = {
+    "data": {"name": "imagenet", "size": 16, "calibration": 0.2, "cached": False},
+    "model": {"name": "mobilenext", "width_mult": 0.1, "depth_mult": 0.1, "stem_stride": 1},
+    "recipe": {"size": 16, "batch_size": 8, "crop_scale": [0.8, 1.0]},
+    "base": {"epochs": 1, "lr": 0.02},
+    "rdn": {
+        "k": 2, "select": "greedy-relative", "calibration_images": 32, "epochs": 1,
+        "lr": {"base": 0.02, "copy": 0.02, "reconstruct": 0.02},
+    },
+    "policy": {"hidden": [8], "epochs": 2},
+    "sequential": {"hidden": [4], "epochs": 2},
+}  # fmt: skip
+
+
+class Stopped(Exception):
+    pass
+
+
+def network(seed: int = 0) -> nn.Module:
+    """Plain, depthwise and normalised layers; smooth, so that rounding does not grow from step to step."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.SiLU(), nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.BatchNorm2d(8),
+        nn.SiLU(), nn.Conv2d(8, 12, 1), nn.BatchNorm2d(12), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(12, 4),
+    )  # fmt: skip
+
+
+def photographs(folder: Path) -> data.Splits:
+    return data.load("imagenet", root=folder / "photographs", size=16, calibration=0.2, cached=False)
+
+
+def keep(path: Path, model: nn.Module, history) -> None:
+    if devices.here().is_main_process:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
+        history.drop(columns=["seconds", "waiting"]).to_csv(path.with_suffix(".csv"), index=False)
+
+
+def trained(folder: Path, name: str, **options) -> nn.Module:
+    """Train the network on the photographs and keep what comes out."""
+    model = network(seed=devices.here().process_index)  # the main process's weights are everybody's
+    history = train(model, photographs(folder).train, Recipe(**RECIPE, **options), progress=False)
+    keep(folder / f"{name}.safetensors", model, history)
+    return model
+
+
+def stopped_and_resumed(folder: Path) -> None:
+    """As `trained`, but stopped with a state of the tenth step, in the middle of the first epoch's ten."""
+    images, recipe, path = photographs(folder).train, Recipe(**RECIPE), folder / "resume.safetensors"
+    due, save = State.due, State.save
+
+    def save_and_stop(state, place):
+        save(state, place)
+        raise Stopped
+
+    State.due, State.save = lambda self: devices.agreed(True), save_and_stop
+    try:
+        train(network(), images, recipe, resume=path, progress=False)
+    except Stopped:
+        State.due, State.save = due, save
+    devices.here().wait_for_everyone()
+    model = network(seed=7)
+    history = train(model, images, recipe, resume=path, progress=False)
+    keep(folder / "resumed.safetensors", model, history)
+
+
+def chain(folder: Path) -> None:
+    """Base, RDN and policy through the experiments."""
+    if devices.here().is_main_process:
+        (folder / "profiles").mkdir()
+        (folder / "profiles" / "shared.yaml").write_text(json.dumps(PROFILE))  # JSON is YAML
+    devices.here().wait_for_everyone()
+    profiles.PROFILES = folder / "profiles"
+    options = {"profile": "shared", "data_root": folder / "photographs", "out": folder / "out", "progress": False}
+    experiments.ensure("policy-copy", **options)
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    assert devices.here().num_processes == 2
+    model = trained(folder, "shared")
+    trained(folder, "shared-parts", accumulate=2)
+    trained(folder, "shared-norms", sync_bn=True)
+    stopped_and_resumed(folder)
+    outputs = evaluate(model, photographs(folder).validation, size=16, batch_size=3)
+    torch.save({name: torch.as_tensor(getattr(outputs, name)) for name in ("top1", "confidence", "guesses")},
+               folder / f"outputs-{devices.here().process_index}.pt")  # fmt: skip
+    chain(folder)
+    devices.leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
