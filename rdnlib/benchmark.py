@@ -83,7 +83,7 @@ def compare(model: nn.Module, *, k: int, size: int, batch_size: int, repeats: in
 
 def peak_memory(step: Callable[[], None]) -> int:
     """The most bytes that torch's CPU allocator had handed out at once while `step` ran, beyond those before it."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         step()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"

@@ -46,6 +46,11 @@ class Claim(NamedTuple):
             return "not reproduced" if self.side == ">" else "reproduced"
         return "inconclusive"
 
+    def sentence(self) -> str:
+        """Statement, the paper's numbers, ours and the verdict, in Markdown."""
+        ours = self.ours.text("+")
+        return f"{self.statement}: paper {self.paper}, ours {ours} {self.unit}. **{self.verdict.capitalize()}**."
+
 
 @dataclass(frozen=True)
 class Evidence:
