@@ -6,6 +6,7 @@ time is the processor's, of which we take the median. Memory is what torch's all
 """
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -83,7 +84,8 @@ def compare(model: nn.Module, *, k: int, size: int, batch_size: int, repeats: in
 
 def peak_memory(step: Callable[[], None]) -> int:
     """The most bytes that torch's CPU allocator had handed out at once while `step` ran, beyond those before it."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # or it complains where there is no GPU
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         step()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"

@@ -7,6 +7,7 @@ are pooled. All numbers are per cent, or points.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -31,12 +32,19 @@ class Estimate:
         """Both intervals together: what lies outside is neither the luck of the images nor that of training."""
         return Interval(float(np.fmin(self.low, self.seeds_low)), float(np.fmax(self.high, self.seeds_high)))
 
+    def text(self, sign: str = "") -> str:
+        """For readers: the value and its interval over the images, and if there are several seeds the one over them."""
+        number = f"{{:{sign}.1f}}".format
+        over = f"; {self.seeds} seeds: {number(self.seeds_low)} to {number(self.seeds_high)}" if self.seeds > 1 else ""
+        return f"{number(self.value)} ({number(self.low)} to {number(self.high)}{over})"
+
     def columns(self, name: str) -> dict[str, float]:
         """As columns of a table: name, name_low, name_high, name_seeds_low, name_seeds_high."""
         ends = {"low": self.low, "high": self.high, "seeds_low": self.seeds_low, "seeds_high": self.seeds_high}
         return {name: self.value, **{f"{name}_{end}": value for end, value in ends.items()}}
 
 
+@lru_cache
 def student(confidence: float, freedom: int) -> float:
     """The two-sided quantile of Student's t: |t| stays below it with probability `confidence`.
 

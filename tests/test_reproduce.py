@@ -17,7 +17,8 @@ import pytest
 import rdnlib
 from rdnlib import assets
 from rdnlib.errors import ConfigError, RdnError
-from rdnlib.reproduce import book, build, check_completed, execute, execute_all, kernel, reproduce
+from rdnlib.execution import check_completed, execute, execute_all, kernel
+from rdnlib.reproduce import book, build, reproduce
 
 PARAMETERS = "profile = None\ndata_root = None\nseed = None\nout = None"
 

@@ -1,0 +1,166 @@
+"""Notebooks executed by papermill in kernels that are this very interpreter, several at once, every cell checked."""
+
+import ast
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from rdnlib.errors import RdnError
+
+KERNEL = "rdnlib"
+_IN_THE_BOOK = {
+    "parameters": "hide-input",
+    "injected-parameters": "remove-cell",
+}  # tag → what jupyter-book does
+
+
+def execute_all(
+    notebooks: list[Path], folder: Path, *, parameters: dict[str, Any], jobs: int, seconds: dict[str, float]
+) -> None:
+    """Execute notebooks into `folder`, up to `jobs` at once, each with those of the parameters that it declares.
+
+    `seconds` receives how long each took. Raises RdnError for the first of them, in their order, that failed.
+    """
+
+    def one(number: int, notebook: Path) -> None:
+        declared = _declared(notebook)
+        own = {name: value for name, value in parameters.items() if name in declared}
+        with timed(notebook.stem, seconds, label=f"[{number}/{len(notebooks)}] notebook {notebook.stem}"):
+            execute(notebook, folder / notebook.name, parameters=own)
+
+    with kernel(threads=max(1, (os.cpu_count() or 1) // jobs)), ThreadPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(one, number, notebook) for number, notebook in enumerate(notebooks, start=1)]
+        try:
+            for done in waiting:
+                done.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def execute(notebook: Path, result: Path, *, parameters: dict[str, Any]) -> None:
+    """Execute one notebook into `result` and check that every one of its code cells completed.
+
+    In the book the cell of the default parameters is folded, and the one that papermill adds is left out: it holds paths of
+    this machine. Every page's footer says which profile and seed were used.
+
+    Raises:
+        RdnError: naming the notebook, the cell and its error.
+    """
+    result.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            notebook,
+            result,
+            parameters=parameters,
+            kernel_name=KERNEL,
+            language="python",
+            cwd=notebook.parent,
+            progress_bar=False,
+        )
+    except PapermillExecutionError as error:
+        # papermill counts the cell that it put after the one tagged `parameters`; a reader of the notebook does not
+        added = 1 + next((i for i, cell in enumerate(_cells(notebook)) if "parameters" in _tags(cell)), -1)
+        number = error.cell_index + (error.cell_index < added)
+        raise RdnError(
+            f"notebook {notebook.name}, cell {number} failed: {error.ename}: {_first_line(error.evalue)} "
+            f"(the executed copy is {result})"
+        ) from error
+    except DeadKernelError as error:
+        raise RdnError(f"notebook {notebook.name}: its kernel died, perhaps for lack of memory") from error
+    executed = nbformat.read(result, as_version=4)
+    check_completed(executed, notebook.name)
+    for cell in executed.cells:
+        tags = _tags(cell)
+        tags += [_IN_THE_BOOK[tag] for tag in tags if tag in _IN_THE_BOOK]
+        cell.metadata.pop("papermill", None)
+    executed.metadata.pop("papermill", None)
+    executed.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(executed, result)
+
+
+def check_completed(notebook: nbformat.NotebookNode, name: str) -> None:
+    """Raise RdnError, naming the cell, unless every code cell that has code was executed without an error output."""
+    own = [cell for cell in notebook.cells if "injected-parameters" not in _tags(cell)]
+    for number, cell in enumerate(own, start=1):
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        errors = [output for output in cell.outputs if output.output_type == "error"]
+        if errors:
+            raise RdnError(f"notebook {name}, cell {number} failed: {errors[0].ename}: {_first_line(errors[0].evalue)}")
+        if cell.execution_count is None:
+            raise RdnError(f"notebook {name}, cell {number} was not executed")
+
+
+@contextmanager
+def kernel(threads: int | None = None) -> Iterator[None]:
+    """Offer a kernel that is this very interpreter, so that none needs to be installed; `threads` of its computations."""
+    package_parent = str(Path(__file__).resolve().parent.parent)
+    search = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
+    spec = {
+        "argv": [
+            sys.executable,
+            "-Xfrozen_modules=off",
+            "-m",
+            "ipykernel_launcher",
+            "-f",
+            "{connection_file}",
+            "--log-level=50",
+        ],
+        "display_name": "Python 3",
+        "language": "python",
+        "env": {"PYTHONPATH": search, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})},
+    }
+    before = os.environ.get("JUPYTER_PATH")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernels" / KERNEL / "kernel.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(spec))
+        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, before]))
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["JUPYTER_PATH"]
+            else:
+                os.environ["JUPYTER_PATH"] = before
+
+
+@contextmanager
+def timed(step: str, seconds: dict[str, float], label: str | None = None) -> Iterator[None]:
+    print(f"{label or step} …", flush=True)
+    start = time.monotonic()
+    yield
+    seconds[step] = round(time.monotonic() - start, 1)
+    print(f"{label or step}: {seconds[step]:.1f} s", flush=True)
+
+
+def _declared(notebook: Path) -> set[str]:
+    """The names that a notebook's cell of parameters sets."""
+    cells = [cell for cell in _cells(notebook) if "parameters" in _tags(cell)]
+    statements = ast.parse(cells[0].source).body if cells else []
+    return {name.id for line in statements for name in getattr(line, "targets", ())}
+
+
+def _cells(notebook: Path) -> list[nbformat.NotebookNode]:
+    return nbformat.read(notebook, as_version=4).cells
+
+
+def _tags(cell: nbformat.NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else ""
