@@ -35,13 +35,12 @@ class Profile:
     rdn: dict
     policy: dict
     architectures: dict = field(default_factory=dict)  # further super-nets: {name: {model: …, recipe: …}}
-    depth: dict = field(
-        default_factory=dict
-    )  # recipe of the further super-nets of Table 2, where it is not that of `rdn`
+    depth: dict = field(default_factory=dict)  # Table 2's further super-nets: what differs from the recipe of `rdn`
     training_free: dict = field(default_factory=dict)  # settings of surgery that is not followed by training
     sequential: dict = field(default_factory=lambda: {"hidden": [32]})  # the policy that looks again
     widths: tuple[float, ...] = ()  # of further base networks, the rivals of Figure 8
     jobs: int = 1
+    threads: int | None = None  # CPU threads of an experiment; None: its share of the cores
 
     def graph(self, seed: int) -> dict[str, Experiment]:
         """All experiments by name, parents first."""

@@ -19,7 +19,7 @@ def code_cells(path: Path) -> list[nbformat.NotebookNode]:
 
 
 def test_the_notebooks_are_numbered_in_order():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11"]
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{number:02d}" for number in range(1, 13)]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -57,7 +57,7 @@ def test_code_fits_the_column_of_the_book(path):
 
 
 def test_all_notebooks_run_and_write_the_results(tmp_path):
-    """The long one, about two minutes on one core: the experiments of the profile `tiny`, then eleven kernels."""
+    """The long one, about two minutes on one core: the experiments of the profile `tiny`, then twelve kernels."""
     out = tmp_path / "out"
     ensure_all(profile="tiny", out=out, jobs=1, progress=False)
     parameters = {"profile": "tiny", "data_root": None, "seed": 0, "out": str(out)}
