@@ -61,7 +61,7 @@ def order_table(grid: pd.DataFrame) -> pd.DataFrame:
     nodes between the smallest and the largest, which no chain can exceed.
     """
     path, _ = best_order(grid)
-    table = grid[COLUMNS].sort_values(["madds", "accuracy"], ascending=[True, False], ignore_index=True)
+    table = grid.sort_values(["madds", "accuracy"], ascending=[True, False], ignore_index=True)
     place = {node: number for number, node in enumerate(path, start=1)}
     nodes = list(zip(table["width"], table["depth"], strict=True))
     ends = table["madds"].iloc[[nodes.index(path[0]), nodes.index(path[-1])]]

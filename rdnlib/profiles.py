@@ -11,6 +11,7 @@ from rdnlib.surgery import INITS
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROFILES = PROJECT / "notebooks" / "profiles"
+TABLE2 = ("mobilenext", "mobilenet_v2")  # the paper's networks with 7 and 14 sub-networks
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Experiment:
     """One node of the graph: `config` decides its result, together with its parents and the data."""
 
     name: str
-    kind: str  # "base", "surgery", "rdn", "policy" or "slimmable"
+    kind: str  # "base", "surgery", "rdn", "depth", "policy" or "slimmable"
     config: dict
     parents: tuple[str, ...] = ()
 
@@ -35,6 +36,7 @@ class Profile:
     rdn: dict
     policy: dict
     architectures: dict = field(default_factory=dict)  # further super-nets: {name: {model: …, recipe: …}}
+    depth: dict = field(default_factory=dict)  # Table 2's further super-nets: what differs from the recipe of `rdn`
     training_free: dict = field(default_factory=dict)  # settings of surgery that is not followed by training
     sequential: dict = field(default_factory=lambda: {"hidden": [32]})  # the policy that looks again
     ablations: dict = field(default_factory=dict)  # epochs, lengths, seeds, slimmable: see `ablations`
@@ -68,9 +70,24 @@ class Profile:
             config = {**surgery, **self.training_free, "size": self.recipe["size"], "seed": seed}
             nodes.append(Experiment(f"surgery-{name}", "surgery", config, (parent,)))
         nodes += [Experiment(*node) for node in ablations.nodes(self, seed)]
+        nodes += self._depth_nodes(surgery, seed)
         longer = {"recipe": extra | {"lr": self.rdn["lr"]["base"]}, "seed": seed}
         nodes.append(Experiment("base-longer", "base", longer, ("base",)))  # the shortest last: it fills the gap
         return {node.name: node for node in nodes}
+
+    def _depth_nodes(self, surgery: dict, seed: int) -> list[Experiment]:
+        """Depth-wise nesting, and for each further super-net the same without it, equally long (Table 2)."""
+        recipe, nodes = self.recipe | {"epochs": self.rdn["epochs"], "lr": self.rdn["lr"]["reconstruct"]}, []
+        for name in TABLE2:
+            main = name == self.model["name"]
+            if not main and name not in self.architectures:
+                continue
+            parent = "base" if main else f"base-{name}"
+            config = {**surgery, "init": "reconstruct", "recipe": recipe | ({} if main else self.depth), "seed": seed}
+            if not main:  # of the profile's own model it is rdn-reconstruct
+                nodes.append(Experiment(f"rdn-{name}", "rdn", config, (parent,)))
+            nodes.append(Experiment(f"depth-{name}", "depth", {**config, "split": 0.5}, (parent,)))
+        return nodes
 
 
 def load_profile(name: str) -> Profile:

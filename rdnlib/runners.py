@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from rdnlib import checkpoint, models
+from rdnlib.depthwise import deepen
 from rdnlib.errors import ConfigError
 from rdnlib.evaluation import evaluate, sample_table
 from rdnlib.experiments import Run, Workplace, calibration_batch
@@ -96,6 +97,8 @@ def run_rdn(place: Workplace, node: Experiment, folder: Path, parents: list[Run]
         batch = calibration_batch(place, config["calibration_images"], size, config["seed"])
         choices = {key: config[key] for key in ("select", "init", "seed")}
         rdn = to_rdn(supernet, config["k"], calibration=batch, **choices)
+    if "split" in config:
+        rdn = deepen(rdn, config["split"], calibration=batch, seed=config["seed"])
     surgery_seconds = time.perf_counter() - started
     if config["init"] == "copy":
         reestimate_norms(rdn, list(batch.split(128)))
@@ -109,6 +112,7 @@ def run_rdn(place: Workplace, node: Experiment, folder: Path, parents: list[Run]
         "madds": totals["madds"].tolist(),
         "params": totals["params"].tolist(),
         "before_training": {"top1": before.top1.mean(axis=0).tolist(), "top5": before.top5.mean(axis=0).tolist()},
+        **({"nodes": rdn.nodes, **rdn.config["depth"]} if "split" in config else {}),
     }
 
 
@@ -184,4 +188,11 @@ def run_policy(place: Workplace, node: Experiment, folder: Path, parents: list[R
     return fitted.costs
 
 
-KINDS = {"base": run_base, "surgery": run_surgery, "rdn": run_rdn, "policy": run_policy, "slimmable": run_slimmable}
+KINDS = {
+    "base": run_base,
+    "surgery": run_surgery,
+    "rdn": run_rdn,
+    "depth": run_rdn,
+    "policy": run_policy,
+    "slimmable": run_slimmable,
+}

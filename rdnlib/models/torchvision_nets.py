@@ -9,6 +9,15 @@ from torchvision.models.resnet import Bottleneck
 from rdnlib.errors import CheckpointError, ConfigError
 from rdnlib.models.mobilenext import make_divisible
 
+STAGES = (  # of MobileNetV2: expansion t, channels c, repeats n, stride s (Sandler et al., Table 2)
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 CARDINALITY = 32  # conv-groups of ResNeXt-50 32×4d; a width multiplier scales their channels, not their number
 
 
@@ -41,13 +50,22 @@ class ResNeXt(tv.ResNet):
 
 
 def mobilenet_v2(
-    *, width_mult: float = 1.0, num_classes: int = 1000, dropout: float = 0.2, weights: str | None = None
+    *,
+    width_mult: float = 1.0,
+    num_classes: int = 1000,
+    dropout: float = 0.2,
+    depth_mult: float = 1.0,
+    weights: str | None = None,
 ) -> MobileNetV2:
     """torchvision's MobileNetV2 at a width.
 
+    depth_mult: scales how often each block is repeated, at least once (1.0: the paper; less for small images).
     weights: name of torchvision's weights ("IMAGENET1K_V2"), downloaded once; they exist at width 1.0 with 1000 classes.
     """
-    model = MobileNetV2(width_mult=width_mult, num_classes=num_classes, dropout=dropout)
+    stages = [[t, c, max(1, round(n * depth_mult)), s] for t, c, n, s in STAGES]
+    model = MobileNetV2(
+        width_mult=width_mult, num_classes=num_classes, dropout=dropout, inverted_residual_setting=stages
+    )
     return _pretrained(model, tv.MobileNet_V2_Weights, weights)
 
 
