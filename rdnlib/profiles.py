@@ -36,7 +36,7 @@ class Profile:
     rdn: dict
     policy: dict
     architectures: dict = field(default_factory=dict)  # further super-nets: {name: {model: …, recipe: …}}
-    depth: dict = field(default_factory=dict)  # Table 2's further super-nets: what differs from the recipe of `rdn`
+    depth: dict = field(default_factory=dict)  # of depth-wise nesting: what differs from the recipe of `rdn`
     training_free: dict = field(default_factory=dict)  # settings of surgery that is not followed by training
     sequential: dict = field(default_factory=lambda: {"hidden": [32]})  # the policy that looks again
     ablations: dict = field(default_factory=dict)  # epochs, lengths, seeds, slimmable: see `ablations`
@@ -75,18 +75,23 @@ class Profile:
         nodes.append(Experiment("base-longer", "base", longer, ("base",)))  # the shortest last: it fills the gap
         return {node.name: node for node in nodes}
 
-    def _depth_nodes(self, surgery: dict, seed: int) -> list[Experiment]:
-        """Depth-wise nesting, and for each further super-net the same without it, equally long (Table 2)."""
-        recipe, nodes = self.recipe | {"epochs": self.rdn["epochs"], "lr": self.rdn["lr"]["reconstruct"]}, []
+    def table2(self) -> dict[str, tuple[str, str]]:
+        """Model → the experiments that train its RDN without and with depth-wise nesting (Table 2), equally long."""
+        epochs, pairs = self.depth.get("epochs", self.rdn["epochs"]), {}
         for name in TABLE2:
-            main = name == self.model["name"]
-            if not main and name not in self.architectures:
-                continue
-            parent = "base" if main else f"base-{name}"
-            config = {**surgery, "init": "reconstruct", "recipe": recipe | ({} if main else self.depth), "seed": seed}
-            if not main:  # of the profile's own model it is rdn-reconstruct
-                nodes.append(Experiment(f"rdn-{name}", "rdn", config, (parent,)))
-            nodes.append(Experiment(f"depth-{name}", "depth", {**config, "split": 0.5}, (parent,)))
+            if name == self.model["name"]:
+                pairs[name] = ablations.trained(self, "reconstruct", epochs), f"depth-{name}"
+            elif name in self.architectures:
+                pairs[name] = f"rdn-{name}", f"depth-{name}"
+        return pairs
+
+    def _depth_nodes(self, surgery: dict, seed: int) -> list[Experiment]:
+        recipe, nodes = {"epochs": self.rdn["epochs"], "lr": self.rdn["lr"]["reconstruct"], **self.depth}, []
+        for name, (seven, fourteen) in self.table2().items():
+            parents = ("base" if name == self.model["name"] else f"base-{name}",)
+            config = {**surgery, "init": "reconstruct", "recipe": self.recipe | recipe, "seed": seed}
+            nodes.append(Experiment(seven, "rdn", config, parents))
+            nodes.append(Experiment(fourteen, "depth", {**config, "split": 0.5}, parents))
         return nodes
 
 
