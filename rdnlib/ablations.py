@@ -110,13 +110,13 @@ def replicas(place: "Workplace", seeds: int | None = None) -> "list[Workplace]":
 
 
 def repeated(profile: "Profile") -> list[str]:
-    """What is run again for every further seed: the RDNs, their policies, the variants, and the networks beside them."""
-    return [
-        name
-        for name, node in profile.graph(0).items()
-        if node.kind in ("rdn", "policy", "slimmable")
-        or name in ("base", "base-longer", f"surgery-{profile.model['name']}")
-    ]
+    """What is run again for every further seed: the base's RDNs, their policies, the variants, and the networks beside them."""
+    names: list[str] = []
+    for name, node in profile.graph(0).items():  # parents first
+        own = node.kind in ("rdn", "policy", "slimmable") and set(node.parents) <= set(names)
+        if own or name in ("base", "base-longer", f"surgery-{profile.model['name']}"):
+            names.append(name)
+    return names
 
 
 def _epochs(profile: "Profile") -> int:
