@@ -7,7 +7,7 @@ import pytest
 from fakes import FakeRun, K, fake_base, fake_runs
 
 from rdnlib import ablations
-from rdnlib.ledger import CLAIMS, Claim, Evidence, ledger, printed
+from rdnlib.ledger import CLAIMS, Claim, Evidence, ledger
 from rdnlib.profiles import load_profile
 from rdnlib.seeds import Estimate
 
@@ -40,8 +40,8 @@ class FakeEvidence(Evidence):
         super().__init__(places=[SimpleNamespace()] * seeds)
         self.better, self.worse = better, worse
 
-    def runs(self, name):
-        return [self.run(name, seed) for seed in range(len(self.places))]
+    def runs(self, name, seeds=None):
+        return [self.run(name, seed) for seed in range(len(self.places))][:seeds]
 
     def run(self, name, seed):
         rdn, policy = fake_runs(seed=seed)
@@ -69,6 +69,8 @@ def test_claims_turn_with_the_evidence():
     _, scratch, twice = ablations.table3(profile).values()
     _, without, alone = ablations.table5(profile).values()
     selects = ablations.table4(profile)
+    assert verdicts(FakeEvidence(worse=("depth-mobilenext",)), "Table 2") == ["reproduced", "inconclusive"]
+    assert verdicts(FakeEvidence(better=("depth-mobilenet_v2",)), "Table 2") == ["inconclusive", "not reproduced"]
     assert verdicts(FakeEvidence(worse=(scratch, twice)), "Table 3") == ["reproduced", "reproduced"]
     assert verdicts(FakeEvidence(worse=(scratch,), better=(twice,)), "Table 3") == ["reproduced", "not reproduced"]
     assert verdicts(FakeEvidence(worse=(selects["random"],)), "Table 4") == ["reproduced"] * 2
@@ -89,21 +91,12 @@ def test_the_costs_of_table_1_are_exact():
 
 def test_every_claim_has_its_numbers():
     table = ledger(FakeEvidence(seeds=2))
-    assert set(table["where"]) == {"Table 1", "Figure 8", "Table 3", "Table 4", "Table 5"}
+    assert set(table["where"]) == {"Table 1", "Figure 8", "Table 2", "Table 3", "Table 4", "Table 5"}
     assert not table["statement"].duplicated().any()
     assert set(table["verdict"]) <= {"reproduced", "not reproduced", "inconclusive"}
     assert (table["paper"].str.len() > 0).all() and table["ours_seeds_low"].notna().any()
     paper = table.set_index("statement")["paper"]
+    assert paper["MnXt1.5: 14 sub-networks instead of 7 cost the largest some accuracy"] == "+1.12"
     assert paper["a pre-trained super-net helps"] == "+3.82"
     assert paper["greedy select is better than random for the lightest sub-network"] == "+2.21"
     assert paper["training the lightest as well costs the largest little"] == "-0.06"
-
-
-def test_another_claim_is_one_function(monkeypatch):
-    def table2(evidence):
-        paper = printed(2)["top1"]
-        return [Claim("Table 2", "depth costs accuracy", f"{paper[2] - paper[0]:.2f}", evidence.gain("x", "rdn-copy"))]
-
-    monkeypatch.setattr("rdnlib.ledger.CLAIMS", [table2])
-    table = ledger(FakeEvidence(better=("x",)))
-    assert list(table["paper"]) == ["-1.12"] and list(table["verdict"]) == ["reproduced"]
