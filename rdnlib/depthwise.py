@@ -103,6 +103,8 @@ class DepthwiseRDN(RDN):
     `along` restricts it to a chain, in which every node contains the one before; only then is there incremental execution.
     """
 
+    new_parts = ("light", "light_heads")
+
     def __init__(
         self,
         front: Trunk,
@@ -220,10 +222,10 @@ class DepthwiseRDN(RDN):
 
     def needs(self, index: int) -> dict[str, int]:
         width, depth = self.nodes[index - 1]
-        return {"front": width, **dict.fromkeys(("back", "heads") if depth else ("light", "light_heads"), width)}
+        return {"front": width, **dict.fromkeys(("back", "heads") if depth else self.new_parts, width)}
 
     def exits(self, index: int) -> tuple[str, ...]:
-        return () if self.nodes[index - 1][1] else ("light", "light_heads")
+        return () if self.nodes[index - 1][1] else self.new_parts
 
     def narrowest(self, x: Tensor) -> Tensor:
         return self.along([(1, 0), (1, 1)])(x)

@@ -22,7 +22,7 @@ def describe(rdn: RDN, input_size: int | tuple[int, int] | None = None) -> pd.Da
     rows: list[dict] = []
 
     def add(module: str, layer: nn.Module, name: str, groups: str) -> None:
-        dense, params = before_surgery(layer)
+        dense, params = (0, 0) if module.split(".")[0] in rdn.new_parts else before_surgery(layer)
         weights, own = weights_by_group(layer), params_by_group(layer)
         counts = {"params": (params, own[0], sum(own))}
         if seen is not None:

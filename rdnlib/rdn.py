@@ -139,6 +139,8 @@ class RDN(nn.Module):
         """How many groups of each of its parts N_index runs; the parts left out, none."""
         return {"trunk": index, "heads": index}
 
+    new_parts: tuple[str, ...] = ()  # those of which the super-net has nothing
+
     def exits(self, index: int) -> tuple[str, ...]:
         """The parts that N_index runs for its answer only, so that no larger one reuses them."""
         return ()
@@ -212,7 +214,7 @@ class RDN(nn.Module):
         groups: of the channels that it writes, original | new, such as "4×24 | 3×24". blocks: how many weight blocks the
         super-net's layer has, and how many remain in all groups together. params_supernet, params_N1, params_N<K>, and with
         `input_size` (pixels, or (height, width)) the same for madds; their sums are the totals. A batch norm counts with the
-        layer before it.
+        layer before it. With depth-wise nesting N_i stands for N_{i,0} and N_{i,1} together.
         """
         from rdnlib.describe import describe  # it counts, and counting knows this class
 
