@@ -59,7 +59,7 @@ CASES = {
     "base": (network, {}),
     "RDN with its average as teacher": (nested, {"distill": 0.5, "teacher": "average"}),
     "dropout": (with_dropout, {}),
-    "in parts": (nested, {"accumulate": 2}),
+    "in parts": (nested, {"parts": 2}),
 }
 
 
