@@ -30,11 +30,10 @@ def epoch_parts(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The parts of an epoch's batches that this process computes, in order: images (b, 3, size, size) and labels (b,).
 
-    `recipe.accumulate` parts make up this process's share of a batch. `skip`: batches that are not wanted any more.
+    See `Recipe.own_rows`. `skip`: batches that are not wanted any more.
     """
     here, count = devices.here(), recipe.batch_size
-    parts = recipe.parts(here.num_processes)
-    mine = [slice(part, None, parts) for part in range(here.process_index, parts, here.num_processes)]
+    mine = recipe.own_rows(here.process_index, here.num_processes)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).numpy()
     steps = len(order) // count
     whole = np.sort(order[: steps * count].reshape(steps, count), axis=1)[skip:]  # (steps left, batch): reads in order

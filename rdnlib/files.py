@@ -19,7 +19,10 @@ from rdnlib.errors import StorageError
 
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a folder that you may write to"),
+    **dict.fromkeys(
+        (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST), "choose a folder that you may write to"
+    ),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "see that the disk is there"),
 }
 
 

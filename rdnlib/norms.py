@@ -2,7 +2,7 @@
 
 Each part is normalised by itself, as in any data-parallel training (the paper uses eight GPUs, Section 4.1). The running
 statistics take one step a batch, by the mean over the parts, whether these lie side by side or one after another: so the
-number of processes does not show in them. `synchronised` normalises over all processes together instead.
+number of processes does not show in them. `synchronised` normalises each part over all processes together.
 """
 
 from collections.abc import Iterator

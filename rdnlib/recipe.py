@@ -22,11 +22,10 @@ class Recipe:
     in the loss of N_1 … N_{K−1} of what N_K says, instead of the label (0: the paper); `teacher`: N_K as it is ("largest"), or
     as its moving average has it ("average", one more forward pass).
 
-    `batch_size` counts the images of a step, however many processes share them and in however many parts (`accumulate`) each
-    process takes its share. Every part is normalised by itself and all parts move the running statistics once, so P processes
-    with A parts do what one process does with P · A parts. `sync_bn` normalises over the parts of all processes together: with
-    one part each, what one process does with the whole batch. `precision`: "no" (float32) or "bf16" (autocast); `compile`:
-    through `torch.compile`.
+    A batch is computed in `parts`, side by side on several processes or one after another. Each is normalised by itself, and all of
+    them move the running statistics once: so what comes out does not depend on the number of processes. With `sync_bn` the
+    processes share every part and normalise it together. `precision`: "no" (float32) or "bf16" (autocast); `compile`: through
+    `torch.compile`.
     """
 
     epochs: int
@@ -45,7 +44,7 @@ class Recipe:
     precision: str = "no"
     distill: float = 0.0
     teacher: str = "largest"
-    accumulate: int = 1
+    parts: int = 1
     sync_bn: bool = False
     compile: bool = False
 
@@ -60,20 +59,21 @@ class Recipe:
             raise ConfigError(f"the teacher must be 'largest' or 'average', not {self.teacher!r}")
         if self.precision not in ("no", "bf16"):
             raise ConfigError(f"precision must be 'no' or 'bf16', not {self.precision!r}")
-        if self.accumulate < 1:
-            raise ConfigError(f"accumulate is a number of parts, at least 1, not {self.accumulate}")
+        if self.parts < 1 or self.batch_size % self.parts or self.batch_size // self.parts < 2:
+            raise ConfigError(f"a batch of {self.batch_size} cannot be cut into {self.parts} equal parts of at least 2")
         if self.sync_bn and self.compile:
             raise ConfigError("sync_bn and compile do not go together: choose one of them")
 
-    def parts(self, processes: int) -> int:
-        """Into how many equal parts a batch is cut; raises ConfigError where it cannot be."""
-        parts = self.accumulate * processes
-        if self.batch_size % parts or self.batch_size // parts < 2:
+    def own_rows(self, process: int, processes: int) -> list[slice]:
+        """Which rows of a batch this process computes, part by part; raises ConfigError where they cannot be shared out."""
+        if self.sync_bn and self.batch_size % (self.parts * processes) == 0:
+            return [slice(part + self.parts * process, None, self.parts * processes) for part in range(self.parts)]
+        if self.sync_bn or self.parts % processes:
             raise ConfigError(
-                f"a batch of {self.batch_size} cannot be cut into {parts} equal parts of at least 2 images "
-                f"({processes} processes × accumulate={self.accumulate}): use a multiple of {parts}"
+                f"{processes} processes cannot share a batch of {self.batch_size} in {self.parts} parts equally: start as many "
+                "as divide the parts, or set the recipe's parts (or sync_bn: true, and a batch that they divide)"
             )
-        return parts
+        return [slice(part, None, self.parts) for part in range(process, self.parts, processes)]
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:

@@ -13,7 +13,7 @@ _SETTINGS = {
     "lr": 0.01,
     "size": 16,
     "batch_size": 16,
-    "accumulate": 1,
+    "parts": 2,
     "precision": "no",
     "compile": False,
     "crop_scale": [0.8, 1.0],

@@ -63,7 +63,8 @@ def train(
         it cannot be written; the last state is kept.
     """
     here = devices.here()
-    parts, steps_per_epoch = recipe.parts(here.num_processes), len(images) // recipe.batch_size
+    own_parts = len(recipe.own_rows(here.process_index, here.num_processes))
+    steps_per_epoch = len(images) // recipe.batch_size
     if not steps_per_epoch:
         raise DataError(
             f"{len(images)} training images do not fill one batch of {recipe.batch_size}: use a smaller one"
@@ -81,7 +82,7 @@ def train(
     state = State(resume, model, average, optimiser)
     place = state.restore()
     network = _prepared(model, recipe)
-    norms = SharedStatistics(model, parts)
+    norms = SharedStatistics(model, recipe.parts)
     average_teaches = recipe.distill > 0 and recipe.teacher == "average"
     pulse = 1 if here.device.type == "cpu" and here.num_processes == 1 else _PULSE
     bar = tqdm(
@@ -104,9 +105,11 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(recipe, step, steps)
             with norms.batch():
-                for part in range(recipe.accumulate):
+                for part in range(own_parts):
                     batch, labels = next(stream)
-                    last = part == recipe.accumulate - 1
+                    last = part == own_parts - 1
+                    if recipe.parts > 1:  # what dropout draws belongs to a part, whoever computes it
+                        torch.manual_seed(mixed(seed, epoch, index, part * here.num_processes + here.process_index))
                     with _own_gradients(network, last), norms.part():
                         with devices.precision(recipe.precision), synchronised(recipe.sync_bn):
                             logits = network(batch)
@@ -117,7 +120,7 @@ def train(
                         meter.add(loss, logits, labels)
                         if step % pulse == 0 and not meter.finite():
                             raise _diverged(label, recipe, epoch, index, resume)
-                        (loss / recipe.accumulate).backward()
+                        (loss / own_parts).backward()
             optimiser.step()
             optimiser.zero_grad()
             average.update_parameters(model)

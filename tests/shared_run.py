@@ -22,7 +22,7 @@ RECIPE = {"epochs": 2, "lr": 0.02, "size": 16, "batch_size": 8, "crop_scale": (0
 PROFILE = {
     "data": {"name": "imagenet", "size": 16, "calibration": 0.2, "cached": False},
     "model": {"name": "mobilenext", "width_mult": 0.1, "depth_mult": 0.1, "stem_stride": 1},
-    "recipe": {"size": 16, "batch_size": 8, "crop_scale": [0.8, 1.0]},
+    "recipe": {"size": 16, "batch_size": 8, "parts": 2, "crop_scale": [0.8, 1.0]},
     "base": {"epochs": 1, "lr": 0.02},
     "rdn": {
         "k": 2, "select": "greedy-relative", "calibration_images": 32, "epochs": 1,
@@ -33,17 +33,25 @@ PROFILE = {
 }  # fmt: skip
 
 
+WAYS = {
+    "two parts": {"parts": 2},  # one on each process
+    "four parts": {"parts": 4},
+    "one part": {"sync_bn": True},  # on both processes
+    "two common parts": {"parts": 2, "sync_bn": True},
+}
+
+
 class Stopped(Exception):
     pass
 
 
-def network(seed: int = 0) -> nn.Module:
+def network(seed: int = 0, dropout: bool = False) -> nn.Module:
     """Plain, depthwise and normalised layers; smooth, so that rounding does not grow from step to step."""
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.SiLU(), nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.BatchNorm2d(8),
         nn.SiLU(), nn.Conv2d(8, 12, 1), nn.BatchNorm2d(12), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(12, 4),
+        nn.Dropout(0.2 if dropout else 0.0), nn.Linear(12, 4),
     )  # fmt: skip
 
 
@@ -59,15 +67,17 @@ def keep(path: Path, model: nn.Module, history) -> None:
 
 def trained(folder: Path, name: str, **options) -> nn.Module:
     """Train the network on the photographs and keep what comes out."""
-    model = network(seed=devices.here().process_index)  # the main process's weights are everybody's
-    history = train(model, photographs(folder).train, Recipe(**RECIPE, **options), progress=False)
+    recipe = Recipe(**RECIPE, **options)
+    # The main process's weights are everybody's. Dropout belongs to a part: it is the same where a part is.
+    model = network(seed=devices.here().process_index, dropout=not recipe.sync_bn)
+    history = train(model, photographs(folder).train, recipe, progress=False)
     keep(folder / f"{name}.safetensors", model, history)
     return model
 
 
 def stopped_and_resumed(folder: Path) -> None:
     """As `trained`, but stopped with a state of the tenth step, in the middle of the first epoch's ten."""
-    images, recipe, path = photographs(folder).train, Recipe(**RECIPE), folder / "resume.safetensors"
+    images, recipe, path = photographs(folder).train, Recipe(**RECIPE, parts=2), folder / "resume.safetensors"
     due, save = State.due, State.save
 
     def save_and_stop(state, place):
@@ -76,11 +86,11 @@ def stopped_and_resumed(folder: Path) -> None:
 
     State.due, State.save = lambda self: devices.agreed(True), save_and_stop
     try:
-        train(network(), images, recipe, resume=path, progress=False)
+        train(network(dropout=True), images, recipe, resume=path, progress=False)
     except Stopped:
         State.due, State.save = due, save
     devices.here().wait_for_everyone()
-    model = network(seed=7)
+    model = network(seed=7, dropout=True)
     history = train(model, images, recipe, resume=path, progress=False)
     keep(folder / "resumed.safetensors", model, history)
 
@@ -99,9 +109,8 @@ def chain(folder: Path) -> None:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     assert devices.here().num_processes == 2
-    model = trained(folder, "shared")
-    trained(folder, "shared-parts", accumulate=2)
-    trained(folder, "shared-norms", sync_bn=True)
+    for name, options in WAYS.items():
+        model = trained(folder, f"shared {name}", **options)
     stopped_and_resumed(folder)
     outputs = evaluate(model, photographs(folder).validation, size=16, batch_size=3)
     torch.save({name: torch.as_tensor(getattr(outputs, name)) for name in ("top1", "confidence", "guesses")},

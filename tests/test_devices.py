@@ -6,6 +6,7 @@ They are started by torchrun, on the CPU, with photographs in ImageNet's layout 
 import os
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -65,28 +66,21 @@ def same(folder: Path, first: str, second: str, tolerance: float = 1e-5) -> None
     )
 
 
-@pytest.mark.parametrize(
-    ("shared", "alone"),
-    [
-        ("shared", {"accumulate": 2}),  # every process normalises its half of a batch by itself
-        ("shared-parts", {"accumulate": 4}),
-        ("shared-norms", {}),  # normalised together: the whole batch at once
-    ],
-)
-def test_two_processes_equal_one_after_twenty_steps(together, shared, alone):
+@pytest.mark.parametrize("way", shared_run.WAYS)
+def test_two_processes_equal_one_after_twenty_steps(together, way):
     assert 2 * (len(shared_run.photographs(together).train) // 8) == shared_run.STEPS
-    shared_run.trained(together, "alone", **alone)
-    same(together, shared, "alone")
+    shared_run.trained(together, "alone", **shared_run.WAYS[way])
+    same(together, f"shared {way}", "alone")
 
 
 def test_a_shared_run_that_was_stopped_goes_on_to_the_same_numbers(together):
-    same(together, "resumed", "shared", 0)
+    same(together, "resumed", "shared two parts", 0)
     assert not (together / "resume.safetensors").exists()
 
 
 def test_shared_evaluation_sees_every_image_once_and_in_order(together):
     model = shared_run.network()
-    model.load_state_dict(load_file(together / "shared.safetensors"))
+    model.load_state_dict(load_file(together / "shared two common parts.safetensors"))
     images = shared_run.photographs(together).validation
     alone = evaluate(model, images, size=16, batch_size=3)
     assert len(images) == len(alone.top1) == 23
@@ -113,11 +107,27 @@ def test_shared_experiments_leave_the_files_of_one(together):
             assert np.array_equal(samples.loc[samples["split"] == split, "id"], getattr(splits, split).ids)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 9, "accumulate": 2}, {"batch_size": 4, "accumulate": 4}])
-def test_batches_that_cannot_be_cut_are_refused(options):
-    recipe = Recipe(epochs=1, lr=0.1, size=16, **options)
-    with pytest.raises(ConfigError, match=r"cannot be cut into \d equal parts of at least 2 images"):
-        recipe.parts(1)
+def test_batches_that_cannot_be_cut_or_shared_are_refused():
+    for options in ({"batch_size": 9, "parts": 2}, {"batch_size": 4, "parts": 4}, {"parts": 0}):
+        with pytest.raises(ConfigError, match=r"cannot be cut into \d equal parts of at least 2"):
+            Recipe(epochs=1, lr=0.1, size=16, **options)
+    for options in ({}, {"parts": 8}, {"sync_bn": True, "batch_size": 64}):
+        with pytest.raises(ConfigError, match=r"3 processes cannot share a batch of \d+ in \d parts equally"):
+            Recipe(epochs=1, lr=0.1, size=16, **options).own_rows(0, 3)
+
+
+@pytest.mark.parametrize("sync_bn", [False, True])
+@pytest.mark.parametrize(("parts", "processes"), [(1, 1), (4, 1), (4, 2), (4, 4)])
+def test_every_row_of_a_batch_belongs_to_one_part_of_one_process(parts, processes, sync_bn):
+    recipe = Recipe(epochs=1, lr=0.1, size=16, batch_size=48, parts=parts, sync_bn=sync_bn)
+    shares = [[list(range(48))[rows] for rows in recipe.own_rows(process, processes)] for process in range(processes)]
+    assert sorted(row for share in shares for rows in share for row in rows) == list(range(48))
+    assert len({len(rows) for share in shares for rows in share}) == 1
+    if sync_bn:  # the processes' shares of a part make up the part
+        together = [sorted(chain(*rows)) for rows in zip(*shares, strict=True)]
+    else:
+        together = sorted(rows for share in shares for rows in share)
+    assert together == [list(range(part, 48, parts)) for part in range(parts)]
 
 
 def gradient_of_parts(model, batch, labels, parts):
@@ -170,7 +180,7 @@ def test_workers_parts_and_skipping_change_no_batch(folder, monkeypatch):
     for (one, labels), (two, their_labels) in zip(found["0"][4:], stream(images, skip=4), strict=True):
         assert torch.equal(one, two)
         assert torch.equal(labels, their_labels)
-    halves = stream(images, accumulate=2)
+    halves = stream(images, parts=2)
     for index, (one, _) in enumerate(found["0"]):
         assert torch.equal(one[0::2], halves[2 * index][0])
         assert torch.equal(one[1::2], halves[2 * index + 1][0])

@@ -129,8 +129,8 @@ def test_the_papers_recipe_is_imagenets():
     assert (recipe.momentum, recipe.weight_decay, recipe.min_lr, recipe.bn_momentum) == (0.9, 1e-4, 1e-5, 0.01)
     steps = 200 * (1_281_167 // 1024)
     assert training.ema_decay(recipe, steps) == pytest.approx(0.9999, abs=1e-6)
-    assert recipe.parts(8) == 8
-    assert 1024 // recipe.parts(8) == 128  # images per GPU
+    (rows,) = recipe.own_rows(7, 8)
+    assert len(range(1024)[rows]) == 128  # images on each GPU
 
 
 def test_names_or_all(capsys):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from rdnlib import data, files, to_rdn, training
+from rdnlib import data, experiments, files, to_rdn, training
 from rdnlib.errors import CheckpointError, ConfigError, DivergedError, StorageError
 from rdnlib.models import mobilenext
 from rdnlib.recipe import Recipe
@@ -59,7 +59,7 @@ CASES = {
     "base": (network, {}),
     "RDN with its average as teacher": (nested, {"distill": 0.5, "teacher": "average"}),
     "dropout": (with_dropout, {}),
-    "in parts": (nested, {"accumulate": 2}),
+    "in parts": (nested, {"parts": 2}),
 }
 
 
@@ -199,3 +199,9 @@ def test_a_limit_that_the_system_sets_is_told_too(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"^cannot write .*\): choose a folder that you may write to.*kept$"):
+        experiments.ensure("base", profile="tiny", out=tmp_path / "file", progress=False)
