@@ -141,7 +141,9 @@ def list_experiments(
 
 @experiment.command("run")
 def run_experiments(
-    names: Annotated[list[str], typer.Argument(help="Experiments, see `rdn experiment list`.")],
+    names: Annotated[
+        list[str], typer.Argument(help="Experiments, see `rdn experiment list`; `-`: from standard input, one a line.")
+    ],
     profile: ProfileOption,
     data_root: DataRootOption = None,
     seed: SeedOption = 0,
@@ -151,8 +153,11 @@ def run_experiments(
     from rdnlib import experiments
 
     place = experiments.workplace(profile, data_root=data_root, seed=seed, out=out)
-    for name in names:
-        place.experiment(name)
+    if names == ["-"]:
+        names = (line.strip() for line in sys.stdin)  # each as it arrives
+    else:
+        for name in names:
+            place.experiment(name)
     for name in names:
         print(experiments.ensure_in(place, name).path, flush=True)
 

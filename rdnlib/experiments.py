@@ -10,9 +10,6 @@ import fcntl
 import hashlib
 import json
 import os
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -28,9 +25,10 @@ from torch import nn
 
 from rdnlib import checkpoint, data
 from rdnlib.augment import resize_eval
-from rdnlib.errors import ConfigError, RdnError
+from rdnlib.errors import ConfigError
 from rdnlib.files import read_json, write_json
 from rdnlib.profiles import PROJECT, Experiment, Profile, load_profile
+from rdnlib.workers import Worker
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,8 @@ class Workplace:
 
         It does not depend on who starts it: another number of threads adds in another order, and the numbers differ.
         """
+        if self.profile.threads:
+            return self.profile.threads
         alongside = sum(self.depth(other) == self.depth(name) for other in self.graph)
         return max(1, (os.cpu_count() or 1) // min(self.profile.jobs, alongside))
 
@@ -147,7 +147,9 @@ def ensure_all(
     progress: bool = True,
     names: Iterable[str] | None = None,
 ) -> dict[str, Run]:
-    """Run every experiment of the profile, or those of `names` (which must hold all that they build on), up to `jobs` (default: the profile's) at once, each in its own process.
+    """Run every experiment of the profile, up to `jobs` (default: the profile's) at once, each in its own process.
+
+    names: run just these, which must hold all that they build on.
 
     On a CPU two processes of one thread each get more done than one process with two threads.
     """
@@ -157,43 +159,24 @@ def ensure_all(
         return {name: ensure_in(place, name, progress=progress) for name in names}
     place.fingerprint  # noqa: B018  reads, checks and caches the data before any process starts
     waiting = [name for name in names if not finished(place.folder(name))]
-    running: dict = {}
-    children: list[subprocess.Popen] = []
+    workers = [Worker(place, progress=progress) for _ in range(min(jobs, len(waiting)))]
+    idle, running = list(workers), {}
     with ThreadPoolExecutor(jobs) as pool:
         try:
             while waiting or running:
-                busy = set(waiting) | set(running.values())
-                for name in [n for n in waiting if not busy & set(place.graph[n].parents)][: jobs - len(running)]:
+                busy = set(waiting) | {name for name, _ in running.values()}
+                for name in [n for n in waiting if not busy & set(place.graph[n].parents)][: len(idle)]:
                     waiting.remove(name)
-                    running[pool.submit(_run_in_process, place, name, progress, children)] = name
+                    worker = idle.pop()
+                    running[pool.submit(worker.run, name)] = name, worker
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    running.pop(future)
+                    idle.append(running.pop(future)[1])
                     future.result()
-        except BaseException:
-            for child in children:  # they keep their last epoch, and go on from there next time
-                child.terminate()
-            raise
+        finally:
+            for worker in workers:  # what they keep of an unfinished experiment is its last epoch
+                worker.stop()
     return {name: Run(name, place) for name in names}
-
-
-def _run_in_process(place: Workplace, name: str, progress: bool, children: list[subprocess.Popen]) -> None:
-    command = [sys.executable, "-m", "rdnlib", "experiment", "run", name, "--profile", place.profile.name]
-    command += ["--seed", str(place.seed), "--out", str(place.out)]
-    command += ["--data-root", str(place.data_root)] if place.data_root else []
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    children.append(child)
-    complaints: list[str] = []
-    reader = threading.Thread(target=lambda: complaints.extend(child.stderr), daemon=True)
-    reader.start()
-    for line in child.stdout:
-        if progress and ": epoch " in line:
-            print(line, end="", flush=True)
-    child.wait()
-    reader.join()
-    if child.returncode:
-        reason = next((line.strip() for line in reversed(complaints) if line.strip()), f"exit code {child.returncode}")
-        raise RdnError(f"experiment {name} failed: {reason.removeprefix('error: ')}")
 
 
 @contextmanager

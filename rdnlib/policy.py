@@ -131,22 +131,27 @@ def fit_policy(
 
 @torch.no_grad()
 def fit_temperature(policy: PolicyNetwork, features: Tensor | np.ndarray, correct: Tensor | np.ndarray) -> Tensor:
-    """Set and return the temperature of each output, (K,), that minimises its cross-entropy on other samples.
+    """Set and return the temperature of each output, (K,), that minimises its cross-entropy on other samples."""
+    features = torch.as_tensor(features).detach().float().to(policy.mean.device)
+    correct = torch.as_tensor(correct).to(features.device)
+    _check(features, correct)
+    policy.temperature.copy_(best_temperature(policy.logits(features), correct))
+    return policy.temperature
+
+
+def best_temperature(logits: Tensor, correct: Tensor) -> Tensor:
+    """(K,) temperatures that make sigmoid(logits / temperature), (N, K), as honest as they can be on outcomes (N, K).
 
     The order in which an output ranks images stays; only how sure it sounds changes. The cross-entropy is convex in
     b = 1 / temperature, its slope is the mean of z (sigmoid(b z) − [l_v = y]) for logits z: bisected, b from 1/50 to 50.
     """
-    features = torch.as_tensor(features).detach().float().to(policy.mean.device)
-    correct = torch.as_tensor(correct).to(features.device)
-    _check(features, correct)
-    z, target = policy.logits(features).double(), correct.double()
+    z, target = logits.double(), correct.double()
     low, high = torch.full_like(z[0], 1 / 50), torch.full_like(z[0], 50.0)
     for _ in range(50):
         middle = (low * high).sqrt()
         rising = (z * ((middle * z).sigmoid() - target)).mean(dim=0) > 0
         low, high = torch.where(rising, low, middle), torch.where(rising, middle, high)
-    policy.temperature.copy_(1 / (low * high).sqrt())
-    return policy.temperature
+    return 1 / (low * high).sqrt()
 
 
 def policy_madds(policy: PolicyNetwork) -> int:

@@ -40,6 +40,7 @@ class Profile:
     ablations: dict = field(default_factory=dict)  # epochs, lengths, seeds, slimmable: see `ablations`
     widths: tuple[float, ...] = ()  # of further base networks, the rivals of Figure 8
     jobs: int = 1
+    threads: int | None = None  # CPU threads of an experiment; None: its share of the cores
 
     def graph(self, seed: int) -> dict[str, Experiment]:
         """All experiments by name, parents first."""

@@ -1,4 +1,5 @@
-"""Pictures of what surgery did, drawn from the RDN itself: the blocks of one layer, and one block of the network (Figures 2–4).
+"""Pictures drawn from the networks themselves: the blocks of one layer and of one block of an RDN (Figures 2–4), and a policy
+network (Figure 7).
 
 Colour says which sub-network owns a group, a weight block or a connection, as in Figure 2 of the paper.
 """
@@ -18,6 +19,7 @@ from rdnlib.errors import ConfigError
 from rdnlib.nested import NestedConv2d
 from rdnlib.operators import Call
 from rdnlib.plots import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, styled
+from rdnlib.policy import PolicyNetwork
 from rdnlib.rdn import RDN
 from rdnlib.spaces import Space, split_channels
 from rdnlib.tracing import Step
@@ -216,3 +218,37 @@ def _bypass(ax: Axes, start: tuple[float, float], end: tuple[float, float], lane
     right = 1.05 + 0.05 * lane
     ax.plot([start[0], right, right, end[0] + 0.02], [start[1], start[1], end[1], end[1]], color=INK, linewidth=1.2)
     ax.plot(end[0] + 0.015, end[1], color=INK, marker="<", markersize=5)
+
+
+MOST_UNITS = 9  # drawn of one layer; more are hinted at by dots
+
+
+@styled
+def policy_network(policy: PolicyNetwork) -> Figure:
+    """A policy network (Figure 7): N_1's features on the left, one probability for each sub-network on the right."""
+    sizes = [policy.config()["in_features"], *policy.config()["hidden"], policy.config()["num_subnetworks"]]
+    figure, ax = plt.subplots(figsize=(5.6, 3.2))
+    places = [_unit_places(size) for size in sizes]
+    for column, (left, right) in enumerate(pairwise(places)):
+        for y in left:
+            for other in right:
+                ax.plot([column, column + 1], [y, other], color=GREY, linewidth=0.3, zorder=1)
+    last = len(sizes) - 1
+    for column, (size, place) in enumerate(zip(sizes, places, strict=True)):
+        colours = [owner_colour(v) for v in range(1, size + 1)] if column == last else GREY
+        ax.scatter([column] * len(place), place, s=70, c=colours, edgecolors=INK, linewidths=0.6, zorder=2)
+        if len(place) < size:
+            ax.text(column, 0, "⋮", ha="center", va="center", zorder=3)
+        role = "features of $N_1$" if column == 0 else "probabilities" if column == last else "hidden, ReLU"
+        ax.text(column, -1.22, f"{size} {role}", ha="center", va="top")
+    for v, y in enumerate(places[-1], start=1):
+        ax.text(last + 0.08, y, f"$p_{{{v}}}$: is $N_{{{v}}}$ right?", ha="left", va="center")
+    ax.set(xlim=(-0.5, last + 0.75), ylim=(-1.45, 1.1))
+    ax.axis("off")
+    return figure
+
+
+def _unit_places(size: int) -> np.ndarray:
+    """Heights of a layer's units, from the top; of a large layer the first and last few, with a gap for the dots."""
+    places = np.linspace(1, -1, max(2, min(size, MOST_UNITS)))[: max(1, size)]
+    return places if size <= MOST_UNITS else np.delete(places, MOST_UNITS // 2)

@@ -91,10 +91,10 @@ def site(tmp_path_factory) -> Path:
     chapters = [Path(c["file"]) for part in toc["parts"] for c in part["chapters"] if "/" in c["file"]]
     for chapter in chapters:
         cells = {
-            "06_figure8": (SLIDER, "from rdnlib import plots", CURVE),
+            "07_figure8": (SLIDER, "from rdnlib import plots", CURVE),
             "01_nested_convolution": (FIGURE,),
-            "05_table1": ("import pandas as pd", TABLE),
-            "04_policy_and_lambda": ("import pandas as pd", FRAME),
+            "06_table1": ("import pandas as pd", TABLE),
+            "04_policy": ("import pandas as pd", FRAME),
         }.get(chapter.name, ("print('nothing here')",))
         nbformat.write(notebook(chapter.name, *cells), project / "notebooks" / f"{chapter.name}.ipynb")
     out = tmp_path_factory.mktemp("out")
@@ -159,7 +159,7 @@ def visit(browser, url: str, *, width: int = 1280, theme: str = "light") -> None
     )
     browser.get_log("performance"), browser.get_log("browser")
     browser.get(url)
-    if "06_figure8" in url:
+    if "07_figure8" in url:
         WebDriverWait(browser, 20).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".noUi-handle[aria-label]"))
 
 
@@ -178,8 +178,8 @@ def shown(browser) -> dict[str, str]:
 PAGES = (
     "index",
     "notebooks/01_nested_convolution",
-    "notebooks/05_table1",
-    "notebooks/06_figure8",
+    "notebooks/06_table1",
+    "notebooks/07_figure8",
     "reconstruction",
 )
 
@@ -206,7 +206,7 @@ def test_formulas_are_typeset(browser, address):
 
 
 def test_arrow_keys_change_the_numbers_to_the_next_frame(browser, address, site):
-    visit(browser, f"{address}/notebooks/06_figure8.html")
+    visit(browser, f"{address}/notebooks/07_figure8.html")
     frames = stored_frames(site)
     handle = browser.find_element(By.CSS_SELECTOR, ".noUi-handle")
     assert shown(browser) == frames[0]
@@ -222,7 +222,7 @@ def test_arrow_keys_change_the_numbers_to_the_next_frame(browser, address, site)
 
 def stored_frames(site: Path) -> list[dict[str, str]]:
     """The numbers of all frames, read from the widget state in the page's source, in the slider's order."""
-    page = (site / "notebooks" / "06_figure8.html").read_text()
+    page = (site / "notebooks" / "07_figure8.html").read_text()
     state = json.loads(re.search(r'widget-state\+json">(.*?)</script>', page, re.S)[1])["state"]
     stack = next(model["state"] for model in state.values() if model["model_name"] == "StackModel")
     bodies = [state[child.removeprefix("IPY_MODEL_")]["state"]["value"] for child in stack["children"]]
@@ -232,7 +232,7 @@ def stored_frames(site: Path) -> list[dict[str, str]]:
 
 
 def test_dragging_the_handle_changes_the_numbers(browser, address, site):
-    visit(browser, f"{address}/notebooks/06_figure8.html")
+    visit(browser, f"{address}/notebooks/07_figure8.html")
     handle = browser.find_element(By.CSS_SELECTOR, ".noUi-handle")
     frames = stored_frames(site)
     before = shown(browser)
@@ -242,7 +242,7 @@ def test_dragging_the_handle_changes_the_numbers(browser, address, site):
 
 
 def test_the_handle_has_a_name(browser, address):
-    visit(browser, f"{address}/notebooks/06_figure8.html")
+    visit(browser, f"{address}/notebooks/07_figure8.html")
     handle = browser.find_element(By.CSS_SELECTOR, ".noUi-handle")
     assert "λ" in handle.accessible_name and "accuracy" in handle.accessible_name
     assert handle.aria_role == "slider"
@@ -261,7 +261,7 @@ def test_no_page_is_wider_than_the_window(browser, address, page, width):
 
 
 TEXTS = {
-    "06_figure8": [
+    "07_figure8": [
         ".rdn-numbers b",
         ".rdn-exits span",
         ".rdn-frame svg text",
@@ -270,8 +270,8 @@ TEXTS = {
         ".rdn-figure svg text",
     ],
     "01_nested_convolution": [".rdn-figure svg text"],
-    "05_table1": ["table td", "table th"],
-    "04_policy_and_lambda": ["table.dataframe td", "table.dataframe th"],
+    "06_table1": ["table td", "table th"],
+    "04_policy": ["table.dataframe td", "table.dataframe th"],
 }
 
 
@@ -311,7 +311,7 @@ def contrast(one: list[float], other: list[float]) -> float:
 
 
 def test_pages_work_from_the_disk(browser, site):
-    visit(browser, (site / "notebooks" / "06_figure8.html").as_uri())
+    visit(browser, (site / "notebooks" / "07_figure8.html").as_uri())
     assert [url for url in requests(browser) if not url.startswith(("file:", "data:", "blob:"))] == []
     before = shown(browser)
     browser.find_element(By.CSS_SELECTOR, ".noUi-handle").send_keys(Keys.ARROW_RIGHT)
@@ -319,7 +319,7 @@ def test_pages_work_from_the_disk(browser, site):
 
 
 def test_widget_state_is_small(site):
-    assert (site / "notebooks" / "06_figure8.html").stat().st_size < 1_000_000
+    assert (site / "notebooks" / "07_figure8.html").stat().st_size < 1_000_000
 
 
 def test_no_path_of_this_machine_is_published(site):

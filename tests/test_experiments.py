@@ -13,13 +13,14 @@ import yaml
 from rdnlib import checkpoint, experiments, profiles, results, runners, to_rdn
 from rdnlib.augment import resize_eval
 from rdnlib.calibration import choose, saved_fraction
-from rdnlib.errors import CheckpointError, ConfigError, DataError
+from rdnlib.errors import CheckpointError, ConfigError, DataError, RdnError
 from rdnlib.evaluation import evaluate
 from rdnlib.inference import DynamicRDN
 from rdnlib.madds import count_subnetworks
 from rdnlib.policy import PolicyNetwork
 from rdnlib.sequential import SequentialPolicy
 from rdnlib.walk import threshold_exits
+from rdnlib.workers import Worker
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +202,13 @@ def test_wrong_requests_are_refused(tmp_path):
     with pytest.raises(DataError, match="needs a data root"):
         experiments.ensure("base", profile="laptop", out=tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_that_fails_says_why(tmp_path):
+    worker = Worker(experiments.workplace("tiny", out=tmp_path), progress=False)
+    with pytest.raises(RdnError, match="experiment nothing failed: unknown experiment 'nothing'"):
+        worker.run("nothing")
+    worker.stop()
 
 
 def test_processes_in_parallel_give_the_same_numbers(out, tmp_path):

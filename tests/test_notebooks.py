@@ -19,7 +19,7 @@ def code_cells(path: Path) -> list[nbformat.NotebookNode]:
 
 
 def test_the_notebooks_are_numbered_in_order():
-    expected = [*range(1, 9), *range(12, 17)]
+    expected = [*range(1, 10), *range(12, 17)]
     assert [path.name[:2] for path in NOTEBOOKS] == [f"{number:02d}" for number in expected]
 
 

@@ -2,6 +2,7 @@
 
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import pytest
@@ -11,6 +12,7 @@ from networks import build
 from rdnlib import plots, structure_plots, to_rdn
 from rdnlib.errors import ConfigError
 from rdnlib.nested import NestedConv2d
+from rdnlib.policy import PolicyNetwork
 
 BLOCKS = {"mobilenext": "blocks.3", "mobilenet_v2": "features.5", "resnext50": "layer3.1", "mixed": "excite"}
 
@@ -88,3 +90,17 @@ def test_any_k_can_be_drawn(small, k):
 def test_an_unknown_block_is_named(rdns):
     with pytest.raises(ConfigError, match=r"'blocks\.99'"):
         structure_plots.network_block(rdns["mobilenext"], "blocks.99")
+
+
+@pytest.mark.parametrize("features, hidden, outputs", [(5, [4], 3), (24, [64], 7), (12, [30, 8], 1), (12, [], 3)])
+def test_a_policy_network_is_drawn_with_its_sizes(features, hidden, outputs):
+    """All units of small layers, a few of large ones; every drawn unit reads every drawn unit before it."""
+    figure = structure_plots.policy_network(PolicyNetwork(features, outputs, hidden))
+    (ax,) = figure.axes
+    sizes = [features, *hidden, outputs]
+    drawn = [size if size <= structure_plots.MOST_UNITS else structure_plots.MOST_UNITS - 1 for size in sizes]
+    assert [len(units.get_offsets()) for units in ax.collections] == drawn
+    assert len(ax.lines) == sum(a * b for a, b in pairwise(drawn))
+    written = [text.get_text() for text in ax.texts]
+    assert sum(text.startswith(f"{size} ") for size in sizes for text in written) >= len(sizes)
+    assert sum("right?" in text for text in written) == outputs
