@@ -152,7 +152,9 @@ def ensure_all(
     progress: bool = True,
     names: Iterable[str] | None = None,
 ) -> dict[str, Run]:
-    """Run every experiment of the profile, or those of `names` (which must hold all that they build on), up to `jobs` (default: the profile's) at once, each in its own process.
+    """Run every experiment of the profile, up to `jobs` (default: the profile's) at once, each in its own process.
+
+    names: run just these, which must hold all that they build on.
 
     On a CPU two processes of one thread each get more done than one process with two threads.
     """
