@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+import rdnlib
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -70,3 +72,8 @@ def test_profiles_can_be_read():
     assert {"quick", "laptop"} <= set(names)
     for name in names:
         assert "rdn-reconstruct" in load_profile(name).graph(0)
+
+
+def test_the_map_of_the_library_names_every_module():
+    modules = {path.stem for path in (ROOT / "rdnlib").glob("[a-z]*.py")} | {"models"}
+    assert set(re.findall(r"`(\w+)`", rdnlib.__doc__)) == modules - {"errors", "files"}
