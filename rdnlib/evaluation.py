@@ -43,7 +43,7 @@ def evaluate(
     label: str = "evaluating",
     progress: bool = False,
 ) -> Outputs:
-    """Run `model` (RDN or base network) on all images in eval mode, at `size` pixels, and leave it where it was.
+    """Run `model` (RDN, base network or slimmable) on all images in eval mode, at `size` pixels, and leave it where it was.
 
     Several processes share the batches: each image is seen once, and every process returns the outputs for all of them.
     """
@@ -73,7 +73,8 @@ def _outputs(model: nn.Module, x: Tensor, labels: Tensor, label: str) -> dict[st
         logits = model.classify(features)  # (B, K, classes)
         first, said = model.first_features(features).float(), evidence(logits).float()
     else:
-        logits, first, said = model(x)[:, None], None, None
+        logits, first, said = model(x), None, None
+        logits = logits if logits.ndim == 3 else logits[:, None]  # (B, K, classes)
     if not torch.isfinite(logits).all():
         raise DivergedError(f"{label}: the network's outputs are not finite; it has diverged in training")
     guesses = logits.topk(min(5, logits.shape[-1]), dim=-1).indices  # (B, K, 5)
