@@ -45,13 +45,13 @@ class Stopped(Exception):
     pass
 
 
-def network(seed: int = 0, dropout: bool = False) -> nn.Module:
+def network(seed: int = 0, dropout: bool = False, classes: int = 4) -> nn.Module:
     """Plain, depthwise and normalised layers; smooth, so that rounding does not grow from step to step."""
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.SiLU(), nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.BatchNorm2d(8),
         nn.SiLU(), nn.Conv2d(8, 12, 1), nn.BatchNorm2d(12), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Dropout(0.2 if dropout else 0.0), nn.Linear(12, 4),
+        nn.Dropout(0.2 if dropout else 0.0), nn.Linear(12, classes),
     )  # fmt: skip
 
 
