@@ -29,6 +29,8 @@ from rdnlib.resume import Place, State
 
 __all__ = ["Recipe", "ema_decay", "joint_loss", "learning_rate", "reestimate_norms", "train"]
 
+_NOT_FINITE = "no longer finite"
+_HOPELESS = 20  # times the loss of guessing: a run that has come to this does not come back
 _PULSE = 10  # steps between two looks at the loss and the clock where looking makes a GPU or other processes wait
 
 
@@ -118,8 +120,8 @@ def train(
                                 logits, labels, recipe.label_smoothing, distill=recipe.distill, teacher=teacher
                             )
                         meter.add(loss, logits, labels)
-                        if step % pulse == 0 and not meter.finite():
-                            raise _diverged(label, recipe, epoch, index, resume)
+                        if step % pulse == 0 and (trouble := meter.trouble()):
+                            raise _diverged(trouble, label, recipe, epoch, index, resume)
                         (loss / own_parts).backward()
             optimiser.step()
             optimiser.zero_grad()
@@ -128,14 +130,14 @@ def train(
             if step % 10 == 0:
                 bar.set_postfix_str(meter.text())
             if step % pulse == 0 and index + 1 < steps_per_epoch and state.due():
-                if not (meter.finite() and _finite(model)):
-                    raise _diverged(label, recipe, epoch, index, resume)
+                if trouble := meter.trouble() or _trouble(model):
+                    raise _diverged(trouble, label, recipe, epoch, index, resume)
                 seconds = time.perf_counter() - started
                 state.save(Place(place.history, index + 1, seconds, waiting.seconds(), meter.sums))
         meter.average()
         row = {"epoch": epoch + 1, "lr": group["lr"], **meter.means(), "seconds": time.perf_counter() - started}
-        if not (math.isfinite(row["loss"]) and _finite(model)):
-            raise _diverged(label, recipe, epoch, index, resume)
+        if trouble := meter.trouble() or _trouble(model):
+            raise _diverged(trouble, label, recipe, epoch, index, resume)
         row["waiting"] = waiting.seconds() / row["seconds"]
         place = Place([*place.history, row])
         state.save(place)
@@ -169,17 +171,17 @@ def _own_gradients(network: nn.Module, last: bool):
     return nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync()
 
 
-def _diverged(label: str, recipe: Recipe, epoch: int, index: int, resume: Path | None) -> DivergedError:
+def _diverged(trouble: str, label: str, recipe: Recipe, epoch: int, index: int, resume: Path | None) -> DivergedError:
     return DivergedError(
-        f"{label}: the loss is no longer finite in epoch {epoch + 1} at lr={recipe.lr} (batch {index + 1}); use a smaller lr "
+        f"{label}: the loss is {trouble} in epoch {epoch + 1} at lr={recipe.lr} (batch {index + 1}); use a smaller lr "
         "or a longer warm-up" + ("" if resume is None else "; the last state before is kept")
     )
 
 
-def _finite(model: nn.Module) -> bool:
-    """Whether all weights are: a last step may have spoilt them after a loss that was still finite."""
+def _trouble(model: nn.Module) -> str:
+    """What is wrong with the weights, if anything: a last step may have spoilt them after a loss that was still finite."""
     norms = torch._foreach_norm([parameter.detach() for parameter in model.parameters()])
-    return bool(torch.stack(norms).isfinite().all())
+    return "" if torch.stack(norms).isfinite().all() else _NOT_FINITE
 
 
 @torch.no_grad()
@@ -216,14 +218,20 @@ class _Meter:
 
     def __init__(self, sums: Tensor | None, device: torch.device) -> None:
         self.sums = torch.zeros((), device=device) if sums is None else sums.to(device)
+        self.guessing = math.inf
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self.guessing = math.log(max(2, logits.shape[-1]))  # the loss of saying the same of all classes
         heads = logits.detach().unsqueeze(1) if logits.ndim == 2 else logits.detach()[:, [0, -1]]
         hits = (heads.argmax(dim=-1) == labels[:, None]).float().mean(dim=0)
         self.sums = self.sums + torch.cat([loss.detach()[None], hits, torch.ones_like(hits[:1])])
 
-    def finite(self) -> bool:
-        return math.isfinite(self.sums[0].item())
+    def trouble(self) -> str:
+        """What is wrong with the mean loss of the epoch so far, if anything."""
+        loss = (self.sums[0] / self.sums[-1]).item()
+        if not math.isfinite(loss):
+            return _NOT_FINITE
+        return f"{loss:.3g}, and guessing gives {self.guessing:.2f}," if loss > _HOPELESS * self.guessing else ""
 
     def average(self) -> None:
         devices.average([self.sums])

@@ -148,6 +148,23 @@ def test_divergence_stops_at_once_and_keeps_a_sound_state(dolls, tmp_path, monke
     assert len(train(sound, dolls, Recipe(**RECIPE), resume=path, progress=False)) == 3
 
 
+class Loud(nn.Module):
+    """Logits so large that every wrong answer costs a fortune: finite, but hopeless."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        return 1e4 * self.net(x)
+
+
+def test_a_hopeless_loss_stops_too(dolls, tmp_path):
+    guessing = f"{np.log(len(dolls.classes)):.2f}"
+    with pytest.raises(DivergedError, match=rf"the loss is \S+, and guessing gives {guessing}, in epoch 1 at lr=0.05"):
+        train(Loud(), dolls, Recipe(**RECIPE), resume=tmp_path / "resume.safetensors", progress=False)
+
+
 def no_room(*arguments, **options):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
