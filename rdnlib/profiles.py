@@ -45,7 +45,7 @@ class Profile:
     threads: int | None = None  # CPU threads of an experiment; None: its share of the cores
 
     def graph(self, seed: int) -> dict[str, Experiment]:
-        """All experiments by name, parents first."""
+        """All experiments by name, parents first; roughly, the long ones before the short, which fill the gaps at the end."""
         extra = self.recipe | {"epochs": self.rdn["epochs"]}
         nodes = [Experiment("base", "base", {"model": self.model, "recipe": self.recipe | self.base, "seed": seed})]
         for name, options in self.architectures.items():
@@ -61,6 +61,8 @@ class Profile:
             nodes.append(Experiment(f"rdn-{init}", "rdn", config, ("base",)))
             config = {"one_shot": self.policy, "sequential": self.sequential, "seed": seed}
             nodes.append(Experiment(f"policy-{init}", "policy", config, (f"rdn-{init}",)))
+        longer = {"recipe": extra | {"lr": self.rdn["lr"]["base"]}, "seed": seed}
+        nodes.append(Experiment("base-longer", "base", longer, ("base",)))
         if self.rdn.get("distill"):  # beyond the paper: N_K teaches the others
             taught = {"lr": self.rdn["lr"]["reconstruct"], "distill": self.rdn["distill"]}
             config = {**surgery, "init": "reconstruct", "recipe": extra | taught, "seed": seed}
@@ -71,8 +73,6 @@ class Profile:
             nodes.append(Experiment(f"surgery-{name}", "surgery", config, (parent,)))
         nodes += [Experiment(*node) for node in ablations.nodes(self, seed)]
         nodes += self._depth_nodes(surgery, seed)
-        longer = {"recipe": extra | {"lr": self.rdn["lr"]["base"]}, "seed": seed}
-        nodes.append(Experiment("base-longer", "base", longer, ("base",)))  # the shortest last: it fills the gap
         return {node.name: node for node in nodes}
 
     def table2(self) -> dict[str, tuple[str, str]]:
