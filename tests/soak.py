@@ -92,6 +92,8 @@ def compare(one: Path, two: Path) -> int:
 
 
 def kept(path: Path) -> bool:
+    if path.name == "training_step.csv":  # times and memory, measured anew whenever the chapter runs
+        return False
     return path.parts[0] in ("experiments", "tables") and path.suffix in (".parquet", ".csv", ".safetensors")
 
 
