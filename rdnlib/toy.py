@@ -10,7 +10,7 @@ from rdnlib.profiles import Profile
 _DATA = {"name": "dolls", "size": 16, "train": 80, "validation": 20, "calibration": 0.2}
 _SETTINGS = {
     "epochs": 1,
-    "lr": 0.01,
+    "lr": 1e-4,  # nothing is to be learned, and a network fitted to so few images diverges easily
     "size": 16,
     "batch_size": 16,
     "parts": 2,
@@ -28,6 +28,9 @@ def toy(profile: Profile) -> Profile:
     """The same graph with `_SETTINGS` wherever the profile sets one of them, and few, shallow layers."""
     shrunk = {name: _shrunk(value) for name, value in asdict(profile).items()}
     shrunk["model"] |= _MODELS.get(profile.model["name"], {})
+    shrunk["rdn"]["epochs"] = 2  # unlike those of the ablations, where they differ: the names hang on it
+    if profile.ablations.get("epochs") == profile.rdn["epochs"]:
+        shrunk["ablations"]["epochs"] = 2
     for name, options in shrunk["architectures"].items():
         options["model"] |= _MODELS.get(name, {})
     return Profile(**shrunk | {"name": f"{profile.name}-toy", "data": _DATA, "jobs": 2})
