@@ -30,7 +30,7 @@ from rdnlib.resume import Place, State
 __all__ = ["Recipe", "ema_decay", "joint_loss", "learning_rate", "reestimate_norms", "train"]
 
 _NOT_FINITE = "no longer finite"
-_HOPELESS = 1000  # times the loss of guessing: a run that has come to this does not come back
+_HOPELESS = 20  # times the loss of guessing: a run that has come to this does not come back
 _PULSE = 10  # steps between two looks at the loss and the clock where looking makes a GPU or other processes wait
 
 

@@ -156,7 +156,7 @@ class Loud(nn.Module):
         self.net = network()
 
     def forward(self, x):
-        return 1e6 * self.net(x)
+        return 1e4 * self.net(x)
 
 
 def test_a_hopeless_loss_stops_too(dolls, tmp_path):
