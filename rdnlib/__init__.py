@@ -5,7 +5,7 @@ Where things live, in the order in which data flows:
 - images: `data`, `dolls`, `photographs`, `augment`, `batches`
 - super-nets: `models`, `zoo`
 - surgery: `tracing` (with `operators`) → `spaces` → `select` → `surgery`, `reconstruct` (with `regression`, `shelf`)
-- the nested network: `rdn`, made of `nested` and `heads`; `describe`, `madds`, `export`
+- the nested network: `rdn`, made of `nested` (with `blocks`) and `heads`; `describe`, `madds`, `export`
 - width and depth: `depthwise` (with `split`, `light`), `order`, `grids`
 - training: `recipe`, `training`, `resume`, `devices`, `norms`; `evaluation`, `checkpoint`
 - dynamic inference: `policy`, `sequential`, `policies` → `calibration` (with `walk`, `guarantee`), `promise`, `reliability` → `inference`

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rdnlib.blocks import block_product
 from rdnlib.spaces import Space, sources, split_channels
 
 
@@ -49,7 +50,7 @@ class NestedConv2d(nn.Module):
             for size, runs in zip(writes.sizes, self.runs, strict=True)
         )
         self.bias = nn.Parameter(torch.zeros(sum(writes.sizes))) if conv.bias is not None else None
-        self._positions: Tensor | None = None  # made when first needed: only training wants it
+        self._positions: Tensor | None = None  # made when first needed: only `forward_dense` wants it
 
     def _keep_settings(self, conv: nn.Module) -> None:
         self.kernel_size, self.stride = conv.kernel_size, conv.stride
@@ -71,8 +72,28 @@ class NestedConv2d(nn.Module):
     def forward(self, x: Tensor, first: int, last: int) -> Tensor:
         """(B, channels of groups 1…last, H, W) → (B, channels of groups first…last, H', W')."""
         if self.training and (first, last) == (1, len(self.weight)):
-            return self._convolve(x, self.dense_weight(), self.bias)
+            return self._train(x)
         return self.forward_by_group(x, first, last)
+
+    def _train(self, x: Tensor) -> Tensor:
+        """All groups, each way where it is the fastest; equal up to rounding.
+
+        A CPU does just the blocks that remain. A GPU, and a CPU in bfloat16, prefers one large convolution to many small ones.
+        """
+        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return self.forward_dense(x)
+        if self.taps == 1 and not any(self.padding):
+            return self.forward_by_block(x)
+        return self.forward_by_group(x, 1, len(self.weight))
+
+    def forward_by_block(self, x: Tensor) -> Tensor:
+        """All groups of a layer without spatial extent: only products of matrices."""
+        if self.kernel_size:
+            x = x[..., :: self.stride[0], :: self.stride[1]].movedim(1, -1)
+        product = block_product(x.reshape(-1, x.shape[-1]), [w.flatten(1) for w in self.weight], self.runs)
+        product = product if self.bias is None else product + self.bias
+        product = product.view(*x.shape[:-1], -1)
+        return product.movedim(-1, 1) if self.kernel_size else product
 
     def forward_by_group(self, x: Tensor, first: int, last: int) -> Tensor:
         """The definition: one convolution per output group over just its sources. Exact MAdds, and no value of a later
@@ -86,11 +107,12 @@ class NestedConv2d(nn.Module):
             outputs.append(self._convolve(source, self.weight[group - 1], bias))
         return torch.cat(outputs, dim=1)
 
-    def dense_weight(self) -> Tensor:
-        """All groups as one weight (ΣC_out, ΣC_in, kh, kw) with zeros for absent blocks.
+    def forward_dense(self, x: Tensor) -> Tensor:
+        """All groups as one large convolution with zeros for the absent blocks: k = 4 computes 49 blocks, and needs 19."""
+        return self._convolve(x, self.dense_weight(), self.bias)
 
-        One large convolution is faster than 2k−1 small ones when everything is computed anyway, as in training.
-        """
+    def dense_weight(self) -> Tensor:
+        """(ΣC_out, ΣC_in, kh, kw)."""
         flat = torch.cat([weight.flatten() for weight in self.weight])
         if self._positions is None or self._positions.device != flat.device:
             self._positions = self.positions()
@@ -129,7 +151,7 @@ class NestedLinear(NestedConv2d):
     """
 
     def _keep_settings(self, conv: nn.Module) -> None:
-        self.kernel_size = ()
+        self.kernel_size = self.padding = ()
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
