@@ -78,9 +78,9 @@ class NestedConv2d(nn.Module):
     def _train(self, x: Tensor) -> Tensor:
         """All groups, each way where it is the fastest; equal up to rounding.
 
-        A CPU does just the blocks that remain. A GPU, and a CPU in bfloat16, prefers one large convolution to many small ones.
+        A CPU does just the blocks that remain. A GPU, a compiler, and a CPU in bfloat16 prefer one large convolution.
         """
-        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return self.forward_dense(x)
         if self.taps == 1 and not any(self.padding):
             return self.forward_by_block(x)

@@ -86,8 +86,10 @@ class Profile:
         return pairs
 
     def _depth_nodes(self, surgery: dict, seed: int) -> list[Experiment]:
-        recipe, nodes = {"epochs": self.rdn["epochs"], "lr": self.rdn["lr"]["reconstruct"], **self.depth}, []
+        nodes, lr = [], self.rdn["lr"]["reconstruct"]
         for name, (seven, fourteen) in self.table2().items():
+            own = self.architectures.get(name, {}).get("recipe", {}).get("lr", lr)  # it need not bear the model's
+            recipe = {"epochs": self.rdn["epochs"], "lr": min(lr, own), **self.depth}
             parents = ("base" if name == self.model["name"] else f"base-{name}",)
             config = {**surgery, "init": "reconstruct", "recipe": self.recipe | recipe, "seed": seed}
             nodes.append(Experiment(seven, "rdn", config, parents))

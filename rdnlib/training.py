@@ -9,6 +9,7 @@ import math
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -64,95 +65,131 @@ def train(
         finite, DataError on too few or damaged images, CheckpointError when `resume` is damaged, StorageError when
         it cannot be written; the last state is kept.
     """
-    here = devices.here()
-    own_parts = len(recipe.own_rows(here.process_index, here.num_processes))
-    steps_per_epoch = len(images) // recipe.batch_size
-    if not steps_per_epoch:
-        raise DataError(
-            f"{len(images)} training images do not fill one batch of {recipe.batch_size}: use a smaller one"
-        )
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = recipe.bn_momentum
-    model.to(here.device, memory_format=torch.channels_last)
-    devices.share([*model.parameters(), *model.buffers()])
-    optimiser = torch.optim.SGD(
-        _parameter_groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum, nesterov=True
-    )
-    steps = steps_per_epoch * recipe.epochs
-    average = AveragedModel(model, multi_avg_fn=_averaging(ema_decay(recipe, steps)), use_buffers=True)
-    state = State(resume, model, average, optimiser)
-    place = state.restore()
-    network = _prepared(model, recipe)
-    norms = SharedStatistics(model, recipe.parts)
-    average_teaches = recipe.distill > 0 and recipe.teacher == "average"
-    pulse = 1 if here.device.type == "cpu" and here.num_processes == 1 else _PULSE
+    run = _Run(model, images, recipe, seed=seed, resume=resume, label=label)
+    place, main = run.state.restore(), devices.here().is_main_process
     bar = tqdm(
-        total=steps * recipe.batch_size,
-        initial=(len(place.history) * steps_per_epoch + place.step) * recipe.batch_size,
+        total=run.steps * recipe.batch_size,
+        initial=(len(place.history) * run.steps_per_epoch + place.step) * recipe.batch_size,
         desc=label,
         unit="img",
         unit_scale=True,
-        disable=not progress or not sys.stderr.isatty() or not here.is_main_process,
+        disable=not progress or not sys.stderr.isatty() or not main,
     )
     for epoch in range(len(place.history), recipe.epochs):
-        meter, waiting = _Meter(place.sums, here.device), Waiting(place.waiting)
-        started = time.perf_counter() - place.seconds
-        network.train()
-        if not place.step:
-            torch.manual_seed(mixed(seed, epoch, here.process_index))
-        stream = epoch_parts(images, recipe, seed=mixed(seed, epoch), skip=place.step, waiting=waiting)
-        for index in range(place.step, steps_per_epoch):
-            step = epoch * steps_per_epoch + index
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(recipe, step, steps)
-            with norms.batch():
-                for part in range(own_parts):
-                    batch, labels = next(stream)
-                    last = part == own_parts - 1
-                    if recipe.parts > 1:  # what dropout draws belongs to a part, whoever computes it
-                        torch.manual_seed(mixed(seed, epoch, index, part * here.num_processes + here.process_index))
-                    with _own_gradients(network, last), norms.part():
-                        with devices.precision(recipe.precision), synchronised(recipe.sync_bn):
-                            logits = network(batch)
-                            teacher = _averaged_largest(average, batch) if average_teaches else None
-                            loss = joint_loss(
-                                logits, labels, recipe.label_smoothing, distill=recipe.distill, teacher=teacher
-                            )
-                        meter.add(loss, logits, labels)
-                        if step % pulse == 0 and (trouble := meter.trouble()):
-                            raise _diverged(trouble, label, recipe, epoch, index, resume)
-                        (loss / own_parts).backward()
-            optimiser.step()
-            optimiser.zero_grad()
-            average.update_parameters(model)
-            bar.update(recipe.batch_size)
-            if step % 10 == 0:
-                bar.set_postfix_str(meter.text())
-            if step % pulse == 0 and index + 1 < steps_per_epoch and state.due():
-                if trouble := meter.trouble() or _trouble(model):
-                    raise _diverged(trouble, label, recipe, epoch, index, resume)
-                seconds = time.perf_counter() - started
-                state.save(Place(place.history, index + 1, seconds, waiting.seconds(), meter.sums))
-        meter.average()
-        row = {"epoch": epoch + 1, "lr": group["lr"], **meter.means(), "seconds": time.perf_counter() - started}
-        if trouble := meter.trouble() or _trouble(model):
-            raise _diverged(trouble, label, recipe, epoch, index, resume)
-        row["waiting"] = waiting.seconds() / row["seconds"]
+        row, said = run.epoch(place, bar)
         place = Place([*place.history, row])
-        state.save(place)
-        if progress and bar.disable and here.is_main_process:  # not a terminal: one line an epoch
-            speed = steps_per_epoch * recipe.batch_size / row["seconds"]
+        run.state.save(place)
+        if progress and bar.disable and main:  # not a terminal: one line an epoch
+            speed = run.steps_per_epoch * recipe.batch_size / row["seconds"]
             left = row["seconds"] * (recipe.epochs - epoch - 1)
             print(
-                f"{label}: epoch {epoch + 1}/{recipe.epochs} {meter.text()} {speed:.0f} img/s {left / 60:.0f} min left",
+                f"{label}: epoch {epoch + 1}/{recipe.epochs} {said} {speed:.0f} img/s {left / 60:.0f} min left",
                 flush=True,
             )
     bar.close()
-    model.load_state_dict(average.module.state_dict())
-    state.remove()
+    model.load_state_dict(run.average.module.state_dict())
+    run.state.remove()
     model.eval()
     return pd.DataFrame(place.history)
+
+
+class _Run:
+    """One call of `train`: all that it changes (network, moving average, optimiser), its data and its recipe."""
+
+    def __init__(
+        self, model: nn.Module, images: ImageSet, recipe: Recipe, *, seed: int, resume: Path | None, label: str
+    ):
+        here = devices.here()
+        self.parts = len(recipe.own_rows(here.process_index, here.num_processes))  # those of this process
+        self.steps_per_epoch = len(images) // recipe.batch_size
+        if not self.steps_per_epoch:
+            raise DataError(
+                f"{len(images)} training images do not fill one batch of {recipe.batch_size}: use a smaller one"
+            )
+        self.steps = self.steps_per_epoch * recipe.epochs
+        self.model, self.images, self.recipe = model, images, recipe
+        self.seed, self.resume, self.label = seed, resume, label
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = recipe.bn_momentum
+        model.to(here.device, memory_format=torch.channels_last)
+        devices.share([*model.parameters(), *model.buffers()])
+        self.optimiser = torch.optim.SGD(
+            _parameter_groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum, nesterov=True
+        )
+        decay = ema_decay(recipe, self.steps)
+        self.average = AveragedModel(model, multi_avg_fn=_averaging(decay), use_buffers=True)
+        self.state = State(resume, model, self.average, self.optimiser)
+        self.network = _prepared(model, recipe)
+        self.norms = SharedStatistics(model, recipe.parts)
+        self.average_teaches = recipe.distill > 0 and recipe.teacher == "average"
+        self.pulse = 1 if here.device.type == "cpu" and here.num_processes == 1 else _PULSE
+
+    def epoch(self, place: Place, bar: tqdm) -> tuple[dict, str]:
+        """The epoch that `place` is in, from its step on: a row of the history, and what to tell of it."""
+        epoch, recipe = len(place.history), self.recipe
+        meter, waiting = _Meter(place.sums, devices.here().device), Waiting(place.waiting)
+        started = time.perf_counter() - place.seconds
+        self.network.train()
+        if not place.step:
+            torch.manual_seed(mixed(self.seed, epoch, devices.here().process_index))
+        stream = epoch_parts(self.images, recipe, seed=mixed(self.seed, epoch), skip=place.step, waiting=waiting)
+        for index in range(place.step, self.steps_per_epoch):
+            step = epoch * self.steps_per_epoch + index
+            self._step(epoch, index, stream, meter)
+            bar.update(recipe.batch_size)
+            if step % 10 == 0:
+                bar.set_postfix_str(meter.text())
+            if step % self.pulse == 0:
+                self._check(meter.trouble(), epoch, index)
+                if index + 1 < self.steps_per_epoch and self.state.due():
+                    self._check(_trouble(self.model), epoch, index)
+                    seconds = time.perf_counter() - started
+                    self.state.save(Place(place.history, index + 1, seconds, waiting.seconds(), meter.sums))
+        meter.average()
+        seconds = time.perf_counter() - started
+        self._check(meter.trouble() or _trouble(self.model), epoch, index)
+        lr = self.optimiser.param_groups[0]["lr"]
+        row = {
+            "epoch": epoch + 1,
+            "lr": lr,
+            **meter.means(),
+            "seconds": seconds,
+            "waiting": waiting.seconds() / seconds,
+        }
+        return row, meter.text()
+
+    def _step(self, epoch: int, index: int, stream: Iterator[tuple[Tensor, Tensor]], meter: "_Meter") -> None:
+        """Learn from one batch, this process's parts of it one after another."""
+        here, recipe = devices.here(), self.recipe
+        lr = learning_rate(recipe, epoch * self.steps_per_epoch + index, self.steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        with self.norms.batch():
+            for part in range(self.parts):
+                batch, labels = next(stream)
+                if recipe.parts > 1:  # what dropout draws belongs to a part, whoever computes it
+                    torch.manual_seed(mixed(self.seed, epoch, index, part * here.num_processes + here.process_index))
+                with _own_gradients(self.network, part == self.parts - 1), self.norms.part():
+                    with devices.precision(recipe.precision), synchronised(recipe.sync_bn):
+                        logits = self.network(batch)
+                        teacher = _averaged_largest(self.average, batch) if self.average_teaches else None
+                        loss = joint_loss(
+                            logits, labels, recipe.label_smoothing, distill=recipe.distill, teacher=teacher
+                        )
+                    meter.add(loss, logits, labels)
+                    (loss / self.parts).backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.average.update_parameters(self.model)
+
+    def _check(self, trouble: str, epoch: int, index: int) -> None:
+        """Stop a run that cannot come back, before its state is kept."""
+        if trouble:
+            raise DivergedError(
+                f"{self.label}: the loss is {trouble} in epoch {epoch + 1} at lr={self.recipe.lr} (batch {index + 1}); use a "
+                "smaller lr or a longer warm-up" + ("" if self.resume is None else "; the last state before is kept")
+            )
 
 
 def _prepared(model: nn.Module, recipe: Recipe) -> nn.Module:
@@ -169,13 +206,6 @@ def _prepared(model: nn.Module, recipe: Recipe) -> nn.Module:
 def _own_gradients(network: nn.Module, last: bool):
     """Only the gradients of a batch's last part are exchanged: they hold the sum over the parts."""
     return nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync()
-
-
-def _diverged(trouble: str, label: str, recipe: Recipe, epoch: int, index: int, resume: Path | None) -> DivergedError:
-    return DivergedError(
-        f"{label}: the loss is {trouble} in epoch {epoch + 1} at lr={recipe.lr} (batch {index + 1}); use a smaller lr "
-        "or a longer warm-up" + ("" if resume is None else "; the last state before is kept")
-    )
 
 
 def _trouble(model: nn.Module) -> str:
