@@ -123,6 +123,17 @@ def test_incremental_execution_computes_nothing_twice(name, images):
     assert table["params"].sum() == madds.count(rdn, 32)["params"].sum()
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_training_computes_the_blocks_that_remain_and_no_others(name, images):
+    """On a CPU: all groups and all answers, each once. torch's counter does not know of sums that are added in place."""
+    rdn = to_rdn(build(name, images), 3, select="identity").train()
+    table = madds.count_incremental(rdn, 32).set_index("subnetwork")
+    added = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}
+    with FlopCounterMode(display=False, custom_mapping=added) as counter:
+        rdn(images[:2])
+    assert counter.get_total_flops() == 2 * 2 * (table["groups"].sum() + table["answer"].sum())
+
+
 def test_the_average_weighs_subnetworks_by_their_exits_and_adds_the_policy():
     counts = madds.count_subnetworks(to_rdn(Toy(), 2, select="identity"), 4)
     mean = madds.average(counts, [0.5, 0.0, 0.5])
