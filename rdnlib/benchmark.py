@@ -27,7 +27,7 @@ from rdnlib.training import flushing_denormals, joint_loss
 
 def training_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
     """One step of SGD on a batch; a slimmable network goes back after each width, so that it holds one pass at a time."""
-    optimiser = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
+    optimiser = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, nesterov=True, fused=True)
 
     def step() -> None:
         if isinstance(network, Slimmable):

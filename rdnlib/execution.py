@@ -31,8 +31,10 @@ def execute_all(
 ) -> None:
     """Execute notebooks into `folder`, up to `jobs` at once, each with those of the parameters that it declares.
 
-    `seconds` receives how long each took. Raises RdnError for the first of them, in their order, that failed.
+    The longest texts come first, so that a short one is the last to end. `seconds` receives how long each took. Raises RdnError
+    for the first of them that failed.
     """
+    notebooks = sorted(notebooks, key=lambda notebook: -notebook.stat().st_size)
 
     def one(number: int, notebook: Path) -> None:
         declared = _declared(notebook)

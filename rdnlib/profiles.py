@@ -71,8 +71,8 @@ class Profile:
             parent = "base" if name == self.model["name"] else f"base-{name}"
             config = {**surgery, **self.training_free, "size": self.recipe["size"], "seed": seed}
             nodes.append(Experiment(f"surgery-{name}", "surgery", config, (parent,)))
-        nodes += [Experiment(*node) for node in ablations.nodes(self, seed)]
         nodes += self._depth_nodes(surgery, seed)
+        nodes += [Experiment(*node) for node in ablations.nodes(self, seed)]
         return {node.name: node for node in nodes}
 
     def table2(self) -> dict[str, tuple[str, str]]:

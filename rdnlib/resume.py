@@ -68,13 +68,18 @@ class State:
         try:
             for prefix, module in (("model.", self.model), ("average.", self.average)):
                 module.load_state_dict(_part(tensors, prefix))
-            state = self.optimiser.state_dict()
-            state["state"] = {int(i): {"momentum_buffer": t} for i, t in _part(tensors, "momentum.").items()}
+            state, momenta = self.optimiser.state_dict(), _part(tensors, "momentum.")
+            parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+            # A fused step goes through memory in order, so a momentum must lie there as its parameter does.
+            state["state"] = {
+                int(i): {"momentum_buffer": torch.empty_like(parameters[int(i)]).copy_(momentum)}
+                for i, momentum in momenta.items()
+            }
             self.optimiser.load_state_dict(state)
             own = _part(tensors, f"process.{devices.here().process_index}.")
             _set_generators(own)
             return replace(Place(**json.loads(notes["place"])), sums=own.get("sums"))
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, RuntimeError, ValueError) as error:
             raise _damaged(self.path, error) from error
 
     def remove(self) -> None:
