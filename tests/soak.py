@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data-root")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--save-minutes", type=float, default=0.05)
-    parser.add_argument("--startup", type=float, default=8.0, help="seconds that a run takes to begin its work")
+    parser.add_argument("--startup", type=float, default=20.0, help="seconds that a run takes to begin its work")
     parser.add_argument("--work", type=Path, help="where both runs are kept (default: a folder that is thrown away)")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="soak-") as scratch:
