@@ -1,7 +1,7 @@
 """Products with a matrix most of whose blocks are absent: what a nested 1×1 convolution or Linear computes in training.
 
 Every block that remains is one call of BLAS on columns of the operands where they lie: nothing is masked, copied or gathered. On a
-CPU it takes about 60 % of the time of the dense product, which has 49 blocks for the 19 of k = 4.
+CPU it takes about two thirds of the time of the dense product, which has 49 blocks for the 19 of k = 4.
 """
 
 from collections.abc import Iterator, Sequence

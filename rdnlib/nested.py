@@ -72,10 +72,10 @@ class NestedConv2d(nn.Module):
     def forward(self, x: Tensor, first: int, last: int) -> Tensor:
         """(B, channels of groups 1…last, H, W) → (B, channels of groups first…last, H', W')."""
         if self.training and (first, last) == (1, len(self.weight)):
-            return self._train(x)
+            return self.forward_in_training(x)
         return self.forward_by_group(x, first, last)
 
-    def _train(self, x: Tensor) -> Tensor:
+    def forward_in_training(self, x: Tensor) -> Tensor:
         """All groups, each way where it is the fastest; equal up to rounding.
 
         A CPU does just the blocks that remain. A GPU, a compiler, and a CPU in bfloat16 prefer one large convolution.

@@ -88,7 +88,9 @@ class Profile:
     def _depth_nodes(self, surgery: dict, seed: int) -> list[Experiment]:
         nodes, lr = [], self.rdn["lr"]["reconstruct"]
         for name, (seven, fourteen) in self.table2().items():
-            own = self.architectures.get(name, {}).get("recipe", {}).get("lr", lr)  # it need not bear the model's
+            own = (
+                self.architectures.get(name, {}).get("recipe", {}).get("lr", lr)
+            )  # its base's: no larger steps than that learnt with
             recipe = {"epochs": self.rdn["epochs"], "lr": min(lr, own), **self.depth}
             parents = ("base" if name == self.model["name"] else f"base-{name}",)
             config = {**surgery, "init": "reconstruct", "recipe": self.recipe | recipe, "seed": seed}

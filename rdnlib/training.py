@@ -151,17 +151,11 @@ class _Run:
                     seconds = time.perf_counter() - started
                     self.state.save(Place(place.history, index + 1, seconds, waiting.seconds(), meter.sums))
         meter.average()
+        means = meter.means()  # waits for the device, so the time is taken after it
         seconds = time.perf_counter() - started
         self._check(meter.trouble() or _trouble(self.model), epoch, index)
-        lr = self.optimiser.param_groups[0]["lr"]
-        row = {
-            "epoch": epoch + 1,
-            "lr": lr,
-            **meter.means(),
-            "seconds": seconds,
-            "waiting": waiting.seconds() / seconds,
-        }
-        return row, meter.text()
+        lr, waited = self.optimiser.param_groups[0]["lr"], waiting.seconds() / seconds
+        return {"epoch": epoch + 1, "lr": lr, **means, "seconds": seconds, "waiting": waited}, meter.text()
 
     def _step(self, epoch: int, index: int, stream: Iterator[tuple[Tensor, Tensor]], meter: "_Meter") -> None:
         """Learn from one batch, this process's parts of it one after another."""

@@ -108,3 +108,13 @@ def test_only_the_chosen_sub_networks_give_the_loss(images):
 def test_sub_networks_that_do_not_exist(images, chosen):
     with pytest.raises(ConfigError, match="trained must list sub-networks from 1 to 7 in order"):
         SomeSubnetworks(make("mixed", images), chosen)
+
+
+@pytest.mark.parametrize("lr", [1e-4, 10.0])
+def test_the_rdns_of_another_network_take_no_larger_steps_than_it_did(lr):
+    quick = load_profile("quick")
+    own = {"mobilenet_v2": quick.architectures["mobilenet_v2"] | {"recipe": {"lr": lr}}}
+    graph = replace(quick, architectures=own).graph(0)
+    for name in ("rdn-mobilenet_v2", "depth-mobilenet_v2"):
+        assert graph[name].config["recipe"]["lr"] == min(lr, quick.rdn["lr"]["reconstruct"])
+    assert graph["depth-mobilenext"].config["recipe"]["lr"] == quick.rdn["lr"]["reconstruct"]

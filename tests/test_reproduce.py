@@ -105,6 +105,13 @@ def test_notebooks_run_side_by_side(tmp_path):
     assert set(seconds) == {"1", "2"} and (tmp_path / "done" / "2.ipynb").is_file()
 
 
+def test_the_longest_notebook_comes_first(tmp_path):
+    paths = [make_notebook(tmp_path / "1.ipynb", "1 + 1"), make_notebook(tmp_path / "2.ipynb", f"x = '{'long ' * 99}'")]
+    seconds = {}
+    execute_all(paths, tmp_path / "done", parameters={}, jobs=1, seconds=seconds)
+    assert list(seconds) == ["2", "1"]
+
+
 def test_failing_cell_is_named_and_the_old_book_stays(project, tmp_path):
     out = tmp_path / "out"
     (out / "html").mkdir(parents=True)
