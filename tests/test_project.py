@@ -6,8 +6,6 @@ from pathlib import Path
 
 import yaml
 
-import rdnlib
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -44,27 +42,6 @@ def test_the_lock_has_versions_only():
         assert line.startswith("#") or re.fullmatch(r"[\w.-]+==[\w.+!-]+", line), line
 
 
-def test_the_library_does_not_import_the_book():
-    """Only eight modules may know Jupyter, papermill or matplotlib."""
-    allowed = {
-        "plots.py",
-        "structure_plots.py",
-        "claim_plots.py",
-        "order_plots.py",
-        "widgets.py",
-        "reproduce.py",
-        "execution.py",
-        "cli.py",
-    }
-    pattern = re.compile(
-        r"^\s*(?:from|import) (?:matplotlib|papermill|ipywidgets|IPython|jupyter|nbformat)", re.MULTILINE
-    )
-    offenders = [
-        p.name for p in (ROOT / "rdnlib").rglob("*.py") if p.name not in allowed and pattern.search(p.read_text())
-    ]
-    assert offenders == []
-
-
 def test_profiles_can_be_read():
     from rdnlib.profiles import load_profile
 
@@ -72,8 +49,3 @@ def test_profiles_can_be_read():
     assert {"quick", "laptop"} <= set(names)
     for name in names:
         assert "rdn-reconstruct" in load_profile(name).graph(0)
-
-
-def test_the_map_of_the_library_names_every_module():
-    modules = {path.stem for path in (ROOT / "rdnlib").glob("[a-z]*.py")} | {"models"}
-    assert set(re.findall(r"`(\w+)`", rdnlib.__doc__)) == modules - {"errors", "files"}
