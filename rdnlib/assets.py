@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rdnlib.errors import RdnError
-from rdnlib.files import cache_folder, replacing
+from rdnlib.utils.files import cache_folder, replacing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rdnlib import devices
 from rdnlib.augment import Augment
 from rdnlib.data import ImageSet
 from rdnlib.errors import RdnError
 from rdnlib.photographs import Files
 from rdnlib.recipe import Recipe
+from rdnlib.utils import devices
 
 
 def mixed(*numbers: int) -> int:

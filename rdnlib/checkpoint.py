@@ -12,12 +12,12 @@ from torch import nn
 from rdnlib import models
 from rdnlib.depthwise import deepen
 from rdnlib.errors import CheckpointError, RdnError
-from rdnlib.files import write_json, write_tensors
 from rdnlib.policy import PolicyNetwork
 from rdnlib.rdn import RDN
 from rdnlib.sequential import SequentialPolicy
 from rdnlib.slimmable import Slimmable
 from rdnlib.surgery import to_rdn
+from rdnlib.utils.files import write_json, write_tensors
 
 
 def save(path: Path, network: nn.Module, description: dict) -> None:

@@ -35,9 +35,9 @@ def reproduce(
     ] = None,
 ) -> None:
     """Run the experiments, execute every notebook, build the book."""
-    from rdnlib import devices
     from rdnlib.experiments import workplace
     from rdnlib.reproduce import reproduce as run
+    from rdnlib.utils import devices
 
     if devices.here().num_processes > 1:
         raise ConfigError(
@@ -160,7 +160,8 @@ def run_experiments(
     out: OutOption = None,
 ) -> None:
     """Run experiments (and what they build on) unless they are finished. Started by `torchrun`, on many devices."""
-    from rdnlib import devices, experiments
+    from rdnlib import experiments
+    from rdnlib.utils import devices
 
     profile = f"{profile}-toy" if toy else profile
     place = experiments.workplace(profile, data_root=data_root, seed=seed, out=out)

@@ -21,7 +21,7 @@ from torchvision import datasets
 
 from rdnlib import dolls, photographs
 from rdnlib.errors import ConfigError, DataError
-from rdnlib.files import cache_folder, replacing
+from rdnlib.utils.files import cache_folder, replacing
 
 _WORTH_KEEPING = 10 * 2**20  # bytes of drawn images
 _DOLLS = {"train": 8000, "validation": 2000}  # images drawn unless the caller says how many

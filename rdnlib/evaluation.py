@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdnlib import devices
 from rdnlib.augment import resize_eval
 from rdnlib.batches import read
 from rdnlib.data import ImageSet
 from rdnlib.errors import DivergedError
 from rdnlib.rdn import RDN
 from rdnlib.sequential import evidence
+from rdnlib.utils import devices
 
 
 @dataclass(frozen=True)

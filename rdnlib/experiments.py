@@ -24,12 +24,13 @@ import pandas as pd
 import torch
 from torch import nn
 
-from rdnlib import checkpoint, data, devices
+from rdnlib import checkpoint, data
 from rdnlib.augment import resize_eval
 from rdnlib.errors import ConfigError
-from rdnlib.files import read_json, write_json, writing
 from rdnlib.profiles import PROJECT, Experiment, Profile, load_profile
 from rdnlib.toy import toy
+from rdnlib.utils import devices
+from rdnlib.utils.files import read_json, write_json, writing
 from rdnlib.workers import Worker
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from rdnlib import checkpoint
 from rdnlib.errors import CheckpointError, ConfigError, RdnError
-from rdnlib.files import replacing
 from rdnlib.rdn import RDN, SubNetwork
+from rdnlib.utils.files import replacing
 
 INPUT_SIZE = 224  # pixels, where neither the caller nor the checkpoint says
 BATCHES = (1, 3)  # sizes that are compared with torch; neither is the one that the graph is traced with

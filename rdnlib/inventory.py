@@ -11,7 +11,7 @@ import pandas as pd
 from rdnlib import resume
 from rdnlib.errors import CheckpointError
 from rdnlib.experiments import Workplace, finished, locked, workplace
-from rdnlib.files import read_json
+from rdnlib.utils.files import read_json
 
 
 def status(place: Workplace) -> pd.DataFrame:

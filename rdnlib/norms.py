@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.overrides import TorchFunctionMode
 
-from rdnlib import devices
+from rdnlib.utils import devices
 
 
 class SharedStatistics:

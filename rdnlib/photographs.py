@@ -17,7 +17,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_datas
 from tqdm import tqdm
 
 from rdnlib.errors import DataError
-from rdnlib.files import read_json, replacing, write_json
+from rdnlib.utils.files import read_json, replacing, write_json
 
 _IN_MEMORY = 2 * 2**30  # bytes: a larger part of a memmap stays on disk
 _CHECKED_ROWS = 20_000  # a checksum reads this many rows at most, evenly spaced

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from rdnlib.errors import ConfigError
-from rdnlib.files import replacing
+from rdnlib.utils.files import replacing
 
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, ORANGE, YELLOW = "#56B4E9", "#E69F00", "#F0E442"

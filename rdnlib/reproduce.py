@@ -20,8 +20,8 @@ import yaml
 from rdnlib import ablations, assets
 from rdnlib.errors import ConfigError, RdnError
 from rdnlib.execution import execute_all, timed
-from rdnlib.files import write_json
 from rdnlib.profiles import load_profile
+from rdnlib.utils.files import write_json
 
 PACKAGES = (
     "torch",

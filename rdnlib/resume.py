@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from rdnlib import devices
 from rdnlib.errors import CheckpointError
-from rdnlib.files import write_tensors
+from rdnlib.utils import devices
+from rdnlib.utils.files import write_tensors
 
 
 @dataclass

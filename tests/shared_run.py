@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rdnlib import data, devices, experiments, profiles
+from rdnlib import data, experiments, profiles
 from rdnlib.evaluation import evaluate
 from rdnlib.recipe import Recipe
 from rdnlib.resume import State
 from rdnlib.training import train
+from rdnlib.utils import devices
 
 STEPS = 20
 RECIPE = {"epochs": 2, "lr": 0.02, "size": 16, "batch_size": 8, "crop_scale": (0.5, 1.0), "ema_horizon": 0.2}

@@ -17,13 +17,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from rdnlib import data, devices, to_rdn
+from rdnlib import data, to_rdn
 from rdnlib.batches import Waiting, epoch_parts, read
 from rdnlib.errors import ConfigError, DataError
 from rdnlib.evaluation import evaluate
 from rdnlib.norms import SharedStatistics
 from rdnlib.recipe import Recipe
 from rdnlib.training import train
+from rdnlib.utils import devices
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "RDN_WORKERS": "1"}
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from rdnlib import cli, experiments, inventory, profiles, training
-from rdnlib.files import write_json, write_tensors
 from rdnlib.resume import State
+from rdnlib.utils.files import write_json, write_tensors
 
 
 def place(out, seed=0):

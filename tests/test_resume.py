@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from rdnlib import data, experiments, files, to_rdn, training
+from rdnlib import data, experiments, to_rdn, training
 from rdnlib.errors import CheckpointError, ConfigError, DivergedError, StorageError
 from rdnlib.recipe import Recipe
 from rdnlib.resume import State
 from rdnlib.training import train
+from rdnlib.utils import files
 
 RECIPE = {"epochs": 3, "lr": 0.05, "size": 16, "batch_size": 16, "crop_scale": (0.8, 1.0)}
 
@@ -176,8 +177,12 @@ def read_only(*arguments, **options):
 @pytest.mark.parametrize(
     ("where", "fails", "message"),
     [
-        ("rdnlib.files.save_file", no_room, r"no space left on device\): make room, then start again"),
-        ("rdnlib.files.tempfile.mkstemp", read_only, r"read-only file system\): choose a folder that you may write to"),
+        ("rdnlib.utils.files.save_file", no_room, r"no space left on device\): make room, then start again"),
+        (
+            "rdnlib.utils.files.tempfile.mkstemp",
+            read_only,
+            r"read-only file system\): choose a folder that you may write to",
+        ),
     ],
 )
 def test_what_cannot_be_written_leaves_the_last_state(dolls, tmp_path, monkeypatch, where, fails, message):
