@@ -8,10 +8,10 @@ from itertools import groupby
 import pandas as pd
 from torch import nn
 
+from rdnlib.graph.operators import NORMS
 from rdnlib.heads import NestedAlign
 from rdnlib.madds import answer_layers, params_by_group, shapes, weights_by_group
 from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
-from rdnlib.operators import NORMS
 from rdnlib.rdn import RDN
 from rdnlib.spaces import Space
 

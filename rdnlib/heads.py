@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdnlib.operators import Call
+from rdnlib.graph.operators import Call
 from rdnlib.spaces import Space
 
 

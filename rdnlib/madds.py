@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
+from rdnlib.graph.operators import ACTIVATIONS
 from rdnlib.heads import NestedAlign, PrivateBatchNorm
 from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
-from rdnlib.operators import ACTIVATIONS
 from rdnlib.policy import PolicyNetwork, policy_madds, policy_params
 from rdnlib.rdn import RDN, Trunk
 

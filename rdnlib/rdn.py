@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
+from rdnlib.graph.tracing import Step, last_uses
 from rdnlib.heads import NestedHeads
 from rdnlib.nested import NestedConv2d
 from rdnlib.spaces import Space
-from rdnlib.tracing import Step, last_uses
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from rdnlib.depthwise import deepen
 from rdnlib.errors import ConfigError
 from rdnlib.evaluation import evaluate, sample_table
 from rdnlib.experiments import Run, Workplace, calibration_batch
+from rdnlib.graph.tracing import trace
 from rdnlib.madds import count, count_subnetworks
 from rdnlib.policies import fit_policies
 from rdnlib.profiles import Experiment
@@ -24,7 +25,6 @@ from rdnlib.select import select, violation
 from rdnlib.slimmable import Slimmable
 from rdnlib.spaces import plan
 from rdnlib.surgery import INITS, to_rdn
-from rdnlib.tracing import trace
 from rdnlib.training import Recipe, reestimate_norms, train
 from rdnlib.utils.files import read_json, write_table
 from rdnlib.variants import SomeSubnetworks, reinitialise

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
+from rdnlib.graph.tracing import Step, Trace, is_dense, last_uses
 from rdnlib.shelf import Shelf, shelf
 from rdnlib.spaces import Layout, split_channels
-from rdnlib.tracing import Step, Trace, is_dense, last_uses
 
 STRATEGIES = ("greedy", "greedy-relative", "random", "identity")
 

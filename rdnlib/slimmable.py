@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.operators import DENSE, NORMS
-from rdnlib.tracing import Step, Trace, is_grouped, trace
+from rdnlib.graph.operators import DENSE, NORMS
+from rdnlib.graph.tracing import Step, Trace, is_grouped, trace
 
 
 class Slimmable(nn.Module):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rdnlib.errors import ConfigError
-from rdnlib.operators import DENSE
-from rdnlib.tracing import Trace, is_dense
+from rdnlib.graph.operators import DENSE
+from rdnlib.graph.tracing import Trace, is_dense
 
 
 @dataclass(frozen=True)

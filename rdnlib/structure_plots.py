@@ -16,13 +16,13 @@ from matplotlib.patches import Patch, Rectangle
 
 from rdnlib.describe import kind
 from rdnlib.errors import ConfigError
+from rdnlib.graph.operators import Call
+from rdnlib.graph.tracing import Step
 from rdnlib.nested import NestedConv2d
-from rdnlib.operators import Call
 from rdnlib.plots import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, styled
 from rdnlib.policy import PolicyNetwork
 from rdnlib.rdn import RDN
 from rdnlib.spaces import Space, split_channels
-from rdnlib.tracing import Step
 
 OWNERS = (BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE, "#999999", YELLOW)  # Okabe–Ito; yellow is faint on white: last
 GREY = "#999999"

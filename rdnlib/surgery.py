@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
+from rdnlib.graph.operators import NORMS
+from rdnlib.graph.tracing import Step, is_dense, is_grouped, trace
 from rdnlib.heads import NestedHeads, PrivateBatchNorm, Tail
 from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d, NestedLinear
-from rdnlib.operators import NORMS
 from rdnlib.rdn import RDN, Trunk
 from rdnlib.reconstruct import reconstruct
 from rdnlib.select import select as select_channels
 from rdnlib.spaces import Layout, counterpart, plan
-from rdnlib.tracing import Step, is_dense, is_grouped, trace
 
 INITS = ("copy", "reconstruct")
 BATCH = 128  # images of the calibration set that are run at once
@@ -37,7 +37,7 @@ def to_rdn(
 ) -> RDN:
     """Turn a trained CNN into an RDN of K = 2k−1 nested sub-networks; `model` itself is left as it is.
 
-    model: a traceable CNN that ends in one Linear classifier; `rdnlib.tracing.trace` lists what it may be made of.
+    model: a traceable CNN that ends in one Linear classifier; `rdnlib.graph.tracing.trace` lists what it may be made of.
     k: number of original groups, at least 2.
     select: "greedy" (Algorithm 1), "greedy-relative", "random" or "identity"; see `rdnlib.select`.
     init: "copy" (the paper: weights of the super-net) or "reconstruct" (regressions that keep the super-net's function).
@@ -46,7 +46,7 @@ def to_rdn(
     plain: names of modules to keep untransformed; None is the model's own `plain_by_default`, the paper's choice.
     seed: of the random select.
     align: the super-net's 1×1 convolution that serves as align layer, "insert" for a new one, or None to find out; see
-        `rdnlib.tracing.trace`.
+        `rdnlib.graph.tracing.trace`.
 
     Raises UnsupportedModuleError for a module that cannot be nested, ConfigError for a wrong argument.
     """

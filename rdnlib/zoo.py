@@ -14,9 +14,9 @@ from accelerate import init_empty_weights
 from torch import nn
 
 from rdnlib.errors import ConfigError, UnsupportedModuleError
+from rdnlib.graph.operators import NORMS
 from rdnlib.madds import count, count_subnetworks
 from rdnlib.models import MobileNetV2, ResNeXt
-from rdnlib.operators import NORMS
 from rdnlib.surgery import to_rdn
 
 FAMILIES = {

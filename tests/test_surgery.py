@@ -11,12 +11,12 @@ from torch import nn
 from rdnlib import shelf as shelf_module
 from rdnlib import to_rdn
 from rdnlib.errors import ConfigError
+from rdnlib.graph.tracing import trace
 from rdnlib.models import mobilenext
 from rdnlib.nested import NestedConv2d
 from rdnlib.select import greedy_permutation, select, violation, violation_scores
 from rdnlib.spaces import inflate, plan, split_channels
 from rdnlib.surgery import nest
-from rdnlib.tracing import trace
 
 
 class Linear(nn.Module):

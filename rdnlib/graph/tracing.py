@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torchvision.ops import StochasticDepth
 
 from rdnlib.errors import ConfigError, UnsupportedModuleError
-from rdnlib.operators import (
+from rdnlib.graph.operators import (
     ADDING,
     CHANNELWISE,
     CHANNELWISE_FUNCTIONS,
