@@ -1,7 +1,7 @@
 """Russian Doll Networks: nested sub-networks, network surgery and sample-adaptive dynamic inference."""
 
-from rdnlib.depthwise import deepen
-from rdnlib.rdn import RDN
+from rdnlib.nn.depthwise import deepen
+from rdnlib.nn.rdn import RDN
 from rdnlib.surgery import to_rdn
 
 __all__ = ["RDN", "deepen", "to_rdn"]

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rdnlib import models
-from rdnlib.depthwise import deepen
 from rdnlib.errors import CheckpointError, RdnError
+from rdnlib.nn.depthwise import deepen
+from rdnlib.nn.rdn import RDN
 from rdnlib.policy import PolicyNetwork
-from rdnlib.rdn import RDN
 from rdnlib.sequential import SequentialPolicy
 from rdnlib.slimmable import Slimmable
 from rdnlib.surgery import to_rdn

@@ -12,7 +12,7 @@ from rdnlib.augment import resize_eval
 from rdnlib.batches import read
 from rdnlib.data import ImageSet
 from rdnlib.errors import DivergedError
-from rdnlib.rdn import RDN
+from rdnlib.nn.rdn import RDN
 from rdnlib.sequential import evidence
 from rdnlib.utils import devices
 

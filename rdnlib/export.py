@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rdnlib import checkpoint
 from rdnlib.errors import CheckpointError, ConfigError, RdnError
-from rdnlib.rdn import RDN, SubNetwork
+from rdnlib.nn.rdn import RDN, SubNetwork
 from rdnlib.utils.files import replacing
 
 INPUT_SIZE = 224  # pixels, where neither the caller nor the checkpoint says

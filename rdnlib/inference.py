@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from rdnlib.calibration import choose
 from rdnlib.checkpoint import network_hash
 from rdnlib.errors import CheckpointError, ConfigError
+from rdnlib.nn.rdn import RDN, State
 from rdnlib.policy import PolicyNetwork
-from rdnlib.rdn import RDN, State
 from rdnlib.sequential import SequentialPolicy, evidence, going_on
 
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from rdnlib.errors import ConfigError
 from rdnlib.graph.operators import FLATTEN
 from rdnlib.graph.tracing import Step
-from rdnlib.heads import NestedAlign, PrivateBatchNorm
-from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
-from rdnlib.rdn import RDN, Trunk
+from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
+from rdnlib.nn.groups import Space
+from rdnlib.nn.heads import NestedAlign, PrivateBatchNorm
+from rdnlib.nn.rdn import RDN, Trunk
 from rdnlib.regression import fit_dense, fit_heads
-from rdnlib.spaces import Space
 from rdnlib.split import layer_of, reductions
 
 POINTWISE, NORM = "light_pointwise", "light_norm"

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
 from rdnlib.graph.operators import ACTIVATIONS
-from rdnlib.heads import NestedAlign, PrivateBatchNorm
-from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
+from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
+from rdnlib.nn.heads import NestedAlign, PrivateBatchNorm
+from rdnlib.nn.rdn import RDN, Trunk
 from rdnlib.policy import PolicyNetwork, policy_madds, policy_params
-from rdnlib.rdn import RDN, Trunk
 
 COUNTS = ["madds", "madds_elementwise", "params"]
 

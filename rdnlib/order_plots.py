@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 
-from rdnlib.depthwise import DepthwiseRDN
+from rdnlib.nn.depthwise import DepthwiseRDN
+from rdnlib.nn.rdn import Trunk
 from rdnlib.plots import BLUE, GREEN, INK, ORANGE, PURPLE, VERMILLION, styled
-from rdnlib.rdn import Trunk
 
 PARTS = {"front": BLUE, "light": ORANGE, "back": GREEN}
 LABELS = {"front": "in front of the cut", "light": "light blocks (new)", "back": "behind the cut"}

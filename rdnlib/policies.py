@@ -15,9 +15,9 @@ from rdnlib.calibration import saved_fraction
 from rdnlib.checkpoint import network_hash
 from rdnlib.errors import InfeasibleError
 from rdnlib.evaluation import Outputs
+from rdnlib.nn.rdn import RDN
 from rdnlib.policy import fit_policy, policy_madds, policy_params
 from rdnlib.promise import compare_splits
-from rdnlib.rdn import RDN
 from rdnlib.rivals import ByLambda, ByThreshold
 from rdnlib.sequential import fit_sequential, sequential_madds, sequential_params, thresholds
 

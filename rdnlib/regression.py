@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rdnlib.heads import NestedHeads, PrivateBatchNorm
-from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d, NestedLinear
-from rdnlib.spaces import counterpart, inflate
+from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d, NestedLinear
+from rdnlib.nn.groups import counterpart, inflate
+from rdnlib.nn.heads import NestedHeads, PrivateBatchNorm
 
 RIDGE = 1e-3  # of the mean variance of the inputs; the same everywhere
 HEAD_RIDGE = 1e-2  # heads that see one row an image, not one a position

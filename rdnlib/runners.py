@@ -13,17 +13,17 @@ import torch
 from torch import nn
 
 from rdnlib import checkpoint, models
-from rdnlib.depthwise import deepen
 from rdnlib.errors import ConfigError
 from rdnlib.evaluation import evaluate, sample_table
 from rdnlib.experiments import Run, Workplace, calibration_batch
 from rdnlib.graph.tracing import trace
 from rdnlib.madds import count, count_subnetworks
+from rdnlib.nn.depthwise import deepen
+from rdnlib.nn.groups import plan
 from rdnlib.policies import fit_policies
 from rdnlib.profiles import Experiment
 from rdnlib.select import select, violation
 from rdnlib.slimmable import Slimmable
-from rdnlib.spaces import plan
 from rdnlib.surgery import INITS, to_rdn
 from rdnlib.training import Recipe, reestimate_norms, train
 from rdnlib.utils.files import read_json, write_table

@@ -12,8 +12,8 @@ from rdnlib.errors import ConfigError
 from rdnlib.graph.operators import DENSE, Call
 from rdnlib.graph.tracing import Step
 from rdnlib.madds import weights_by_group
-from rdnlib.nested import NestedConv2d, NestedGroupedConv2d
-from rdnlib.rdn import Trunk
+from rdnlib.nn.conv import NestedConv2d, NestedGroupedConv2d
+from rdnlib.nn.rdn import Trunk
 
 ABOUT = 0.1  # how far from the wanted share a better place may be
 WEIGHTED = (*DENSE, NestedConv2d, NestedGroupedConv2d)

@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from rdnlib.describe import kind
 from rdnlib.errors import ConfigError
 from rdnlib.graph.operators import Call
 from rdnlib.graph.tracing import Step
-from rdnlib.nested import NestedConv2d
+from rdnlib.nn.conv import NestedConv2d
+from rdnlib.nn.describe import kind
+from rdnlib.nn.groups import Space, split_channels
+from rdnlib.nn.rdn import RDN
 from rdnlib.plots import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, styled
 from rdnlib.policy import PolicyNetwork
-from rdnlib.rdn import RDN
-from rdnlib.spaces import Space, split_channels
 
 OWNERS = (BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE, "#999999", YELLOW)  # Okabe–Ito; yellow is faint on white: last
 GREY = "#999999"

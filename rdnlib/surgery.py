@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from rdnlib.errors import ConfigError
 from rdnlib.graph.operators import NORMS
 from rdnlib.graph.tracing import Step, is_dense, is_grouped, trace
-from rdnlib.heads import NestedHeads, PrivateBatchNorm, Tail
-from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d, NestedLinear
-from rdnlib.rdn import RDN, Trunk
+from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d, NestedLinear
+from rdnlib.nn.groups import Layout, counterpart, plan
+from rdnlib.nn.heads import NestedHeads, PrivateBatchNorm, Tail
+from rdnlib.nn.rdn import RDN, Trunk
 from rdnlib.reconstruct import reconstruct
 from rdnlib.select import select as select_channels
-from rdnlib.spaces import Layout, counterpart, plan
 
 INITS = ("copy", "reconstruct")
 BATCH = 128  # images of the calibration set that are run at once

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.rdn import RDN
+from rdnlib.nn.rdn import RDN
 
 
 @torch.no_grad()

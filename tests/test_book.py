@@ -49,7 +49,7 @@ lambda_slider(curve, subnetworks=pd.DataFrame({"madds": madds, "accuracy": accur
 """
 FIGURE = """
 from rdnlib import plots
-from rdnlib.spaces import sources
+from rdnlib.nn.groups import sources
 rows = [sources(j, 4, plain_input=False) for j in range(1, 8)]
 sizes = [24, 24, 24, 24, 24, 24, 24]
 plots.show(plots.block_structure(rows, k=4, inputs=sizes, outputs=sizes), alt="which group reads which")

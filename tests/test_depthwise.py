@@ -11,13 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rdnlib import checkpoint, to_rdn, zoo
 from rdnlib.calibration import saved_fraction
-from rdnlib.depthwise import deepen
 from rdnlib.errors import ConfigError
 from rdnlib.evaluation import Outputs
 from rdnlib.export import export
 from rdnlib.inference import DynamicRDN
 from rdnlib.madds import count, count_groups, count_incremental, count_subnetworks
 from rdnlib.models import mobilenet_v2, mobilenext
+from rdnlib.nn.depthwise import deepen
 from rdnlib.order import best_order
 from rdnlib.policies import fit_policies
 from rdnlib.policy import PolicyNetwork

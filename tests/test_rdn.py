@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from networks import NETWORKS, make
 from torch import nn
 
-from rdnlib.blocks import block_product
 from rdnlib.errors import ConfigError
-from rdnlib.nested import NestedConv2d, NestedLinear, contiguous_runs
-from rdnlib.spaces import Space, nested_sizes
+from rdnlib.nn.block_product import block_product
+from rdnlib.nn.conv import NestedConv2d, NestedLinear, contiguous_runs
+from rdnlib.nn.groups import Space, nested_sizes
 from rdnlib.training import joint_loss
 
 SELECTS = ("greedy", "greedy-relative", "random", "identity")

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rdnlib import regression
-from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d, NestedLinear
+from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d, NestedLinear
+from rdnlib.nn.groups import Space, counterpart, inflate, nested_sizes
 from rdnlib.regression import RIDGE, Moments, fit_dense, fit_grouped, ridge
 from rdnlib.shelf import shelf
-from rdnlib.spaces import Space, counterpart, inflate, nested_sizes
 
 
 def slow_fit(columns, target, *, offset=True):

@@ -9,8 +9,8 @@ from torch import nn
 from rdnlib.errors import ConfigError, UnsupportedModuleError
 from rdnlib.graph.tracing import is_dense, trace
 from rdnlib.models import mobilenet_v2, mobilenext, resnext50
+from rdnlib.nn.groups import counterpart, nested_sizes, plan, sources, split_channels
 from rdnlib.select import run
-from rdnlib.spaces import counterpart, nested_sizes, plan, sources, split_channels
 
 
 @given(st.integers(2, 9), st.data())

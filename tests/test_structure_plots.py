@@ -11,7 +11,7 @@ from networks import build
 
 from rdnlib import plots, structure_plots, to_rdn
 from rdnlib.errors import ConfigError
-from rdnlib.nested import NestedConv2d
+from rdnlib.nn.conv import NestedConv2d
 from rdnlib.policy import PolicyNetwork
 
 BLOCKS = {"mobilenext": "blocks.3", "mobilenet_v2": "features.5", "resnext50": "layer3.1", "mixed": "excite"}

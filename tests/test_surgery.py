@@ -13,9 +13,9 @@ from rdnlib import to_rdn
 from rdnlib.errors import ConfigError
 from rdnlib.graph.tracing import trace
 from rdnlib.models import mobilenext
-from rdnlib.nested import NestedConv2d
+from rdnlib.nn.conv import NestedConv2d
+from rdnlib.nn.groups import inflate, plan, split_channels
 from rdnlib.select import greedy_permutation, select, violation, violation_scores
-from rdnlib.spaces import inflate, plan, split_channels
 from rdnlib.surgery import nest
 
 

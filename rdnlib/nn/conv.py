@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdnlib.blocks import block_product
-from rdnlib.spaces import Space, sources, split_channels
+from rdnlib.nn.block_product import block_product
+from rdnlib.nn.groups import Space, sources, split_channels
 
 
 def contiguous_runs(groups: Sequence[int], offsets: Sequence[int]) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdnlib.graph.operators import Call
-from rdnlib.spaces import Space
+from rdnlib.nn.groups import Space
 
 
 class PrivateBatchNorm(nn.ModuleList):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
 from rdnlib.graph.tracing import Step, last_uses
-from rdnlib.heads import NestedHeads
-from rdnlib.nested import NestedConv2d
-from rdnlib.spaces import Space
+from rdnlib.nn.conv import NestedConv2d
+from rdnlib.nn.groups import Space
+from rdnlib.nn.heads import NestedHeads
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class RDN(nn.Module):
         `input_size` (pixels, or (height, width)) the same for madds; their sums are the totals. A batch norm counts with the
         layer before it. With depth-wise nesting N_i stands for N_{i,0} and N_{i,1} together.
         """
-        from rdnlib.describe import describe  # it counts, and counting knows this class
+        from rdnlib.nn.describe import describe  # it counts, and counting knows this class
 
         return describe(self, input_size)
 

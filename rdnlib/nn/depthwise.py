@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.heads import NestedAlign, NestedHeads, restrict_heads
 from rdnlib.light import fit_light, light_blocks, light_heads
+from rdnlib.nn.heads import NestedAlign, NestedHeads, restrict_heads
+from rdnlib.nn.rdn import RDN, SubNetwork, Trunk
 from rdnlib.order import Node
-from rdnlib.rdn import RDN, SubNetwork, Trunk
 from rdnlib.split import choose_cut
 from rdnlib.surgery import checked_calibration
 

@@ -9,11 +9,11 @@ import pandas as pd
 from torch import nn
 
 from rdnlib.graph.operators import NORMS
-from rdnlib.heads import NestedAlign
 from rdnlib.madds import answer_layers, params_by_group, shapes, weights_by_group
-from rdnlib.nested import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
-from rdnlib.rdn import RDN
-from rdnlib.spaces import Space
+from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
+from rdnlib.nn.groups import Space
+from rdnlib.nn.heads import NestedAlign
+from rdnlib.nn.rdn import RDN
 
 
 def describe(rdn: RDN, input_size: int | tuple[int, int] | None = None) -> pd.DataFrame:
