@@ -2,7 +2,7 @@
 
 from rdnlib.nn.depthwise import deepen
 from rdnlib.nn.rdn import RDN
-from rdnlib.surgery import to_rdn
+from rdnlib.surgery.nest import to_rdn
 
 __all__ = ["RDN", "deepen", "to_rdn"]
 __version__ = "0.1.0"

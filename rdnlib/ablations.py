@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rdnlib.errors import ConfigError
-from rdnlib.surgery import INITS
+from rdnlib.surgery.nest import INITS
 
 if TYPE_CHECKING:
     from rdnlib.experiments import Workplace

@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from rdnlib.ablations import widths
 from rdnlib.slimmable import Slimmable
-from rdnlib.surgery import to_rdn
+from rdnlib.surgery.nest import to_rdn
 from rdnlib.training import flushing_denormals, joint_loss
 
 

@@ -16,7 +16,7 @@ from rdnlib.nn.rdn import RDN
 from rdnlib.policy import PolicyNetwork
 from rdnlib.sequential import SequentialPolicy
 from rdnlib.slimmable import Slimmable
-from rdnlib.surgery import to_rdn
+from rdnlib.surgery.nest import to_rdn
 from rdnlib.utils.files import write_json, write_tensors
 
 

@@ -17,7 +17,7 @@ from rdnlib.calibration import choose
 from rdnlib.profiles import PROJECT
 from rdnlib.results import Run, calibrated, dynamic, split_rows
 from rdnlib.seeds import Estimate, difference, estimate, same_images
-from rdnlib.surgery import INITS
+from rdnlib.surgery.nest import INITS
 from rdnlib.tradeoff import adaptive_gains
 
 COMPARABLE = (

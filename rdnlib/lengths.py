@@ -10,7 +10,7 @@ from rdnlib import ablations
 from rdnlib.ledger import Evidence
 from rdnlib.results import Run
 from rdnlib.seeds import accuracy, difference
-from rdnlib.surgery import INITS
+from rdnlib.surgery.nest import INITS
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import yaml
 
 from rdnlib import ablations
 from rdnlib.errors import ConfigError
-from rdnlib.surgery import INITS
+from rdnlib.surgery.nest import INITS
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROFILES = PROJECT / "notebooks" / "profiles"

@@ -22,9 +22,9 @@ from rdnlib.nn.depthwise import deepen
 from rdnlib.nn.groups import plan
 from rdnlib.policies import fit_policies
 from rdnlib.profiles import Experiment
-from rdnlib.select import select, violation
 from rdnlib.slimmable import Slimmable
-from rdnlib.surgery import INITS, to_rdn
+from rdnlib.surgery.nest import INITS, to_rdn
+from rdnlib.surgery.select import select, violation
 from rdnlib.training import Recipe, reestimate_norms, train
 from rdnlib.utils.files import read_json, write_table
 from rdnlib.variants import SomeSubnetworks, reinitialise

@@ -17,7 +17,7 @@ from rdnlib.errors import ConfigError, UnsupportedModuleError
 from rdnlib.graph.operators import NORMS
 from rdnlib.madds import count, count_subnetworks
 from rdnlib.models import MobileNetV2, ResNeXt
-from rdnlib.surgery import to_rdn
+from rdnlib.surgery.nest import to_rdn
 
 FAMILIES = {
     "AlexNet": ("alexnet",),

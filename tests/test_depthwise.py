@@ -21,7 +21,7 @@ from rdnlib.nn.depthwise import deepen
 from rdnlib.order import best_order
 from rdnlib.policies import fit_policies
 from rdnlib.policy import PolicyNetwork
-from rdnlib.split import choose_cut, cuts
+from rdnlib.surgery.cut import choose_cut, cuts
 from rdnlib.training import joint_loss
 
 CHAIN = [(1, 0), (3, 0), (4, 1), (7, 1)]

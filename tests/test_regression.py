@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from rdnlib import regression
 from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d, NestedLinear
 from rdnlib.nn.groups import Space, counterpart, inflate, nested_sizes
-from rdnlib.regression import RIDGE, Moments, fit_dense, fit_grouped, ridge
-from rdnlib.shelf import shelf
+from rdnlib.surgery import ridge as ridge_module
+from rdnlib.surgery.cache import shelf
+from rdnlib.surgery.ridge import RIDGE, Moments, fit_dense, fit_grouped, ridge
 
 
 def slow_fit(columns, target, *, offset=True):
@@ -64,8 +64,8 @@ def test_dense_layers_are_fitted_group_by_group(k, kernel, stride, plain, norm, 
         fit_dense(layer, batch_norm, batches_of(x, target), k=k, residual=residual)
         found = settled(layer, batch_norm, x)
 
-    columns = regression.columns_of(regression.unfold(x, layer)).T
-    wanted = regression.rows_of(target)
+    columns = ridge_module.columns_of(ridge_module.unfold(x, layer)).T
+    wanted = ridge_module.rows_of(target)
     offsets, slow = writes.offsets, {}
     for group in range(1, 2 * k):
         read = torch.cat([torch.arange(a * layer.taps, b * layer.taps) for a, b in layer.runs[group - 1]])
@@ -98,7 +98,7 @@ def test_grouped_convolutions_are_fitted_conv_group_by_conv_group(k, inputs, out
         found = settled(layer, batch_norm, x)
 
     columns = nn.functional.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1)  # (n, C·9)
-    wanted = regression.rows_of(target)
+    wanted = ridge_module.rows_of(target)
     count = sum(reads.sizes) // inputs
     partner = inflate(torch.arange(groups).split(list(nested_sizes(groups, k)[:k])))
     slow = {}
@@ -124,10 +124,10 @@ def test_moments_do_not_depend_on_the_batches():
 
 def test_pieces_are_bounded(monkeypatch):
     """Whatever the batch, no working array holds more than ENTRIES numbers, or one image."""
-    monkeypatch.setattr(regression, "ENTRIES", 1000)
+    monkeypatch.setattr(ridge_module, "ENTRIES", 1000)
     conv = NestedConv2d(nn.Conv2d(6, 6, 3, padding=1), k=2, reads=space(6, 2), writes=space(6, 2))
     x = torch.randn(10, 9, 5, 5)
-    pieces = list(regression.in_pieces(x, torch.randn(10, 9, 5, 5), conv))
+    pieces = list(ridge_module.in_pieces(x, torch.randn(10, 9, 5, 5), conv))
     assert all(len(part) * 25 * 9 * 9 <= max(1000, 25 * 9 * 9) for part, _ in pieces)
     assert sum(len(part) for part, _ in pieces) == 10
 

@@ -10,7 +10,7 @@ from rdnlib.errors import ConfigError, UnsupportedModuleError
 from rdnlib.graph.tracing import is_dense, trace
 from rdnlib.models import mobilenet_v2, mobilenext, resnext50
 from rdnlib.nn.groups import counterpart, nested_sizes, plan, sources, split_channels
-from rdnlib.select import run
+from rdnlib.surgery.select import run
 
 
 @given(st.integers(2, 9), st.data())

@@ -8,15 +8,15 @@ from conftest import settle_norms
 from networks import NETWORKS, Mixed, build
 from torch import nn
 
-from rdnlib import shelf as shelf_module
 from rdnlib import to_rdn
 from rdnlib.errors import ConfigError
 from rdnlib.graph.tracing import trace
 from rdnlib.models import mobilenext
 from rdnlib.nn.conv import NestedConv2d
 from rdnlib.nn.groups import inflate, plan, split_channels
-from rdnlib.select import greedy_permutation, select, violation, violation_scores
-from rdnlib.surgery import nest
+from rdnlib.surgery import cache as shelf_module
+from rdnlib.surgery.nest import nest
+from rdnlib.surgery.select import greedy_permutation, select, violation, violation_scores
 
 
 class Linear(nn.Module):
@@ -172,7 +172,7 @@ def test_reconstruct_gives_every_group_features_of_unit_variance(images, small):
 
 def test_balancing_is_left_out_where_an_activation_follows_the_norm(images):
     """ReLU6 is not linear: rescaling before it would change the function. So the features keep their scale."""
-    from rdnlib.reconstruct import feature_norm
+    from rdnlib.surgery.reconstruct import feature_norm
 
     def net(*tail):
         return nn.Sequential(
@@ -248,7 +248,7 @@ def test_calibration_in_batches_and_on_disk_changes_nothing(images, name, monkey
 
 
 def test_groups_that_multiply_are_fitted_to_the_whole_and_not_to_what_is_left():
-    from rdnlib.reconstruct import gates
+    from rdnlib.surgery.reconstruct import gates
 
     found = gates(trace(Mixed()))
     assert found == {"gate_3", "excite_fc2"}

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.light import fit_light, light_blocks, light_heads
 from rdnlib.nn.heads import NestedAlign, NestedHeads, restrict_heads
 from rdnlib.nn.rdn import RDN, SubNetwork, Trunk
 from rdnlib.order import Node
-from rdnlib.split import choose_cut
-from rdnlib.surgery import checked_calibration
+from rdnlib.surgery.cut import choose_cut
+from rdnlib.surgery.early_exit import fit_light, light_blocks, light_heads
+from rdnlib.surgery.nest import checked_calibration
 
 
 def deepen(
@@ -32,7 +32,7 @@ def deepen(
     split: where to cut, as a share of the trunk's multiply-adds (the nearest possible place is taken), or the name of the module
         behind which to cut. Where one feature map is all that the rest of the network reads, it can be cut.
     calibration: images (B, 3, H, W), normalised as in training, or any number of such batches. If given, the light blocks
-        are fitted to the final features of `rdn`, and their heads to its answers (as in `rdnlib.reconstruct`); otherwise
+        are fitted to the final features of `rdn`, and their heads to its answers (as in `rdnlib.surgery.reconstruct`); otherwise
         they start with random weights (of `seed`), and their heads as copies of the others.
 
     All other parameters are those of `rdn`. Raises ConfigError where the network cannot be cut.

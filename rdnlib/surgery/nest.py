@@ -17,8 +17,8 @@ from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d,
 from rdnlib.nn.groups import Layout, counterpart, plan
 from rdnlib.nn.heads import NestedHeads, PrivateBatchNorm, Tail
 from rdnlib.nn.rdn import RDN, Trunk
-from rdnlib.reconstruct import reconstruct
-from rdnlib.select import select as select_channels
+from rdnlib.surgery.reconstruct import reconstruct
+from rdnlib.surgery.select import select as select_channels
 
 INITS = ("copy", "reconstruct")
 BATCH = 128  # images of the calibration set that are run at once
@@ -39,7 +39,7 @@ def to_rdn(
 
     model: a traceable CNN that ends in one Linear classifier; `rdnlib.graph.tracing.trace` lists what it may be made of.
     k: number of original groups, at least 2.
-    select: "greedy" (Algorithm 1), "greedy-relative", "random" or "identity"; see `rdnlib.select`.
+    select: "greedy" (Algorithm 1), "greedy-relative", "random" or "identity"; see `rdnlib.surgery.select`.
     init: "copy" (the paper: weights of the super-net) or "reconstruct" (regressions that keep the super-net's function).
     calibration: images (B, 3, H, W), normalised as in training, or any number of such batches; needed by the greedy selects
         and by "reconstruct".

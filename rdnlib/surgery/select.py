@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rdnlib.errors import ConfigError
 from rdnlib.graph.tracing import Step, Trace, is_dense, last_uses
 from rdnlib.nn.groups import Layout, split_channels
-from rdnlib.shelf import Shelf, shelf
+from rdnlib.surgery.cache import Shelf, shelf
 
 STRATEGIES = ("greedy", "greedy-relative", "random", "identity")
 

@@ -18,8 +18,8 @@ from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
 from rdnlib.nn.groups import Space
 from rdnlib.nn.heads import NestedAlign, PrivateBatchNorm
 from rdnlib.nn.rdn import RDN, Trunk
-from rdnlib.regression import fit_dense, fit_heads
-from rdnlib.split import layer_of, reductions
+from rdnlib.surgery.cut import layer_of, reductions
+from rdnlib.surgery.ridge import fit_dense, fit_heads
 
 POINTWISE, NORM = "light_pointwise", "light_norm"
 

@@ -16,8 +16,8 @@ from rdnlib.graph.tracing import Step, Trace, is_dense
 from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
 from rdnlib.nn.groups import Layout
 from rdnlib.nn.rdn import RDN
-from rdnlib.regression import fit_dense, fit_grouped, fit_heads, rows_of
-from rdnlib.shelf import Shelf, shelf
+from rdnlib.surgery.cache import Shelf, shelf
+from rdnlib.surgery.ridge import fit_dense, fit_grouped, fit_heads, rows_of
 
 LINEAR = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, nn.Identity, nn.Dropout)  # y(a·x) = a·y(x), in eval mode
 
