@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from rdnlib.ablations import widths
 from rdnlib.slimmable import Slimmable
 from rdnlib.surgery.nest import to_rdn
-from rdnlib.training import flushing_denormals, joint_loss
+from rdnlib.training.trainer import flushing_denormals, joint_loss
 
 
 def training_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from rdnlib import resume
 from rdnlib.errors import CheckpointError
 from rdnlib.experiments import Workplace, finished, locked, workplace
+from rdnlib.training import state
 from rdnlib.utils.files import read_json
 
 
@@ -93,9 +93,9 @@ def _held(folder: Path) -> Iterator[bool]:
         lock.__exit__(None, None, None)
 
 
-def _left(folder: Path) -> resume.Place | None:
+def _left(folder: Path) -> state.Place | None:
     with suppress(CheckpointError):
-        return resume.peek(folder / "resume.safetensors")
+        return state.peek(folder / "resume.safetensors")
     return None
 
 

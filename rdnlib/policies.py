@@ -14,12 +14,12 @@ from torch import nn
 from rdnlib.calibration import saved_fraction
 from rdnlib.checkpoint import network_hash
 from rdnlib.errors import InfeasibleError
-from rdnlib.evaluation import Outputs
 from rdnlib.nn.rdn import RDN
 from rdnlib.policy import fit_policy, policy_madds, policy_params
 from rdnlib.promise import compare_splits
 from rdnlib.rivals import ByLambda, ByThreshold
 from rdnlib.sequential import fit_sequential, sequential_madds, sequential_params, thresholds
+from rdnlib.training.evaluate import Outputs
 
 GAPS = (0.0, 0.005, 0.01, 0.02)  # targets: N_K's accuracy on the calibration images, minus these
 CURVE_POINTS = 200  # of the curve that is kept with a policy

@@ -6,8 +6,8 @@ import torch
 
 from rdnlib.calibration import calibrate, choose, epsilon_for
 from rdnlib.errors import ConfigError, InfeasibleError
-from rdnlib.evaluation import Outputs
 from rdnlib.policy import PolicyNetwork, fit_policy
+from rdnlib.training.evaluate import Outputs
 
 CHOICES = ("train / train", "train / held-out", "held-out / held-out")  # policy fitted on / λ calibrated on
 

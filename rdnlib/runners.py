@@ -14,7 +14,6 @@ from torch import nn
 
 from rdnlib import checkpoint, models
 from rdnlib.errors import ConfigError
-from rdnlib.evaluation import evaluate, sample_table
 from rdnlib.experiments import Run, Workplace, calibration_batch
 from rdnlib.graph.tracing import trace
 from rdnlib.madds import count, count_subnetworks
@@ -25,7 +24,8 @@ from rdnlib.profiles import Experiment
 from rdnlib.slimmable import Slimmable
 from rdnlib.surgery.nest import INITS, to_rdn
 from rdnlib.surgery.select import select, violation
-from rdnlib.training import Recipe, reestimate_norms, train
+from rdnlib.training.evaluate import evaluate, sample_table
+from rdnlib.training.trainer import Recipe, reestimate_norms, train
 from rdnlib.utils.files import read_json, write_table
 from rdnlib.variants import SomeSubnetworks, reinitialise
 

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rdnlib import data, experiments, profiles
-from rdnlib.evaluation import evaluate
-from rdnlib.recipe import Recipe
-from rdnlib.resume import State
-from rdnlib.training import train
+from rdnlib.training.evaluate import evaluate
+from rdnlib.training.recipe import Recipe
+from rdnlib.training.state import State
+from rdnlib.training.trainer import train
 from rdnlib.utils import devices
 
 STEPS = 20

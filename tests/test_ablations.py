@@ -9,7 +9,7 @@ from networks import make
 from rdnlib import ablations, experiments
 from rdnlib.errors import ConfigError
 from rdnlib.profiles import load_profile
-from rdnlib.training import joint_loss
+from rdnlib.training.trainer import joint_loss
 from rdnlib.variants import SomeSubnetworks, reinitialise
 
 

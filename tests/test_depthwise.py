@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from rdnlib import checkpoint, to_rdn, zoo
 from rdnlib.calibration import saved_fraction
 from rdnlib.errors import ConfigError
-from rdnlib.evaluation import Outputs
 from rdnlib.export import export
 from rdnlib.inference import DynamicRDN
 from rdnlib.madds import count, count_groups, count_incremental, count_subnetworks
@@ -22,7 +21,8 @@ from rdnlib.order import best_order
 from rdnlib.policies import fit_policies
 from rdnlib.policy import PolicyNetwork
 from rdnlib.surgery.cut import choose_cut, cuts
-from rdnlib.training import joint_loss
+from rdnlib.training.evaluate import Outputs
+from rdnlib.training.trainer import joint_loss
 
 CHAIN = [(1, 0), (3, 0), (4, 1), (7, 1)]
 DEEP = {"front": 0, "light": 0, "light_heads": 0, "back": 1, "heads": 1}  # which parts N_{i,0} does without

@@ -18,12 +18,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from rdnlib import data, to_rdn
-from rdnlib.batches import Waiting, epoch_parts, read
 from rdnlib.errors import ConfigError, DataError
-from rdnlib.evaluation import evaluate
-from rdnlib.norms import SharedStatistics
-from rdnlib.recipe import Recipe
-from rdnlib.training import train
+from rdnlib.training.batchnorm import SharedStatistics
+from rdnlib.training.evaluate import evaluate
+from rdnlib.training.loader import Waiting, epoch_parts, read
+from rdnlib.training.recipe import Recipe
+from rdnlib.training.trainer import train
 from rdnlib.utils import devices
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "RDN_WORKERS": "1"}

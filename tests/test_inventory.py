@@ -5,8 +5,9 @@ import shutil
 import pytest
 import torch
 
-from rdnlib import cli, experiments, inventory, profiles, training
-from rdnlib.resume import State
+from rdnlib import cli, experiments, inventory, profiles
+from rdnlib.training import trainer
+from rdnlib.training.state import State
 from rdnlib.utils.files import write_json, write_tensors
 
 
@@ -124,11 +125,11 @@ def test_every_experiment_of_a_long_profile_runs_as_a_toy(tmp_path, profile):
 def test_the_papers_recipe_is_imagenets():
     """Section 4.1, and the decay of the moving average that follows from it."""
     graph = profiles.load_profile("imagenet").graph(0)
-    recipe = training.Recipe(**graph["rdn-copy"].config["recipe"])
+    recipe = trainer.Recipe(**graph["rdn-copy"].config["recipe"])
     assert (recipe.epochs, recipe.lr, recipe.batch_size, recipe.size) == (200, 0.1, 1024, 224)
     assert (recipe.momentum, recipe.weight_decay, recipe.min_lr, recipe.bn_momentum) == (0.9, 1e-4, 1e-5, 0.01)
     steps = 200 * (1_281_167 // 1024)
-    assert training.ema_decay(recipe, steps) == pytest.approx(0.9999, abs=1e-6)
+    assert trainer.ema_decay(recipe, steps) == pytest.approx(0.9999, abs=1e-6)
     (rows,) = recipe.own_rows(7, 8)
     assert len(range(1024)[rows]) == 128  # images on each GPU
 

@@ -6,9 +6,9 @@ import torch
 
 from rdnlib.calibration import saved_fraction
 from rdnlib.errors import ConfigError
-from rdnlib.evaluation import Outputs
 from rdnlib.policy import fit_policy
 from rdnlib.promise import CHOICES, compare_splits, coverage, promise_error, violations
+from rdnlib.training.evaluate import Outputs
 
 SAVED = saved_fraction([1, 2, 4])
 

@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from rdnlib import data, experiments, to_rdn, training
+from rdnlib import data, experiments, to_rdn
 from rdnlib.errors import CheckpointError, ConfigError, DivergedError, StorageError
-from rdnlib.recipe import Recipe
-from rdnlib.resume import State
-from rdnlib.training import train
+from rdnlib.training import trainer
+from rdnlib.training.recipe import Recipe
+from rdnlib.training.state import State
+from rdnlib.training.trainer import train
 from rdnlib.utils import files
 
 RECIPE = {"epochs": 3, "lr": 0.05, "size": 16, "batch_size": 16, "crop_scale": (0.8, 1.0)}
@@ -73,7 +74,7 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_numbers(dolls, tmp_path, mon
     while history is None:
         with monkeypatch.context() as patch:
             if stops < 4:
-                dying(patch, training, "epoch_parts", draw.integers(1, 9))
+                dying(patch, trainer, "epoch_parts", draw.integers(1, 9))
             resumed = start()
             torch.manual_seed(draw.integers(1000))  # a new process starts with other generators
             try:
@@ -190,7 +191,7 @@ def test_what_cannot_be_written_leaves_the_last_state(dolls, tmp_path, monkeypat
     whole = network()
     train(whole, dolls, recipe, progress=False)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        dying(patch, training, "epoch_parts", 7)
+        dying(patch, trainer, "epoch_parts", 7)
         train(network(), dolls, recipe, resume=path, progress=False)
     left = path.read_bytes()
     with monkeypatch.context() as patch, pytest.raises(StorageError, match=message) as error:

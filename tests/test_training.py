@@ -11,7 +11,7 @@ from torch import nn
 from rdnlib import data, to_rdn
 from rdnlib.errors import ConfigError, DataError
 from rdnlib.models import mobilenext
-from rdnlib.training import Recipe, ema_decay, joint_loss, learning_rate, reestimate_norms, train
+from rdnlib.training.trainer import Recipe, ema_decay, joint_loss, learning_rate, reestimate_norms, train
 
 RECIPE = Recipe(epochs=3, lr=0.05, size=16, batch_size=32, crop_scale=(0.8, 1.0))
 

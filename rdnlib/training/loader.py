@@ -16,7 +16,7 @@ from rdnlib.augment import Augment
 from rdnlib.data import ImageSet
 from rdnlib.errors import RdnError
 from rdnlib.photographs import Files
-from rdnlib.recipe import Recipe
+from rdnlib.training.recipe import Recipe
 from rdnlib.utils import devices
 
 

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rdnlib.augment import resize_eval
-from rdnlib.batches import read
 from rdnlib.data import ImageSet
 from rdnlib.errors import DivergedError
 from rdnlib.nn.rdn import RDN
 from rdnlib.sequential import evidence
+from rdnlib.training.loader import read
 from rdnlib.utils import devices
 
 

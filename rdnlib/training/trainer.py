@@ -20,12 +20,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from rdnlib.batches import Waiting, epoch_parts, mixed
 from rdnlib.data import ImageSet
 from rdnlib.errors import DataError, DivergedError
-from rdnlib.norms import SharedStatistics, reestimate_norms, synchronised
-from rdnlib.recipe import Recipe, ema_decay, joint_loss, learning_rate
-from rdnlib.resume import Place, State
+from rdnlib.training.batchnorm import SharedStatistics, reestimate_norms, synchronised
+from rdnlib.training.loader import Waiting, epoch_parts, mixed
+from rdnlib.training.recipe import Recipe, ema_decay, joint_loss, learning_rate
+from rdnlib.training.state import Place, State
 from rdnlib.utils import devices
 
 __all__ = ["Recipe", "ema_decay", "joint_loss", "learning_rate", "reestimate_norms", "train"]
