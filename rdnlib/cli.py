@@ -96,14 +96,15 @@ def calibrate(
     out: OutOption = None,
 ) -> None:
     """λ* for a target accuracy, set on the calibration split, and what it gives on the validation split."""
-    from rdnlib import calibration, experiments, results
+    from rdnlib import experiments, results
+    from rdnlib.calibration import multiplier
 
-    calibration.check_target(epsilon, delta)
+    multiplier.check_target(epsilon, delta)
     place = experiments.workplace(profile, data_root=data_root, seed=seed, out=out)
     rdn, policy = (experiments.ensure_in(place, f"{kind}-{init}") for kind in ("rdn", "policy"))
     held_out, validation = (results.dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
-    found = calibration.calibrate(held_out.p, held_out.correct, held_out.saved, epsilon, delta, madds=held_out.madds)
-    exits = calibration.choose(validation.p, validation.saved, found.lam)
+    found = multiplier.calibrate(held_out.p, held_out.correct, held_out.saved, epsilon, delta, madds=held_out.madds)
+    exits = multiplier.choose(validation.p, validation.saved, found.lam)
     accuracy = validation.correct[range(len(exits)), exits]
     low, high = results.interval(accuracy)
     print(f"λ* = {found.lam:.6g}")

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rdnlib.calibration import choose
+from rdnlib.calibration.multiplier import choose
 from rdnlib.checkpoint import network_hash
 from rdnlib.errors import CheckpointError, ConfigError
 from rdnlib.nn.rdn import RDN, State

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from rdnlib import ablations, experiments
-from rdnlib.calibration import choose
+from rdnlib.calibration.multiplier import choose
 from rdnlib.profiles import PROJECT
 from rdnlib.results import Run, calibrated, dynamic, split_rows
 from rdnlib.seeds import Estimate, difference, estimate, same_images

@@ -11,13 +11,13 @@ import pandas as pd
 import torch
 from torch import nn
 
-from rdnlib.calibration import saved_fraction
+from rdnlib.calibration.coverage import compare_splits
+from rdnlib.calibration.families import ByLambda, ByThreshold
+from rdnlib.calibration.multiplier import saved_fraction
 from rdnlib.checkpoint import network_hash
 from rdnlib.errors import InfeasibleError
 from rdnlib.nn.rdn import RDN
 from rdnlib.policy import fit_policy, policy_madds, policy_params
-from rdnlib.promise import compare_splits
-from rdnlib.rivals import ByLambda, ByThreshold
 from rdnlib.sequential import fit_sequential, sequential_madds, sequential_params, thresholds
 from rdnlib.training.evaluate import Outputs
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
-from rdnlib.calibration import Calibration, calibrate, choose, epsilon_for, saved_fraction
+from rdnlib.calibration.multiplier import Calibration, calibrate, choose, epsilon_for, saved_fraction
 from rdnlib.errors import DataError, InfeasibleError
 
 

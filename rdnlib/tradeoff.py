@@ -8,10 +8,10 @@ at every stop where its answer is needed.
 import numpy as np
 import pandas as pd
 
-from rdnlib.calibration import choose, sweep
+from rdnlib.calibration.families import ByLambda, ByThreshold, Family, Mix, OneForAll, Outcome, chord, oracle, settle
+from rdnlib.calibration.multiplier import choose, sweep
 from rdnlib.errors import DataError
 from rdnlib.results import Run, columns, dynamic, interval, paired_difference, split_rows, subnetwork_table, wilson
-from rdnlib.rivals import ByLambda, ByThreshold, Family, Mix, OneForAll, Outcome, chord, oracle, settle
 from rdnlib.sequential import earlier_answers
 
 GAPS = (0.0, 0.005, 0.01)  # targets: N_K's accuracy on the calibration split, minus these

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdnlib.calibration import Calibration, calibrate, choose, saved_fraction, sweep
+from rdnlib.calibration.families import cascade, chord, oracle
+from rdnlib.calibration.multiplier import Calibration, calibrate, choose, saved_fraction, sweep
 from rdnlib.errors import ConfigError, InfeasibleError
-from rdnlib.rivals import cascade, chord, oracle
 
 SAVED = saved_fraction([1, 2, 4])
 
@@ -183,7 +183,7 @@ def test_lines_through_one_point_do_not_step_back():
 def test_chunks_do_not_matter(monkeypatch, chunk):
     p, correct, saved = random_case(130, 4)
     whole = sweep(p, correct, saved)
-    monkeypatch.setattr("rdnlib.walk.CHUNK", chunk)
+    monkeypatch.setattr("rdnlib.calibration.envelope.CHUNK", chunk)
     np.testing.assert_array_equal(sweep(p, correct, saved), whole)
 
 

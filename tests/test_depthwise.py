@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from rdnlib import checkpoint, to_rdn, zoo
-from rdnlib.calibration import saved_fraction
+from rdnlib.calibration.multiplier import saved_fraction
 from rdnlib.errors import ConfigError
 from rdnlib.export import export
 from rdnlib.inference import DynamicRDN

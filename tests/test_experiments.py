@@ -12,14 +12,14 @@ import yaml
 
 from rdnlib import checkpoint, experiments, profiles, results, runners, to_rdn
 from rdnlib.augment import resize_eval
-from rdnlib.calibration import choose, saved_fraction
+from rdnlib.calibration.envelope import threshold_exits
+from rdnlib.calibration.multiplier import choose, saved_fraction
 from rdnlib.errors import CheckpointError, ConfigError, DataError, RdnError
 from rdnlib.inference import DynamicRDN
 from rdnlib.madds import count_subnetworks
 from rdnlib.policy import PolicyNetwork
 from rdnlib.sequential import SequentialPolicy
 from rdnlib.training.evaluate import evaluate
-from rdnlib.walk import threshold_exits
 from rdnlib.workers import Worker
 
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, multinomial
 
-from rdnlib.calibration import calibrate, choose, saved_fraction
+from rdnlib.calibration.guarantee import _tail, gap_p_value
+from rdnlib.calibration.multiplier import calibrate, choose, saved_fraction
 from rdnlib.errors import InfeasibleError
-from rdnlib.guarantee import _tail, gap_p_value
 
 BETA = 0.01
 

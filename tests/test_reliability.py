@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rdnlib.calibration.metrics import auroc, ece, quality, reliability, risk_coverage, risk_coverage_area
 from rdnlib.errors import DataError
-from rdnlib.reliability import auroc, ece, quality, reliability, risk_coverage, risk_coverage_area
 
 
 @st.composite

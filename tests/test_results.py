@@ -4,7 +4,7 @@ import pytest
 from fakes import MADDS, PARAMS, POLICY_MADDS, POLICY_PARAMS, K, fake_base, fake_runs
 
 from rdnlib import results
-from rdnlib.calibration import calibrate, choose, saved_fraction, sweep
+from rdnlib.calibration.multiplier import calibrate, choose, saved_fraction, sweep
 from rdnlib.errors import DataError
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdnlib.calibration import saved_fraction
+from rdnlib.calibration.families import ByLambda, ByThreshold, Mix, OneForAll, settle
+from rdnlib.calibration.multiplier import saved_fraction
 from rdnlib.errors import InfeasibleError
-from rdnlib.rivals import ByLambda, ByThreshold, Mix, OneForAll, settle
 
 MADDS = np.array([1.0, 2.0, 4.0])
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdnlib import to_rdn
-from rdnlib.calibration import choose, saved_fraction
+from rdnlib.calibration.envelope import threshold_exits
+from rdnlib.calibration.multiplier import choose, saved_fraction
 from rdnlib.checkpoint import network_hash
 from rdnlib.errors import CheckpointError, ConfigError, DataError
 from rdnlib.inference import DynamicRDN
@@ -22,7 +23,6 @@ from rdnlib.sequential import (
     sequential_params,
     thresholds,
 )
-from rdnlib.walk import threshold_exits
 
 
 @settings(max_examples=100, deadline=None)

@@ -6,7 +6,7 @@ import pytest
 from fakes import MADDS, POLICY, POLICY_MADDS, FakeRun, K, fake_base, fake_runs
 
 from rdnlib import results, tradeoff
-from rdnlib.calibration import choose
+from rdnlib.calibration.multiplier import choose
 from rdnlib.errors import DataError
 from rdnlib.results import dynamic
 

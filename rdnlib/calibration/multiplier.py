@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from rdnlib.calibration.envelope import Walk, lambda_walk, table
+from rdnlib.calibration.guarantee import certified, certified_gap
 from rdnlib.errors import ConfigError, InfeasibleError
-from rdnlib.guarantee import certified, certified_gap
-from rdnlib.walk import Walk, lambda_walk, table
 
 ROUNDING = 1e-12  # so that ε = 1 − accuracy asks for that accuracy, in spite of the two roundings
 METHODS = ("first", "bisection")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rdnlib.calibration import calibrate, choose, epsilon_for
+from rdnlib.calibration.multiplier import calibrate, choose, epsilon_for
 from rdnlib.errors import ConfigError, InfeasibleError
 from rdnlib.policy import PolicyNetwork, fit_policy
 from rdnlib.training.evaluate import Outputs

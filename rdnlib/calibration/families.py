@@ -12,9 +12,18 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from rdnlib.calibration import ROUNDING, calibrate, checked, choose, epsilon_for, reaching, saved_fraction, sweep
+from rdnlib.calibration.envelope import table, threshold_exits, threshold_walk
+from rdnlib.calibration.multiplier import (
+    ROUNDING,
+    calibrate,
+    checked,
+    choose,
+    epsilon_for,
+    reaching,
+    saved_fraction,
+    sweep,
+)
 from rdnlib.errors import InfeasibleError
-from rdnlib.walk import table, threshold_exits, threshold_walk
 
 
 class Family(Protocol):

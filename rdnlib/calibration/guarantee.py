@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import bdtr, bdtrc, betaincinv, gammaln, xlog1py, xlogy
 
+from rdnlib.calibration.envelope import Walk
 from rdnlib.errors import InfeasibleError
-from rdnlib.walk import Walk
 
 # λ values in the order of the tests. They may not depend on the data, or the guarantee is lost. 100 values a decade.
 SAFE_TO_CHEAP = np.concatenate([[np.inf], np.geomspace(1e4, 1e-3, 701), [0.0]])
