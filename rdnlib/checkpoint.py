@@ -13,8 +13,8 @@ from rdnlib import models
 from rdnlib.errors import CheckpointError, RdnError
 from rdnlib.nn.depthwise import deepen
 from rdnlib.nn.rdn import RDN
-from rdnlib.policy import PolicyNetwork
-from rdnlib.sequential import SequentialPolicy
+from rdnlib.policy.network import PolicyNetwork
+from rdnlib.policy.sequential import SequentialPolicy
 from rdnlib.slimmable import Slimmable
 from rdnlib.surgery.nest import to_rdn
 from rdnlib.utils.files import write_json, write_tensors

@@ -22,7 +22,7 @@ from rdnlib.graph.operators import ACTIVATIONS
 from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
 from rdnlib.nn.heads import NestedAlign, PrivateBatchNorm
 from rdnlib.nn.rdn import RDN, Trunk
-from rdnlib.policy import PolicyNetwork, policy_madds, policy_params
+from rdnlib.policy.network import PolicyNetwork, policy_madds, policy_params
 
 COUNTS = ["madds", "madds_elementwise", "params"]
 

@@ -17,8 +17,8 @@ from rdnlib.calibration.multiplier import saved_fraction
 from rdnlib.checkpoint import network_hash
 from rdnlib.errors import InfeasibleError
 from rdnlib.nn.rdn import RDN
-from rdnlib.policy import fit_policy, policy_madds, policy_params
-from rdnlib.sequential import fit_sequential, sequential_madds, sequential_params, thresholds
+from rdnlib.policy.network import fit_policy, policy_madds, policy_params
+from rdnlib.policy.sequential import fit_sequential, sequential_madds, sequential_params, thresholds
 from rdnlib.training.evaluate import Outputs
 
 GAPS = (0.0, 0.005, 0.01, 0.02)  # targets: N_K's accuracy on the calibration images, minus these

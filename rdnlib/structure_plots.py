@@ -22,7 +22,7 @@ from rdnlib.nn.describe import kind
 from rdnlib.nn.groups import Space, split_channels
 from rdnlib.nn.rdn import RDN
 from rdnlib.plots import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, styled
-from rdnlib.policy import PolicyNetwork
+from rdnlib.policy.network import PolicyNetwork
 
 OWNERS = (BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE, "#999999", YELLOW)  # Okabe–Ito; yellow is faint on white: last
 GREY = "#999999"

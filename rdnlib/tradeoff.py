@@ -11,8 +11,8 @@ import pandas as pd
 from rdnlib.calibration.families import ByLambda, ByThreshold, Family, Mix, OneForAll, Outcome, chord, oracle, settle
 from rdnlib.calibration.multiplier import choose, sweep
 from rdnlib.errors import DataError
+from rdnlib.policy.sequential import earlier_answers
 from rdnlib.results import Run, columns, dynamic, interval, paired_difference, split_rows, subnetwork_table, wilson
-from rdnlib.sequential import earlier_answers
 
 GAPS = (0.0, 0.005, 0.01)  # targets: N_K's accuracy on the calibration split, minus these
 

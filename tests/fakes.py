@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from rdnlib.sequential import going_on
+from rdnlib.policy.sequential import going_on
 
 K = 3
 MADDS, PARAMS = [10_000_000, 20_000_000, 40_000_000], [1_000_000, 2_000_000, 4_000_000]

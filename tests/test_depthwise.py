@@ -13,13 +13,13 @@ from rdnlib import checkpoint, to_rdn, zoo
 from rdnlib.calibration.multiplier import saved_fraction
 from rdnlib.errors import ConfigError
 from rdnlib.export import export
-from rdnlib.inference import DynamicRDN
 from rdnlib.madds import count, count_groups, count_incremental, count_subnetworks
 from rdnlib.models import mobilenet_v2, mobilenext
 from rdnlib.nn.depthwise import deepen
 from rdnlib.order import best_order
 from rdnlib.policies import fit_policies
-from rdnlib.policy import PolicyNetwork
+from rdnlib.policy.inference import DynamicRDN
+from rdnlib.policy.network import PolicyNetwork
 from rdnlib.surgery.cut import choose_cut, cuts
 from rdnlib.training.evaluate import Outputs
 from rdnlib.training.trainer import joint_loss

@@ -15,10 +15,10 @@ from rdnlib.augment import resize_eval
 from rdnlib.calibration.envelope import threshold_exits
 from rdnlib.calibration.multiplier import choose, saved_fraction
 from rdnlib.errors import CheckpointError, ConfigError, DataError, RdnError
-from rdnlib.inference import DynamicRDN
 from rdnlib.madds import count_subnetworks
-from rdnlib.policy import PolicyNetwork
-from rdnlib.sequential import SequentialPolicy
+from rdnlib.policy.inference import DynamicRDN
+from rdnlib.policy.network import PolicyNetwork
+from rdnlib.policy.sequential import SequentialPolicy
 from rdnlib.training.evaluate import evaluate
 from rdnlib.workers import Worker
 

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rdnlib import madds, to_rdn
 from rdnlib.errors import ConfigError
 from rdnlib.models import mobilenet_v2, mobilenext
-from rdnlib.policy import PolicyNetwork
+from rdnlib.policy.network import PolicyNetwork
 
 
 class Toy(nn.Module):

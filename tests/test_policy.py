@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from rdnlib.errors import ConfigError, DataError
-from rdnlib.policy import PolicyNetwork, fit_policy, fit_temperature, policy_madds, policy_params
+from rdnlib.policy.network import PolicyNetwork, fit_policy, fit_temperature, policy_madds, policy_params
 
 
 def synthetic(n, seed, *, features=6, k=4):

@@ -7,7 +7,7 @@ import torch
 from rdnlib.calibration.coverage import CHOICES, compare_splits, coverage, promise_error, violations
 from rdnlib.calibration.multiplier import saved_fraction
 from rdnlib.errors import ConfigError
-from rdnlib.policy import fit_policy
+from rdnlib.policy.network import fit_policy
 from rdnlib.training.evaluate import Outputs
 
 SAVED = saved_fraction([1, 2, 4])

@@ -11,10 +11,10 @@ from rdnlib.calibration.envelope import threshold_exits
 from rdnlib.calibration.multiplier import choose, saved_fraction
 from rdnlib.checkpoint import network_hash
 from rdnlib.errors import CheckpointError, ConfigError, DataError
-from rdnlib.inference import DynamicRDN
 from rdnlib.madds import count_subnetworks
-from rdnlib.policy import PolicyNetwork
-from rdnlib.sequential import (
+from rdnlib.policy.inference import DynamicRDN
+from rdnlib.policy.network import PolicyNetwork
+from rdnlib.policy.sequential import (
     SequentialPolicy,
     evidence,
     fit_sequential,

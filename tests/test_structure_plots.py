@@ -12,7 +12,7 @@ from networks import build
 from rdnlib import plots, structure_plots, to_rdn
 from rdnlib.errors import ConfigError
 from rdnlib.nn.conv import NestedConv2d
-from rdnlib.policy import PolicyNetwork
+from rdnlib.policy.network import PolicyNetwork
 
 BLOCKS = {"mobilenext": "blocks.3", "mobilenet_v2": "features.5", "resnext50": "layer3.1", "mixed": "excite"}
 

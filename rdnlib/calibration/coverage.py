@@ -6,7 +6,7 @@ import torch
 
 from rdnlib.calibration.multiplier import calibrate, choose, epsilon_for
 from rdnlib.errors import ConfigError, InfeasibleError
-from rdnlib.policy import PolicyNetwork, fit_policy
+from rdnlib.policy.network import PolicyNetwork, fit_policy
 from rdnlib.training.evaluate import Outputs
 
 CHOICES = ("train / train", "train / held-out", "held-out / held-out")  # policy fitted on / λ calibrated on

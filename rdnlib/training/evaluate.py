@@ -12,7 +12,7 @@ from rdnlib.augment import resize_eval
 from rdnlib.data import ImageSet
 from rdnlib.errors import DivergedError
 from rdnlib.nn.rdn import RDN
-from rdnlib.sequential import evidence
+from rdnlib.policy.sequential import evidence
 from rdnlib.training.loader import read
 from rdnlib.utils import devices
 

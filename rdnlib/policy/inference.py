@@ -11,8 +11,8 @@ from rdnlib.calibration.multiplier import choose
 from rdnlib.checkpoint import network_hash
 from rdnlib.errors import CheckpointError, ConfigError
 from rdnlib.nn.rdn import RDN, State
-from rdnlib.policy import PolicyNetwork
-from rdnlib.sequential import SequentialPolicy, evidence, going_on
+from rdnlib.policy.network import PolicyNetwork
+from rdnlib.policy.sequential import SequentialPolicy, evidence, going_on
 
 
 class DynamicRDN(nn.Module):

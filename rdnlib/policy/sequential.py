@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError, DataError
-from rdnlib.policy import PolicyNetwork, fit_policy, policy_madds, policy_params
+from rdnlib.policy.network import PolicyNetwork, fit_policy, policy_madds, policy_params
 
 TOP = 5  # log-probabilities that a stage reads of each sub-network
 
