@@ -24,8 +24,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from rdnlib import checkpoint, data
-from rdnlib.augment import resize_eval
+from rdnlib import checkpoint
+from rdnlib.data import datasets
+from rdnlib.data.transforms import resize_eval
 from rdnlib.errors import ConfigError
 from rdnlib.profiles import PROJECT, Experiment, Profile, load_profile
 from rdnlib.toy import toy
@@ -44,14 +45,14 @@ class Workplace:
     out: Path
 
     @cached_property
-    def splits(self) -> data.Splits:
+    def splits(self) -> datasets.Splits:
         with devices.here().main_process_first():  # which makes the cache
-            return data.load(**self.profile.data, root=self.data_root, seed=self.seed)
+            return datasets.load(**self.profile.data, root=self.data_root, seed=self.seed)
 
     @cached_property
     def fingerprint(self) -> str:
         splits = self.splits
-        return devices.agreed(data.fingerprint(splits) if devices.here().is_main_process else None)
+        return devices.agreed(datasets.fingerprint(splits) if devices.here().is_main_process else None)
 
     @cached_property
     def graph(self) -> dict[str, Experiment]:
@@ -122,7 +123,7 @@ class Run:
     def model(self) -> nn.Module:
         return checkpoint.load(self.path / "model.safetensors")
 
-    def data(self) -> data.Splits:
+    def data(self) -> datasets.Splits:
         return self.place.splits
 
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rdnlib import data, experiments, profiles
+from rdnlib import experiments, profiles
+from rdnlib.data import datasets
 from rdnlib.training.evaluate import evaluate
 from rdnlib.training.recipe import Recipe
 from rdnlib.training.state import State
@@ -56,8 +57,8 @@ def network(seed: int = 0, dropout: bool = False, classes: int = 4) -> nn.Module
     )  # fmt: skip
 
 
-def photographs(folder: Path) -> data.Splits:
-    return data.load("imagenet", root=folder / "photographs", size=16, calibration=0.2, cached=False)
+def photographs(folder: Path) -> datasets.Splits:
+    return datasets.load("imagenet", root=folder / "photographs", size=16, calibration=0.2, cached=False)
 
 
 def keep(path: Path, model: nn.Module, history) -> None:

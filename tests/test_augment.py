@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 
-from rdnlib import augment
+from rdnlib.data import transforms
 from rdnlib.errors import ConfigError
 
 SCALE, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)
@@ -43,15 +43,15 @@ def slow_crop(image, box, size):
 @given(height=st.integers(8, 40), width=st.integers(8, 40), size=st.integers(4, 40), seed=st.integers(0, 999))
 def test_crop_equals_the_crop_of_each_sample(height, width, size, seed):
     images = photographs(5, height, width, seed)
-    boxes = augment.crop_boxes(5, height, width, scale=SCALE, ratio=RATIO, generator=seeded(seed))
+    boxes = transforms.crop_boxes(5, height, width, scale=SCALE, ratio=RATIO, generator=seeded(seed))
     slow = torch.stack([slow_crop(image, box, size) for image, box in zip(images, boxes, strict=True)])
-    torch.testing.assert_close(augment.crop(images, boxes, size=size), slow, atol=0.02, rtol=0)
+    torch.testing.assert_close(transforms.crop(images, boxes, size=size), slow, atol=0.02, rtol=0)
 
 
 def test_crop_equals_cut_and_interpolate_where_the_box_is_shrunk():
     images = photographs(4, 40, 50)
     boxes = torch.tensor([[0, 0, 40, 50], [3, 5, 20, 24], [20, 26, 20, 24], [10, 10, 17, 19]])
-    for image, box, fast in zip(images, boxes, augment.crop(images, boxes, size=16), strict=True):
+    for image, box, fast in zip(images, boxes, transforms.crop(images, boxes, size=16), strict=True):
         top, left, height, width = box.tolist()
         cut = image[None, :, top : top + height, left : left + width].float()
         slow = F.interpolate(cut, (16, 16), mode="bilinear", align_corners=False)[0]
@@ -68,7 +68,7 @@ def test_crop_equals_cut_and_interpolate_where_the_box_is_shrunk():
 )
 def test_boxes_lie_inside_the_image(height, width, low, high, seed):
     scale = (min(low, high), max(low, high))
-    boxes = augment.crop_boxes(50, height, width, scale=scale, ratio=RATIO, generator=seeded(seed))
+    boxes = transforms.crop_boxes(50, height, width, scale=scale, ratio=RATIO, generator=seeded(seed))
     top, left, h, w = boxes.T
     assert (top >= 0).all() and (left >= 0).all() and (h >= 1).all() and (w >= 1).all()
     assert (top + h <= height).all() and (left + w <= width).all()
@@ -77,7 +77,7 @@ def test_boxes_lie_inside_the_image(height, width, low, high, seed):
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (40, 70)])
 def test_boxes_are_distributed_like_torchvisions(height, width):
     count = 3000
-    ours = augment.crop_boxes(count, height, width, scale=SCALE, ratio=RATIO, generator=seeded()).double()
+    ours = transforms.crop_boxes(count, height, width, scale=SCALE, ratio=RATIO, generator=seeded()).double()
     image = torch.empty(3, height, width)
     torch.manual_seed(0)
     theirs = torch.tensor([RandomResizedCrop.get_params(image, SCALE, RATIO) for _ in range(count)]).double()
@@ -92,14 +92,14 @@ def test_boxes_are_distributed_like_torchvisions(height, width):
 def test_the_box_where_none_fits_is_torchvisions(height, width):
     scale = (1.0, 1.0) if height * width < 200 else (0.9, 1.0)
     narrow = (2.0, 2.0)
-    ours = augment.crop_boxes(3, height, width, scale=scale, ratio=narrow, generator=seeded())
+    ours = transforms.crop_boxes(3, height, width, scale=scale, ratio=narrow, generator=seeded())
     theirs = RandomResizedCrop.get_params(torch.empty(3, height, width), list(scale), list(narrow))
     assert ours.tolist() == [list(theirs)] * 3
 
 
 def test_flip_mirrors_half_of_the_images_and_keeps_the_others():
     images = photographs(2000, 2, 3)
-    flipped = augment.random_flip(images, generator=seeded())
+    flipped = transforms.random_flip(images, generator=seeded())
     same, mirrored = ((flipped == form).flatten(1).all(1) for form in (images, images.flip(-1)))
     assert flipped.dtype == torch.uint8
     assert (same | mirrored).all()
@@ -110,33 +110,33 @@ def test_normalise_is_imagenets():
     images = photographs(3, 4, 5)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     slow = (images.numpy().transpose(0, 2, 3, 1) / 255 - mean) / std
-    fast = augment.normalise(images)
+    fast = transforms.normalise(images)
     assert fast.dtype == torch.float32
     np.testing.assert_allclose(fast.numpy().transpose(0, 2, 3, 1), slow, atol=1e-5)
-    torch.testing.assert_close(augment.normalise(images.float()), fast)
+    torch.testing.assert_close(transforms.normalise(images.float()), fast)
 
 
 def test_evaluation_keeps_images_of_the_right_size_and_antialiases_others():
     images = photographs(2, 32, 32)
-    torch.testing.assert_close(augment.resize_eval(images, 32), augment.normalise(images))
+    torch.testing.assert_close(transforms.resize_eval(images, 32), transforms.normalise(images))
     stripes = torch.tensor([255, 0, 0, 0], dtype=torch.uint8).repeat(8).expand(1, 3, 32, 32)
-    grey = augment.normalise(torch.full((1, 3, 8, 4), 255 / 4))
-    torch.testing.assert_close(augment.resize_eval(stripes, 8)[..., 2:6], grey, atol=0.2, rtol=0)
+    grey = transforms.normalise(torch.full((1, 3, 8, 4), 255 / 4))
+    torch.testing.assert_close(transforms.resize_eval(stripes, 8)[..., 2:6], grey, atol=0.2, rtol=0)
 
 
 def test_augment_is_flip_then_crop_then_normalise():
     images = photographs(6, 20, 20)
-    out = augment.Augment(16, scale=(0.5, 0.9))(images, seeded(3))
+    out = transforms.Augment(16, scale=(0.5, 0.9))(images, seeded(3))
     generator = seeded(3)
-    flipped = augment.random_flip(images, generator=generator)
-    boxes = augment.crop_boxes(6, 20, 20, scale=(0.5, 0.9), ratio=RATIO, generator=generator)
+    flipped = transforms.random_flip(images, generator=generator)
+    boxes = transforms.crop_boxes(6, 20, 20, scale=(0.5, 0.9), ratio=RATIO, generator=generator)
     slow = torch.stack([slow_crop(image, box, 16) for image, box in zip(flipped, boxes, strict=True)])
     assert out.shape == (6, 3, 16, 16) and out.dtype == torch.float32
-    torch.testing.assert_close(out, augment.normalise(slow), atol=1e-3, rtol=0)
+    torch.testing.assert_close(out, transforms.normalise(slow), atol=1e-3, rtol=0)
 
 
 def test_the_same_generator_seed_gives_the_same_batch_and_another_does_not():
-    images, transform = photographs(8, 20, 20), augment.Augment(16)
+    images, transform = photographs(8, 20, 20), transforms.Augment(16)
     one, again, other = (transform(images, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
@@ -144,15 +144,15 @@ def test_the_same_generator_seed_gives_the_same_batch_and_another_does_not():
 
 def test_without_flip_the_generator_is_not_asked_for_one():
     images = photographs(8, 20, 20)
-    with mock.patch.object(augment, "random_flip", side_effect=AssertionError):
-        plain = augment.Augment(16, flip=False)(images, seeded())
-    expected = augment.normalise(augment.random_resized_crop(images, size=16, generator=seeded()))
+    with mock.patch.object(transforms, "random_flip", side_effect=AssertionError):
+        plain = transforms.Augment(16, flip=False)(images, seeded())
+    expected = transforms.normalise(transforms.random_resized_crop(images, size=16, generator=seeded()))
     assert torch.equal(plain, expected)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_device_does_not_change_the_result():
-    images, transform = photographs(8, 20, 20), augment.Augment(16)
+    images, transform = photographs(8, 20, 20), transforms.Augment(16)
     on_gpu = transform(images.cuda(), seeded()).cpu()
     torch.testing.assert_close(on_gpu, transform(images, seeded()), atol=1e-3, rtol=0)
 
@@ -160,4 +160,4 @@ def test_the_device_does_not_change_the_result():
 @pytest.mark.parametrize("bad", [{"size": 0}, {"scale": (0.0, 1.0)}, {"scale": (0.9, 0.5)}, {"scale": (0.5, 1.5)}])
 def test_bad_arguments(bad):
     with pytest.raises(ConfigError, match="augmentation"):
-        augment.Augment(**({"size": 8} | bad))
+        transforms.Augment(**({"size": 8} | bad))

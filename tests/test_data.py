@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rdnlib import data, dolls, photographs
+from rdnlib.data import datasets, dolls, image_folder
 from rdnlib.errors import ConfigError, DataError
 
 
@@ -38,13 +38,15 @@ def tree(tmp_path):
 @pytest.fixture
 def load(tree, tmp_path):
     """Load the small tree; keyword arguments as for `data.load`."""
-    return lambda **options: data.load("folder", **({"root": tree, "cache": tmp_path / "cache", "size": 8} | options))
+    return lambda **options: datasets.load(
+        "folder", **({"root": tree, "cache": tmp_path / "cache", "size": 8} | options)
+    )
 
 
 def decodes(monkeypatch):
     """A list that grows by one path for every photograph that is decoded."""
-    seen, real = [], photographs._photograph
-    monkeypatch.setattr(photographs, "_photograph", lambda path, size: (seen.append(path), real(path, size))[1])
+    seen, real = [], image_folder._photograph
+    monkeypatch.setattr(image_folder, "_photograph", lambda path, size: (seen.append(path), real(path, size))[1])
     return seen
 
 
@@ -52,7 +54,7 @@ def decodes(monkeypatch):
 
 
 def test_dolls_are_the_drawn_images():
-    splits = data.load("dolls", size=8, seed=3, train=100, validation=20)
+    splits = datasets.load("dolls", size=8, seed=3, train=100, validation=20)
     images, labels, difficulty = dolls.draw(100, size=8, seed=3)
     for part in (splits.train, splits.calibration):
         np.testing.assert_array_equal(part.images, images[part.ids])
@@ -74,7 +76,7 @@ def test_a_stratified_choice_is_in_proportion_and_leaves_some_of_every_class(siz
     sizes = np.array(sizes)
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
     count = min(round(fraction * len(labels)), len(labels) - len(sizes))
-    chosen = data._stratified(labels, count, seed=seed, least=1)
+    chosen = datasets._stratified(labels, count, seed=seed, least=1)
     got = np.bincount(labels[chosen], minlength=len(sizes))
     assert len(chosen) == max(count, len(sizes)) == len(set(chosen.tolist()))
     assert (np.diff(chosen) > 0).all()
@@ -85,7 +87,8 @@ def test_a_stratified_choice_is_in_proportion_and_leaves_some_of_every_class(siz
 
 def test_held_out_images_depend_on_the_seed_not_on_the_size():
     small, large, other = (
-        data.load("dolls", size=size, seed=seed, train=200, validation=10) for size, seed in ((8, 0), (12, 0), (8, 1))
+        datasets.load("dolls", size=size, seed=seed, train=200, validation=10)
+        for size, seed in ((8, 0), (12, 0), (8, 1))
     )
     np.testing.assert_array_equal(small.calibration.ids, large.calibration.ids)
     assert set(small.calibration.ids) != set(other.calibration.ids)
@@ -94,21 +97,21 @@ def test_held_out_images_depend_on_the_seed_not_on_the_size():
 
 
 def test_nothing_is_held_out_when_asked():
-    splits = data.load("dolls", size=8, train=50, validation=10, calibration=0)
+    splits = datasets.load("dolls", size=8, train=50, validation=10, calibration=0)
     assert len(splits.train) == 50 and len(splits.calibration) == 0
 
 
 def test_fingerprint_sees_ids_labels_and_pixels():
     def splits(change=None):
-        loaded = data.load("dolls", size=8, train=40, validation=10)
+        loaded = datasets.load("dolls", size=8, train=40, validation=10)
         if change:
             value = getattr(loaded.calibration, change)
             value.reshape(-1)[0] += 1
         return loaded
 
-    prints = [data.fingerprint(splits(change)) for change in (None, "ids", "labels", "images")]
+    prints = [datasets.fingerprint(splits(change)) for change in (None, "ids", "labels", "images")]
     assert len(set(prints)) == 4
-    assert prints[0] == data.fingerprint(splits())
+    assert prints[0] == datasets.fingerprint(splits())
 
 
 # photographs in folders and their cache
@@ -141,7 +144,7 @@ def test_photographs_are_decoded_once(load, monkeypatch, tmp_path):
     assert len(seen) == 16
     second = load()
     assert len(seen) == 16
-    assert data.fingerprint(first) == data.fingerprint(second)
+    assert datasets.fingerprint(first) == datasets.fingerprint(second)
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [
         ".json",
         ".json",
@@ -169,7 +172,7 @@ def test_the_cache_follows_the_files(load, tree, monkeypatch, change):
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "junk", "note"])
 def test_a_damaged_cache_is_made_again(load, tmp_path, monkeypatch, damage):
-    expected = data.fingerprint(load())
+    expected = datasets.fingerprint(load())
     stored = next((tmp_path / "cache").glob("*train*.npy"))
     content = bytearray(stored.read_bytes())
     content[-100] ^= 255
@@ -184,20 +187,20 @@ def test_a_damaged_cache_is_made_again(load, tmp_path, monkeypatch, damage):
         }
         stored.write_bytes(damaged[damage])
     seen = decodes(monkeypatch)
-    assert data.fingerprint(load()) == expected
+    assert datasets.fingerprint(load()) == expected
     assert len(seen) == 12
 
 
 def test_two_at_once_do_no_harm(load):
     with ThreadPoolExecutor(4) as pool:
-        prints = {data.fingerprint(splits) for splits in pool.map(lambda _: load(), range(4))}
-    assert prints == {data.fingerprint(load())}
+        prints = {datasets.fingerprint(splits) for splits in pool.map(lambda _: load(), range(4))}
+    assert prints == {datasets.fingerprint(load())}
 
 
 def test_changing_loaded_images_leaves_the_cache_alone(load):
-    expected = data.fingerprint(load())
+    expected = datasets.fingerprint(load())
     load().validation.images[:] = 0
-    assert data.fingerprint(load()) == expected
+    assert datasets.fingerprint(load()) == expected
 
 
 def test_a_damaged_image_is_named_and_leaves_nothing_behind(load, tree, tmp_path):
@@ -227,13 +230,13 @@ def test_a_cap_is_stratified_and_decodes_only_what_it_needs(load, monkeypatch):
 
 def test_a_large_part_of_a_memmap_is_read_lazily(load, monkeypatch):
     expected = load()
-    monkeypatch.setattr(photographs, "_IN_MEMORY", 100)
+    monkeypatch.setattr(image_folder, "_IN_MEMORY", 100)
     splits = load()
-    assert isinstance(splits.train.images, photographs.Rows)
+    assert isinstance(splits.train.images, image_folder.Rows)
     assert splits.train.images.shape == expected.train.images.shape
     np.testing.assert_array_equal(splits.train.images[[3, 1]], expected.train.images[[3, 1]])
     np.testing.assert_array_equal(splits.train.images[:], expected.train.images)
-    assert data.fingerprint(splits) == data.fingerprint(expected)
+    assert datasets.fingerprint(splits) == datasets.fingerprint(expected)
 
 
 # everything that can be missing or wrong
@@ -259,17 +262,17 @@ def one_line(error):
 )
 def test_bad_arguments(options, message):
     with pytest.raises(ConfigError, match=message) as error:
-        data.load(**({"name": "dolls", "size": 8} | options))
+        datasets.load(**({"name": "dolls", "size": 8} | options))
     assert one_line(error)
 
 
-@pytest.mark.parametrize("name", [name for name in data.names() if name != "dolls"])
+@pytest.mark.parametrize("name", [name for name in datasets.names() if name != "dolls"])
 @pytest.mark.parametrize("root", [None, "nowhere", "empty"])
 def test_missing_photographs(name, root, tmp_path):
     (tmp_path / "empty").mkdir()
     where = None if root is None else tmp_path / root
     with pytest.raises(DataError, match="data root" if root is None else str(where)) as error:
-        data.load(name, root=where, cache=tmp_path / "cache")
+        datasets.load(name, root=where, cache=tmp_path / "cache")
     assert one_line(error)
     assert not (tmp_path / "cache").exists()
 
@@ -277,7 +280,7 @@ def test_missing_photographs(name, root, tmp_path):
 def test_what_cannot_be_downloaded_says_so(tmp_path):
     for name in ("imagenet", "folder"):
         with pytest.raises(ConfigError, match="download"):
-            data.load(name, root=tmp_path, download=True)
+            datasets.load(name, root=tmp_path, download=True)
 
 
 def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
@@ -286,7 +289,7 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torchvision.datasets.imagenette.download_and_extract_archive", offline)
     with pytest.raises(DataError, match=r"cannot download imagenette.*unreachable") as error:
-        data.load("imagenette", root=tmp_path, download=True)
+        datasets.load("imagenette", root=tmp_path, download=True)
     assert one_line(error)
 
 
@@ -348,7 +351,7 @@ def test_a_cache_that_cannot_be_written(load, tmp_path):
 @pytest.mark.parametrize("inner", [".", "imagenette2-160", "imagenette2-320", "imagenette2"])
 def test_imagenette_layouts(tmp_path, inner):
     write_tree(tmp_path / inner, classes=("n01440764", "n02102040"))
-    splits = data.load("imagenette", root=tmp_path, size=8, cache=tmp_path / "cache")
+    splits = datasets.load("imagenette", root=tmp_path, size=8, cache=tmp_path / "cache")
     assert splits.train.classes == ("tench", "English springer")
 
 
@@ -356,13 +359,13 @@ def test_imagenette_layouts(tmp_path, inner):
 def test_imagenette_takes_the_smallest_copy_that_is_large_enough(tmp_path, size, inner):
     for count, name in ((6, "imagenette2-160"), (7, "imagenette2")):
         write_tree(tmp_path / name, train=count)
-    splits = data.load("imagenette", root=tmp_path, size=size, calibration=0, cache=tmp_path / "cache")
+    splits = datasets.load("imagenette", root=tmp_path, size=size, calibration=0, cache=tmp_path / "cache")
     assert len(splits.train) == (12 if inner == "imagenette2-160" else 14)
 
 
 def test_imagenet_of_class_folders(tmp_path):
     write_tree(tmp_path, classes=("n01440764", "n02102040"))
-    assert len(data.load("imagenet", root=tmp_path, size=8, cache=tmp_path / "cache").validation) == 4
+    assert len(datasets.load("imagenet", root=tmp_path, size=8, cache=tmp_path / "cache").validation) == 4
 
 
 def write_cifar(root, monkeypatch, per_batch=20):
@@ -382,11 +385,11 @@ def write_cifar(root, monkeypatch, per_batch=20):
 
 def test_cifar_images_keep_their_pixels_and_are_resized_when_asked(tmp_path, monkeypatch):
     write_cifar(tmp_path, monkeypatch)
-    splits = data.load("cifar10", root=tmp_path, size=32, calibration=0)
+    splits = datasets.load("cifar10", root=tmp_path, size=32, calibration=0)
     first = np.random.default_rng(0).integers(0, 256, (20, 3072), dtype=np.uint8).reshape(20, 3, 32, 32)
     np.testing.assert_array_equal(splits.train.images[:20], first)
     assert (len(splits.train), len(splits.validation)) == (100, 20) and splits.train.classes[3] == "class 3"
-    small = data.load("cifar10", root=tmp_path, size=16, calibration=0, train=30).train
+    small = datasets.load("cifar10", root=tmp_path, size=16, calibration=0, train=30).train
     assert small.images.shape == (30, 3, 16, 16) and small.images.dtype == np.uint8
     coarse = splits.train.images[small.ids].reshape(30, 3, 16, 2, 16, 2).mean((3, 5))
     assert np.abs(small.images - coarse).mean() < 20  # noise of standard deviation 37 were they unrelated
@@ -396,22 +399,22 @@ def test_real_photographs(tmp_path):
     if "RDN_DATA_ROOT" not in os.environ:
         pytest.skip("set RDN_DATA_ROOT to a folder that holds imagenette2-160/ to test real photographs")
     root = Path(os.environ["RDN_DATA_ROOT"])
-    splits = data.load("imagenette", root=root, size=32, train=100, validation=50, cache=tmp_path)
-    assert splits.train.classes == tuple(data._IMAGENETTE_CLASSES.values())
+    splits = datasets.load("imagenette", root=root, size=32, train=100, validation=50, cache=tmp_path)
+    assert splits.train.classes == tuple(datasets._IMAGENETTE_CLASSES.values())
     assert (len(splits.train), len(splits.calibration), len(splits.validation)) == (90, 10, 50)
     assert splits.train.images.std() > 30 and len(np.unique(splits.train.images, axis=0)) == 90
 
 
 def test_large_draws_are_kept_and_a_damaged_copy_is_drawn_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_WORTH_KEEPING", 1000)
+    monkeypatch.setattr(datasets, "_WORTH_KEEPING", 1000)
     options = {"size": 16, "train": 40, "validation": 20, "cache": tmp_path}
-    first = data.load("dolls", **options)
+    first = datasets.load("dolls", **options)
     (stored,) = tmp_path.glob("dolls-train-40-16-0-*.npz")
-    monkeypatch.setattr(data.dolls, "draw", lambda *_, **__: pytest.fail("drawn again"))
-    again = data.load("dolls", **options)
-    assert data.fingerprint(again) == data.fingerprint(first)
+    monkeypatch.setattr(datasets.dolls, "draw", lambda *_, **__: pytest.fail("drawn again"))
+    again = datasets.load("dolls", **options)
+    assert datasets.fingerprint(again) == datasets.fingerprint(first)
     monkeypatch.undo()
     content = bytearray(stored.read_bytes())
     content[len(content) // 2] ^= 255
     stored.write_bytes(content)
-    assert data.fingerprint(data.load("dolls", **options)) == data.fingerprint(first)
+    assert datasets.fingerprint(datasets.load("dolls", **options)) == datasets.fingerprint(first)

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from rdnlib import data, to_rdn
+from rdnlib import to_rdn
+from rdnlib.data import datasets
 from rdnlib.errors import ConfigError, DataError
 from rdnlib.training.batchnorm import SharedStatistics
 from rdnlib.training.evaluate import evaluate
@@ -171,7 +172,9 @@ def test_workers_parts_and_skipping_change_no_batch(folder, monkeypatch):
         before = torch.get_rng_state()
         found[workers] = stream(images)
         assert torch.equal(before, torch.get_rng_state())  # what dropout draws is nobody else's
-    cached = data.load("imagenet", root=folder / "photographs", size=16, calibration=0.2, cache=folder / "cache").train
+    cached = datasets.load(
+        "imagenet", root=folder / "photographs", size=16, calibration=0.2, cache=folder / "cache"
+    ).train
     found["cached"] = stream(cached)
     for other in found.values():
         assert len(other) == len(images) // 8
@@ -240,7 +243,7 @@ def test_a_compiled_network_is_what_trains(folder, monkeypatch):
 
 def test_only_photographs_in_folders_can_stay_files():
     with pytest.raises(ConfigError, match="dolls is kept in memory"):
-        data.load("dolls", cached=False)
+        datasets.load("dolls", cached=False)
 
 
 def test_read_gives_what_is_asked_for_in_order(folder, monkeypatch):

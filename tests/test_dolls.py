@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdnlib import dolls
+from rdnlib.data import dolls
 from rdnlib.errors import ConfigError
 
 

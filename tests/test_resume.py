@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from rdnlib import data, experiments, to_rdn
+from rdnlib import experiments, to_rdn
+from rdnlib.data import datasets
 from rdnlib.errors import CheckpointError, ConfigError, DivergedError, StorageError
 from rdnlib.training import trainer
 from rdnlib.training.recipe import Recipe
@@ -25,7 +26,7 @@ RECIPE = {"epochs": 3, "lr": 0.05, "size": 16, "batch_size": 16, "crop_scale": (
 
 @pytest.fixture(scope="module")
 def dolls():
-    return data.load("dolls", size=16, train=120, validation=20).train  # 108: six batches an epoch
+    return datasets.load("dolls", size=16, train=120, validation=20).train  # 108: six batches an epoch
 
 
 def network(dropout: bool = False) -> nn.Module:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rdnlib import data, to_rdn
+from rdnlib import to_rdn
+from rdnlib.data import datasets
 from rdnlib.errors import ConfigError, DataError
 from rdnlib.models import mobilenext
 from rdnlib.training.trainer import Recipe, ema_decay, joint_loss, learning_rate, reestimate_norms, train
@@ -18,7 +19,7 @@ RECIPE = Recipe(epochs=3, lr=0.05, size=16, batch_size=32, crop_scale=(0.8, 1.0)
 
 @pytest.fixture(scope="module")
 def dolls():
-    return data.load("dolls", size=16, train=120, validation=20).train
+    return datasets.load("dolls", size=16, train=120, validation=20).train
 
 
 def network(seed=0) -> nn.Module:
@@ -71,7 +72,7 @@ def test_training_learns():
     """Ten shades of grey: a net that trains at all tells them apart far better than chance (10 %)."""
     labels = np.arange(320) % 10
     noise = np.random.default_rng(0).integers(0, 12, (320, 3, 16, 16))
-    images = data.ImageSet(
+    images = datasets.ImageSet(
         (20 * labels[:, None, None, None] + noise).astype(np.uint8), labels, np.arange(320),
         np.zeros(320, np.float32), tuple("abcdefghij"),
     )  # fmt: skip

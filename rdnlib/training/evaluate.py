@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdnlib.augment import resize_eval
-from rdnlib.data import ImageSet
+from rdnlib.data.datasets import ImageSet
+from rdnlib.data.transforms import resize_eval
 from rdnlib.errors import DivergedError
 from rdnlib.nn.rdn import RDN
 from rdnlib.policy.sequential import evidence

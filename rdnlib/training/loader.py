@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rdnlib.augment import Augment
-from rdnlib.data import ImageSet
+from rdnlib.data.datasets import ImageSet
+from rdnlib.data.image_folder import Files
+from rdnlib.data.transforms import Augment
 from rdnlib.errors import RdnError
-from rdnlib.photographs import Files
 from rdnlib.training.recipe import Recipe
 from rdnlib.utils import devices
 

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from rdnlib.data import ImageSet
+from rdnlib.data.datasets import ImageSet
 from rdnlib.errors import DataError, DivergedError
 from rdnlib.training.batchnorm import SharedStatistics, reestimate_norms, synchronised
 from rdnlib.training.loader import Waiting, epoch_parts, mixed

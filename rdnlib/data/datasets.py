@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torchvision import datasets
 
-from rdnlib import dolls, photographs
+from rdnlib.data import dolls, image_folder
 from rdnlib.errors import ConfigError, DataError
 from rdnlib.utils.files import cache_folder, replacing
 
@@ -51,7 +51,7 @@ class ImageSet:
     `photographs.Files`: index them, batch by batch.
     """
 
-    images: np.ndarray | photographs.Rows | photographs.Files
+    images: np.ndarray | image_folder.Rows | image_folder.Files
     labels: np.ndarray
     ids: np.ndarray
     difficulty: np.ndarray
@@ -62,7 +62,7 @@ class ImageSet:
 
     def take(self, rows: np.ndarray) -> "ImageSet":
         """The images at these positions (not ids)."""
-        images = photographs.take(self.images, rows)
+        images = image_folder.take(self.images, rows)
         return ImageSet(images, self.labels[rows], self.ids[rows], self.difficulty[rows], self.classes)
 
 
@@ -140,7 +140,7 @@ def fingerprint(splits: Splits) -> str:
     for part in (splits.train, splits.calibration, splits.validation):
         digest.update(np.ascontiguousarray(part.ids))
         digest.update(np.ascontiguousarray(part.labels))
-        digest.update(photographs.checksum(part.images).encode())
+        digest.update(image_folder.checksum(part.images).encode())
     return digest.hexdigest()[:16]
 
 
@@ -160,7 +160,7 @@ class _Source:
 
     labels: np.ndarray
     classes: tuple[str, ...]
-    pixels: Callable[[np.ndarray], np.ndarray | photographs.Files]
+    pixels: Callable[[np.ndarray], np.ndarray | image_folder.Files]
 
 
 def _dolls(split: str, count: int | None, size: int, seed: int, cache: Path) -> ImageSet:
@@ -222,7 +222,7 @@ def _check_labels(name: str, train: _Source, validation: _Source) -> None:
 
 def _folders(place: _Place, root: Path) -> tuple[_Source, _Source]:
     def source(split: str) -> _Source:
-        found = photographs.folder(root / split)
+        found = image_folder.folder(root / split)
         classes = tuple(_IMAGENETTE_CLASSES.get(name, name) for name in found.classes)
         return _Source(found.labels, classes, partial(found.read, size=place.size, cache=place.cache))
 
