@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from rdnlib.ablations import widths
-from rdnlib.slimmable import Slimmable
+from rdnlib.models.slimmable import Slimmable
 from rdnlib.surgery.nest import to_rdn
 from rdnlib.training.trainer import flushing_denormals, joint_loss
 

@@ -17,11 +17,11 @@ from rdnlib.errors import ConfigError
 from rdnlib.experiments import Run, Workplace, calibration_batch
 from rdnlib.graph.tracing import trace
 from rdnlib.madds import count, count_subnetworks
+from rdnlib.models.slimmable import Slimmable
 from rdnlib.nn.depthwise import deepen
 from rdnlib.nn.groups import plan
 from rdnlib.policies import fit_policies
 from rdnlib.profiles import Experiment
-from rdnlib.slimmable import Slimmable
 from rdnlib.surgery.nest import INITS, to_rdn
 from rdnlib.surgery.select import select, violation
 from rdnlib.training.evaluate import evaluate, sample_table

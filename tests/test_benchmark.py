@@ -6,7 +6,7 @@ from networks import build
 
 from rdnlib.benchmark import compare, peak_memory, training_step
 from rdnlib.models import mobilenext
-from rdnlib.slimmable import Slimmable
+from rdnlib.models.slimmable import Slimmable
 
 
 def test_peak_of_known_allocations():

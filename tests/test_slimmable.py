@@ -8,7 +8,7 @@ from torch import nn
 from rdnlib import checkpoint
 from rdnlib.errors import ConfigError
 from rdnlib.madds import count
-from rdnlib.slimmable import Slimmable
+from rdnlib.models.slimmable import Slimmable
 
 WIDTHS = [0.25, 0.5, 1.0]
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from rdnlib.errors import ConfigError
 from rdnlib.models.mobilenext import MobileNeXt, mobilenext
-from rdnlib.models.torchvision_nets import MobileNetV2, ResNeXt, mobilenet_v2, resnext50
+from rdnlib.models.torchvision import MobileNetV2, ResNeXt, mobilenet_v2, resnext50
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "mobilenext": mobilenext,
