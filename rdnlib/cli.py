@@ -124,7 +124,7 @@ def export(
     ] = None,
 ) -> None:
     """One sub-network as ONNX file, for batches of any size, checked against torch."""
-    from rdnlib.export import export_checkpoint
+    from rdnlib.deployment.export import export_checkpoint
 
     rdn, pixels, deviation = export_checkpoint(checkpoint, subnetwork, out, input_size)
     print(f"{out}: N_{subnetwork} of {rdn.num_subnetworks}, {out.stat().st_size / 1e6:.1f} MB")

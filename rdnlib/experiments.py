@@ -24,9 +24,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from rdnlib import checkpoint
 from rdnlib.data import datasets
 from rdnlib.data.transforms import resize_eval
+from rdnlib.deployment import checkpoint
 from rdnlib.errors import ConfigError
 from rdnlib.profiles import PROJECT, Experiment, Profile, load_profile
 from rdnlib.toy import toy

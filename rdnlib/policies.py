@@ -14,7 +14,7 @@ from torch import nn
 from rdnlib.calibration.coverage import compare_splits
 from rdnlib.calibration.families import ByLambda, ByThreshold
 from rdnlib.calibration.multiplier import saved_fraction
-from rdnlib.checkpoint import network_hash
+from rdnlib.deployment.checkpoint import network_hash
 from rdnlib.errors import InfeasibleError
 from rdnlib.nn.rdn import RDN
 from rdnlib.policy.network import fit_policy, policy_madds, policy_params

@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from rdnlib import checkpoint, models
+from rdnlib import models
+from rdnlib.deployment import checkpoint
 from rdnlib.errors import ConfigError
 from rdnlib.experiments import Run, Workplace, calibration_batch
 from rdnlib.graph.tracing import trace

@@ -9,10 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from rdnlib import checkpoint, to_rdn, zoo
+from rdnlib import to_rdn, zoo
 from rdnlib.calibration.multiplier import saved_fraction
+from rdnlib.deployment import checkpoint
+from rdnlib.deployment.export import export
 from rdnlib.errors import ConfigError
-from rdnlib.export import export
 from rdnlib.madds import count, count_groups, count_incremental, count_subnetworks
 from rdnlib.models import mobilenet_v2, mobilenext
 from rdnlib.nn.depthwise import deepen

@@ -10,10 +10,11 @@ import pytest
 import torch
 import yaml
 
-from rdnlib import checkpoint, experiments, profiles, results, runners, to_rdn
+from rdnlib import experiments, profiles, results, runners, to_rdn
 from rdnlib.calibration.envelope import threshold_exits
 from rdnlib.calibration.multiplier import choose, saved_fraction
 from rdnlib.data.transforms import resize_eval
+from rdnlib.deployment import checkpoint
 from rdnlib.errors import CheckpointError, ConfigError, DataError, RdnError
 from rdnlib.madds import count_subnetworks
 from rdnlib.policy.inference import DynamicRDN

@@ -9,7 +9,8 @@ import torch
 from networks import FITTING_WIDTH, make
 from onnx.reference import ReferenceEvaluator
 
-from rdnlib import checkpoint, cli, export
+from rdnlib import cli
+from rdnlib.deployment import checkpoint, export
 from rdnlib.errors import CheckpointError, ConfigError, RdnError
 
 PAPERS = ("mobilenext", "mobilenet_v2", "resnext50")

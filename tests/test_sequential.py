@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rdnlib import to_rdn
 from rdnlib.calibration.envelope import threshold_exits
 from rdnlib.calibration.multiplier import choose, saved_fraction
-from rdnlib.checkpoint import network_hash
+from rdnlib.deployment.checkpoint import network_hash
 from rdnlib.errors import CheckpointError, ConfigError, DataError
 from rdnlib.madds import count_subnetworks
 from rdnlib.policy.inference import DynamicRDN

@@ -5,7 +5,7 @@ import torch
 from networks import FITTING_WIDTH, build
 from torch import nn
 
-from rdnlib import checkpoint
+from rdnlib.deployment import checkpoint
 from rdnlib.errors import ConfigError
 from rdnlib.madds import count
 from rdnlib.models.slimmable import Slimmable

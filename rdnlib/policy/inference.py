@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.calibration.multiplier import choose
-from rdnlib.checkpoint import network_hash
+from rdnlib.deployment.checkpoint import network_hash
 from rdnlib.errors import CheckpointError, ConfigError
 from rdnlib.nn.rdn import RDN, State
 from rdnlib.policy.network import PolicyNetwork

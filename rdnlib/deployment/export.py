@@ -14,7 +14,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from rdnlib import checkpoint
+from rdnlib.deployment import checkpoint
 from rdnlib.errors import CheckpointError, ConfigError, RdnError
 from rdnlib.nn.rdn import RDN, SubNetwork
 from rdnlib.utils.files import replacing
@@ -100,7 +100,7 @@ def _deviation(network: nn.Module, batches: list[Tensor], path: Path) -> float:
 def export_checkpoint(
     path: str | os.PathLike, index: int, out: str | os.PathLike, input_size: int | None = None
 ) -> tuple[RDN, int, float]:
-    """Export N_index of the RDN saved at `path` (see `rdnlib.checkpoint`) as ONNX file `out`.
+    """Export N_index of the RDN saved at `path` (see `rdnlib.deployment.checkpoint`) as ONNX file `out`.
 
     input_size: pixels; None takes the checkpoint's own "input_size", else 224. Returns the RDN, the input size and the
     deviation, see `export`. Raises CheckpointError when `path` holds no RDN, ConfigError for a wrong index or `out`.
