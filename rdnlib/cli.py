@@ -35,8 +35,8 @@ def reproduce(
     ] = None,
 ) -> None:
     """Run the experiments, execute every notebook, build the book."""
-    from rdnlib.experiments import workplace
     from rdnlib.reproduce import reproduce as run
+    from rdnlib.reproduction.experiments.workspace import workplace
     from rdnlib.utils import devices
 
     if devices.here().num_processes > 1:
@@ -96,12 +96,13 @@ def calibrate(
     out: OutOption = None,
 ) -> None:
     """λ* for a target accuracy, set on the calibration split, and what it gives on the validation split."""
-    from rdnlib import experiments, results
+    from rdnlib import results
     from rdnlib.calibration import multiplier
+    from rdnlib.reproduction.experiments import workspace as workspace_module
 
     multiplier.check_target(epsilon, delta)
-    place = experiments.workplace(profile, data_root=data_root, seed=seed, out=out)
-    rdn, policy = (experiments.ensure_in(place, f"{kind}-{init}") for kind in ("rdn", "policy"))
+    place = workspace_module.workplace(profile, data_root=data_root, seed=seed, out=out)
+    rdn, policy = (workspace_module.ensure_in(place, f"{kind}-{init}") for kind in ("rdn", "policy"))
     held_out, validation = (results.dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
     found = multiplier.calibrate(held_out.p, held_out.correct, held_out.saved, epsilon, delta, madds=held_out.madds)
     exits = multiplier.choose(validation.p, validation.saved, found.lam)
@@ -137,11 +138,11 @@ def list_experiments(
     profile: ProfileOption, data_root: DataRootOption = None, seed: SeedOption = 0, out: OutOption = None
 ) -> None:
     """Names of the profile's experiments, what they build on, and whether they are finished."""
-    from rdnlib import experiments
+    from rdnlib.reproduction.experiments import workspace as workspace_module
 
-    place = experiments.workplace(profile, data_root=data_root, seed=seed, out=out)
+    place = workspace_module.workplace(profile, data_root=data_root, seed=seed, out=out)
     for name, node in place.graph.items():
-        state = "finished" if experiments.finished(place.folder(name)) else "to do"
+        state = "finished" if workspace_module.finished(place.folder(name)) else "to do"
         print(f"{name:20s} {state:9s} {'after ' + ', '.join(node.parents) if node.parents else ''}".rstrip())
 
 
@@ -161,11 +162,11 @@ def run_experiments(
     out: OutOption = None,
 ) -> None:
     """Run experiments (and what they build on) unless they are finished. Started by `torchrun`, on many devices."""
-    from rdnlib import experiments
+    from rdnlib.reproduction.experiments import workspace as workspace_module
     from rdnlib.utils import devices
 
     profile = f"{profile}-toy" if toy else profile
-    place = experiments.workplace(profile, data_root=data_root, seed=seed, out=out)
+    place = workspace_module.workplace(profile, data_root=data_root, seed=seed, out=out)
     if bool(names) == everything:
         raise ConfigError("say which experiments to run: names from `rdn experiment list`, or --all")
     if names == ["-"]:
@@ -174,7 +175,7 @@ def run_experiments(
         for name in names or ():
             place.experiment(name)
     for name in names or place.graph:
-        path = experiments.ensure_in(place, name).path
+        path = workspace_module.ensure_in(place, name).path
         if devices.here().is_main_process:
             print(path, flush=True)
     devices.leave()
@@ -185,9 +186,10 @@ def show_status(
     profile: ProfileOption, data_root: DataRootOption = None, seed: SeedOption = 0, out: OutOption = None
 ) -> None:
     """What became of the profile's experiments: finished, running, resumable, or waiting."""
-    from rdnlib import experiments, inventory
+    from rdnlib.reproduction.experiments import store as store_module
+    from rdnlib.reproduction.experiments import workspace as workspace_module
 
-    table = inventory.status(experiments.workplace(profile, data_root=data_root, seed=seed, out=out))
+    table = store_module.status(workspace_module.workplace(profile, data_root=data_root, seed=seed, out=out))
     trained = table["epochs"] > 0
     table["epoch"] = (table["epoch"].astype(str) + " of " + table["epochs"].astype(str)).where(trained, "–")
     table["seconds"] = table["seconds"].round().astype(int)
@@ -207,16 +209,17 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove experiments that the profile does not ask for (any more), never one that is running."""
-    from rdnlib import experiments, inventory
+    from rdnlib.reproduction.experiments import store as store_module
+    from rdnlib.reproduction.experiments import workspace as workspace_module
 
-    found = inventory.leftovers(
-        experiments.workplace(profile, data_root=data_root, seed=seed, out=out), unfinished=unfinished
+    found = store_module.leftovers(
+        workspace_module.workplace(profile, data_root=data_root, seed=seed, out=out), unfinished=unfinished
     )
     for leftover in found:
         print(f"{leftover.size / 1e6:8.1f} MB  {leftover.reason:13s}  {leftover.folder}")
     print(f"{sum(leftover.size for leftover in found) / 1e6:8.1f} MB  in {len(found)} folders")
     if found and not dry_run and (yes or typer.confirm("Remove them?")):
-        print(f"removed {sum(map(inventory.remove, found))} of {len(found)} folders")
+        print(f"removed {sum(map(store_module.remove, found))} of {len(found)} folders")
 
 
 UsageError = typer.BadParameter.__base__  # of the click that typer carries with it

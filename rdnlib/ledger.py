@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from rdnlib import ablations, experiments
 from rdnlib.calibration.multiplier import choose
-from rdnlib.profiles import PROJECT
+from rdnlib.reproduction.experiments import ablations, workspace
+from rdnlib.reproduction.experiments.config import PROJECT
 from rdnlib.results import Run, calibrated, dynamic, split_rows
 from rdnlib.seeds import Estimate, difference, estimate, same_images
 from rdnlib.surgery.nest import INITS
@@ -57,11 +57,11 @@ class Claim(NamedTuple):
 class Evidence:
     """The finished experiments of several seeds, by name."""
 
-    places: Sequence[experiments.Workplace]
+    places: Sequence[workspace.Workplace]
 
     def runs(self, name: str, seeds: int | None = None) -> list[Run]:
         """An experiment at all seeds, or at the first few."""
-        return [experiments.ensure_in(place, name) for place in self.places[:seeds]]
+        return [workspace.ensure_in(place, name) for place in self.places[:seeds]]
 
     @property
     def profile(self):

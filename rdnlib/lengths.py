@@ -6,8 +6,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from rdnlib import ablations
 from rdnlib.ledger import Evidence
+from rdnlib.reproduction.experiments import ablations
 from rdnlib.results import Run
 from rdnlib.seeds import accuracy, difference
 from rdnlib.surgery.nest import INITS

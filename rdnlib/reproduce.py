@@ -17,10 +17,11 @@ from typing import Any
 
 import yaml
 
-from rdnlib import ablations, assets
+from rdnlib import assets
 from rdnlib.errors import ConfigError, RdnError
 from rdnlib.execution import execute_all, timed
-from rdnlib.profiles import load_profile
+from rdnlib.reproduction.experiments import ablations
+from rdnlib.reproduction.experiments.config import load_profile
 from rdnlib.utils.files import write_json
 
 PACKAGES = (
@@ -70,12 +71,12 @@ def reproduce(
     first, *more = ablations.seeds_from(loaded, seed, seeds)
 
     def run_experiments() -> None:
-        from rdnlib import experiments
+        from rdnlib.reproduction.experiments import workspace
 
         where = {"profile": profile, "data_root": data_root, "out": out, "jobs": jobs}
-        experiments.ensure_all(seed=first, **where)
+        workspace.ensure_all(seed=first, **where)
         for another in more:
-            experiments.ensure_all(seed=another, names=ablations.repeated(loaded), **where)
+            workspace.ensure_all(seed=another, names=ablations.repeated(loaded), **where)
 
     return _publish(
         run_experiments,

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rdnlib import experiments, profiles
 from rdnlib.data import datasets
+from rdnlib.reproduction.experiments import config, workspace
 from rdnlib.training.evaluate import evaluate
 from rdnlib.training.recipe import Recipe
 from rdnlib.training.state import State
@@ -103,9 +103,9 @@ def chain(folder: Path) -> None:
         (folder / "profiles").mkdir()
         (folder / "profiles" / "shared.yaml").write_text(json.dumps(PROFILE))  # JSON is YAML
     devices.here().wait_for_everyone()
-    profiles.PROFILES = folder / "profiles"
+    config.PROFILES = folder / "profiles"
     options = {"profile": "shared", "data_root": folder / "photographs", "out": folder / "out", "progress": False}
-    experiments.ensure("policy-copy", **options)
+    workspace.ensure("policy-copy", **options)
 
 
 def main(folder: Path) -> None:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from networks import make
 
-from rdnlib import ablations, experiments
 from rdnlib.errors import ConfigError
-from rdnlib.profiles import load_profile
+from rdnlib.reproduction.experiments import ablations, workspace
+from rdnlib.reproduction.experiments.ablation_nets import SomeSubnetworks, reinitialise
+from rdnlib.reproduction.experiments.config import load_profile
 from rdnlib.training.trainer import joint_loss
-from rdnlib.variants import SomeSubnetworks, reinitialise
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,10 @@ def test_without_a_section_there_are_no_ablations(profile):
 
 
 def test_replicas_are_consecutive_seeds():
-    place = experiments.workplace("tiny", seed=3)
+    place = workspace.workplace("tiny", seed=3)
     assert [replica.seed for replica in ablations.replicas(place)] == [3]
     assert [replica.seed for replica in ablations.replicas(place, 3)] == [3, 4, 5]
-    assert ablations.replicas(place, 2)[1].key("base") == experiments.workplace("tiny", seed=4).key("base")
+    assert ablations.replicas(place, 2)[1].key("base") == workspace.workplace("tiny", seed=4).key("base")
     for wrong in (0, True, 1.5):
         with pytest.raises(ConfigError, match="seeds is how many"):
             ablations.replicas(place, wrong)

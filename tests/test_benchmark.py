@@ -4,9 +4,9 @@ import pytest
 import torch
 from networks import build
 
-from rdnlib.benchmark import compare, peak_memory, training_step
 from rdnlib.models import mobilenext
 from rdnlib.models.slimmable import Slimmable
+from rdnlib.reproduction.experiments.benchmark import compare, peak_memory, training_step
 
 
 def test_peak_of_known_allocations():

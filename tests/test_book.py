@@ -102,7 +102,7 @@ def site(tmp_path_factory) -> Path:
     import rdnlib
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "rdnlib.experiments", stub)
+        patch.setitem(sys.modules, "rdnlib.reproduction.experiments.workspace", stub)
         patch.setattr(rdnlib, "experiments", stub, raising=False)
         index = reproduce("quick", out=out, project=project)
     assert index == out / "html" / "index.html"

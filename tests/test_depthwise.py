@@ -18,9 +18,9 @@ from rdnlib.madds import count, count_groups, count_incremental, count_subnetwor
 from rdnlib.models import mobilenet_v2, mobilenext
 from rdnlib.nn.depthwise import deepen
 from rdnlib.order import best_order
-from rdnlib.policies import fit_policies
 from rdnlib.policy.inference import DynamicRDN
 from rdnlib.policy.network import PolicyNetwork
+from rdnlib.reproduction.experiments.policies import fit_policies
 from rdnlib.surgery.cut import choose_cut, cuts
 from rdnlib.training.evaluate import Outputs
 from rdnlib.training.trainer import joint_loss

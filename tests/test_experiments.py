@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from rdnlib import experiments, profiles, results, runners, to_rdn
+from rdnlib import results, to_rdn
 from rdnlib.calibration.envelope import threshold_exits
 from rdnlib.calibration.multiplier import choose, saved_fraction
 from rdnlib.data.transforms import resize_eval
@@ -20,27 +20,28 @@ from rdnlib.madds import count_subnetworks
 from rdnlib.policy.inference import DynamicRDN
 from rdnlib.policy.network import PolicyNetwork
 from rdnlib.policy.sequential import SequentialPolicy
+from rdnlib.reproduction.experiments import config, runners, workspace
+from rdnlib.reproduction.experiments.scheduler import Worker
 from rdnlib.training.evaluate import evaluate
-from rdnlib.workers import Worker
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     """All experiments of the profile `tiny`, run once for this file."""
     folder = tmp_path_factory.mktemp("tiny")
-    experiments.ensure_all(profile="tiny", out=folder, progress=False)
+    workspace.ensure_all(profile="tiny", out=folder, progress=False)
     return folder
 
 
 def ensure(name, out, **options):
-    return experiments.ensure(name, profile="tiny", out=out, progress=False, **options)
+    return workspace.ensure(name, profile="tiny", out=out, progress=False, **options)
 
 
 def test_a_finished_experiment_is_not_run_again(out, monkeypatch):
     def must_not_run(*arguments, **options):
         raise AssertionError("ran again")
 
-    monkeypatch.setattr(experiments, "_execute", must_not_run)
+    monkeypatch.setattr(workspace, "_execute", must_not_run)
     run = ensure("policy-reconstruct", out)
     assert run.result["kind"] == "policy"
     with pytest.raises(AssertionError, match="ran again"):
@@ -55,12 +56,12 @@ def test_the_same_seed_gives_identical_tables(out, tmp_path):
 
 
 def test_whatever_decides_a_result_changes_its_folder():
-    place = experiments.workplace("tiny")
-    assert place.key("base") == experiments.workplace("tiny").key("base")
+    place = workspace.workplace("tiny")
+    assert place.key("base") == workspace.workplace("tiny").key("base")
     keys = {place.key(name) for name in place.graph}
     assert len(keys) == len(place.graph)
-    assert experiments.workplace("tiny", seed=1).key("base") != place.key("base")
-    assert experiments.workplace("tiny", seed=1).key("policy-copy") != place.key("policy-copy")
+    assert workspace.workplace("tiny", seed=1).key("base") != place.key("base")
+    assert workspace.workplace("tiny", seed=1).key("policy-copy") != place.key("policy-copy")
 
 
 def test_per_image_outputs(out):
@@ -181,39 +182,39 @@ def test_the_policy_that_decides_on_the_way_does_so_for_real(out):
 
 
 def test_rivals_and_the_distilled_network_are_in_the_graph_where_the_profile_has_them():
-    graph = profiles.load_profile("laptop").graph(0)
+    graph = config.load_profile("laptop").graph(0)
     base, rival = (graph[name].config for name in ("base", "base-x0.25"))
     assert rival["model"] == {**base["model"], "width_mult": 0.25}
     assert rival["recipe"]["epochs"] == base["recipe"]["epochs"] + graph["rdn-copy"].config["recipe"]["epochs"]
     plain, taught = (graph[name].config["recipe"] for name in ("rdn-reconstruct", "rdn-distilled"))
     assert taught == {**plain, "distill": 0.5}
     assert "distill" not in plain  # a new setting at its default changes no folder
-    assert "rdn-distilled" not in profiles.load_profile("tiny").graph(0)
+    assert "rdn-distilled" not in config.load_profile("tiny").graph(0)
 
 
 def test_wrong_requests_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="unknown profile 'huge': choose from"):
-        experiments.workplace("huge")
+        workspace.workplace("huge")
     with pytest.raises(ConfigError, match="is not a folder"):
-        experiments.workplace("laptop", data_root=tmp_path / "nowhere")
+        workspace.workplace("laptop", data_root=tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="unknown experiment 'bas'"):
-        experiments.ensure("bas", profile="tiny", out=tmp_path)
+        workspace.ensure("bas", profile="tiny", out=tmp_path)
     with pytest.raises(ConfigError, match="seed"):
-        experiments.workplace("tiny", seed=-1)
+        workspace.workplace("tiny", seed=-1)
     with pytest.raises(DataError, match="needs a data root"):
-        experiments.ensure("base", profile="laptop", out=tmp_path, progress=False)
+        workspace.ensure("base", profile="laptop", out=tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_worker_that_fails_says_why(tmp_path):
-    worker = Worker(experiments.workplace("tiny", out=tmp_path), progress=False)
+    worker = Worker(workspace.workplace("tiny", out=tmp_path), progress=False)
     with pytest.raises(RdnError, match="experiment nothing failed: unknown experiment 'nothing'"):
         worker.run("nothing")
     worker.stop()
 
 
 def test_processes_in_parallel_give_the_same_numbers(out, tmp_path):
-    experiments.ensure_all(profile="tiny", out=tmp_path, jobs=2, progress=False)
+    workspace.ensure_all(profile="tiny", out=tmp_path, jobs=2, progress=False)
     for name in ("rdn-copy", "policy-copy", "base-longer"):
         pd.testing.assert_frame_equal(ensure(name, out).samples(), ensure(name, tmp_path).samples())
 
@@ -223,14 +224,14 @@ def test_the_chain_on_photographs(tmp_path, monkeypatch):
     root = os.environ.get("RDN_DATA_ROOT")
     if not root:
         pytest.skip("needs photographs: set RDN_DATA_ROOT to the folder that holds imagenette2-160")
-    profile = yaml.safe_load((profiles.PROFILES / "tiny.yaml").read_text())
+    profile = yaml.safe_load((config.PROFILES / "tiny.yaml").read_text())
     profile["data"] = {"name": "imagenette", "size": 32, "train": 300, "validation": 100, "calibration": 0.2}
     profile["recipe"] |= {"size": 24, "crop_scale": [0.5, 1.0]}
     (tmp_path / "photographs.yaml").write_text(yaml.safe_dump(profile))
-    monkeypatch.setattr(profiles, "PROFILES", tmp_path)
+    monkeypatch.setattr(config, "PROFILES", tmp_path)
     monkeypatch.setenv("RDN_CACHE", str(tmp_path / "cache"))
     options = {"profile": "photographs", "data_root": root, "out": tmp_path / "out", "progress": False}
-    rdn, policy = (experiments.ensure(name, **options) for name in ("rdn-reconstruct", "policy-reconstruct"))
+    rdn, policy = (workspace.ensure(name, **options) for name in ("rdn-reconstruct", "policy-reconstruct"))
     table = results.table1({"rdn": rdn}, {"rdn": (rdn, policy)})
     assert table["top1"].between(0, 100).all()
     assert rdn.data().train.images.shape[1:] == (3, 32, 32)

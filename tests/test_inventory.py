@@ -5,14 +5,15 @@ import shutil
 import pytest
 import torch
 
-from rdnlib import cli, experiments, inventory, profiles
+from rdnlib import cli
+from rdnlib.reproduction.experiments import config, store, workspace
 from rdnlib.training import trainer
 from rdnlib.training.state import State
 from rdnlib.utils.files import write_json, write_tensors
 
 
 def place(out, seed=0):
-    return experiments.workplace("tiny", out=out, seed=seed)
+    return workspace.workplace("tiny", out=out, seed=seed)
 
 
 def begin(out, name, seed=0):
@@ -31,7 +32,7 @@ def finish(out, name, seed=0):
 
 
 def states(out):
-    return dict(inventory.status(place(out)).set_index("name")["state"])
+    return dict(store.status(place(out)).set_index("name")["state"])
 
 
 def test_status_follows_an_experiment(tmp_path, monkeypatch):
@@ -49,15 +50,15 @@ def test_status_follows_an_experiment(tmp_path, monkeypatch):
 
     monkeypatch.setattr(State, "save", save_and_look)
     with pytest.raises(KeyboardInterrupt):
-        experiments.ensure_in(place(tmp_path), "base", progress=False)
+        workspace.ensure_in(place(tmp_path), "base", progress=False)
     assert seen == ["running"]
-    table = inventory.status(place(tmp_path)).set_index("name")
+    table = store.status(place(tmp_path)).set_index("name")
     assert table.loc["base", ["state", "epoch", "epochs"]].tolist() == ["resumable", 0, 1]
     assert table.loc["base", "seconds"] > 0
     monkeypatch.setattr(State, "save", save)
     monkeypatch.undo()
-    experiments.ensure_in(place(tmp_path), "base", progress=False)
-    table = inventory.status(place(tmp_path)).set_index("name")
+    workspace.ensure_in(place(tmp_path), "base", progress=False)
+    table = store.status(place(tmp_path)).set_index("name")
     assert table.loc["base", ["state", "epoch", "epochs"]].tolist() == ["finished", 1, 1]
     assert table.loc["rdn-copy", "state"] == "waiting"
 
@@ -74,15 +75,15 @@ def test_clean_removes_what_nobody_asks_for(tmp_path):
     wanted, begun, other = finish(tmp_path, "base"), begin(tmp_path, "rdn-copy"), finish(tmp_path, "base", seed=3)
     old = wanted.with_name("base-0123456789ab")
     shutil.copytree(wanted, old)
-    found = inventory.leftovers(place(tmp_path))
+    found = store.leftovers(place(tmp_path))
     assert [(leftover.folder, leftover.reason) for leftover in found] == [(old, "not asked for")]
     assert found[0].size == sum(file.stat().st_size for file in wanted.iterdir())
-    assert {leftover.folder for leftover in inventory.leftovers(place(tmp_path), unfinished=True)} == {old, begun}
-    with experiments.locked(old):
-        assert inventory.leftovers(place(tmp_path)) == []
-        assert not inventory.remove(found[0])
+    assert {leftover.folder for leftover in store.leftovers(place(tmp_path), unfinished=True)} == {old, begun}
+    with workspace.locked(old):
+        assert store.leftovers(place(tmp_path)) == []
+        assert not store.remove(found[0])
     assert old.is_dir()
-    assert inventory.remove(found[0])
+    assert store.remove(found[0])
     assert not old.exists()
     assert wanted.is_dir()
     assert other.is_dir()
@@ -108,23 +109,23 @@ def test_clean_on_the_command_line(tmp_path, capsys, monkeypatch):
 def test_leftovers_of_a_killed_process_go_when_the_experiment_is_run(tmp_path):
     half_written = begin(tmp_path, "base") / ".resume.safetensors.x.safetensors"
     half_written.write_bytes(b"half")
-    experiments.ensure_in(place(tmp_path), "base", progress=False)
+    workspace.ensure_in(place(tmp_path), "base", progress=False)
     assert not half_written.exists()
 
 
 @pytest.mark.parametrize("profile", ["gpu", "imagenet"])
 def test_every_experiment_of_a_long_profile_runs_as_a_toy(tmp_path, profile):
-    toy = experiments.workplace(f"{profile}-toy", out=tmp_path)
-    assert set(toy.graph) == set(profiles.load_profile(profile).graph(0))
+    toy = workspace.workplace(f"{profile}-toy", out=tmp_path)
+    assert set(toy.graph) == set(config.load_profile(profile).graph(0))
     for name in toy.graph:
-        run = experiments.ensure_in(toy, name, progress=False)
+        run = workspace.ensure_in(toy, name, progress=False)
         assert (run.path / "samples.parquet").is_file()
-    assert set(inventory.status(toy)["state"]) == {"finished"}
+    assert set(store.status(toy)["state"]) == {"finished"}
 
 
 def test_the_papers_recipe_is_imagenets():
     """Section 4.1, and the decay of the moving average that follows from it."""
-    graph = profiles.load_profile("imagenet").graph(0)
+    graph = config.load_profile("imagenet").graph(0)
     recipe = trainer.Recipe(**graph["rdn-copy"].config["recipe"])
     assert (recipe.epochs, recipe.lr, recipe.batch_size, recipe.size) == (200, 0.1, 1024, 224)
     assert (recipe.momentum, recipe.weight_decay, recipe.min_lr, recipe.bn_momentum) == (0.9, 1e-4, 1e-5, 0.01)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from fakes import FakeRun, K, fake_base, fake_runs
 
-from rdnlib import ablations
 from rdnlib.ledger import CLAIMS, Claim, Evidence, ledger
-from rdnlib.profiles import load_profile
+from rdnlib.reproduction.experiments import ablations
+from rdnlib.reproduction.experiments.config import load_profile
 from rdnlib.seeds import Estimate
 
 

@@ -9,7 +9,7 @@ from fakes import MADDS, PARAMS, FakeRun, K, fake_runs
 
 from rdnlib.ledger import Evidence
 from rdnlib.lengths import Untrained, length_table, repaired
-from rdnlib.profiles import load_profile
+from rdnlib.reproduction.experiments.config import load_profile
 
 
 def surgery(seed):

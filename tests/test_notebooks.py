@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from rdnlib.execution import execute, kernel
-from rdnlib.experiments import ensure_all
+from rdnlib.reproduction.experiments.workspace import ensure_all
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("[0-9]*.ipynb"))
 PARAMETERS = {"profile": "quick", "data_root": None, "seed": 0, "out": None}

@@ -43,7 +43,7 @@ def test_the_lock_has_versions_only():
 
 
 def test_profiles_can_be_read():
-    from rdnlib.profiles import load_profile
+    from rdnlib.reproduction.experiments.config import load_profile
 
     names = [path.stem for path in (ROOT / "notebooks" / "profiles").glob("*.yaml")]
     assert {"quick", "laptop"} <= set(names)

@@ -48,7 +48,7 @@ def project(tmp_path, monkeypatch):
     make_notebook(folder / "notebooks" / "01_chapter.ipynb", write)
     calls = []
     stub = types.SimpleNamespace(ensure_all=lambda **wanted: calls.append(wanted))
-    monkeypatch.setitem(sys.modules, "rdnlib.experiments", stub)
+    monkeypatch.setitem(sys.modules, "rdnlib.reproduction.experiments.workspace", stub)
     monkeypatch.setattr(rdnlib, "experiments", stub, raising=False)
     monkeypatch.setattr(assets, "install", lambda into: None)
     return types.SimpleNamespace(path=folder, calls=calls)

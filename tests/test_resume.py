@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from rdnlib import experiments, to_rdn
+from rdnlib import to_rdn
 from rdnlib.data import datasets
 from rdnlib.errors import CheckpointError, ConfigError, DivergedError, StorageError
+from rdnlib.reproduction.experiments import workspace
 from rdnlib.training import trainer
 from rdnlib.training.recipe import Recipe
 from rdnlib.training.state import State
@@ -224,4 +225,4 @@ def test_a_limit_that_the_system_sets_is_told_too(tmp_path):
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"^cannot write .*\): choose a folder that you may write to.*kept$"):
-        experiments.ensure("base", profile="tiny", out=tmp_path / "file", progress=False)
+        workspace.ensure("base", profile="tiny", out=tmp_path / "file", progress=False)

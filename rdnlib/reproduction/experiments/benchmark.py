@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from rdnlib.ablations import widths
 from rdnlib.models.slimmable import Slimmable
+from rdnlib.reproduction.experiments.ablations import widths
 from rdnlib.surgery.nest import to_rdn
 from rdnlib.training.trainer import flushing_denormals, joint_loss
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import yaml
 
-from rdnlib import ablations
 from rdnlib.errors import ConfigError
+from rdnlib.reproduction.experiments import ablations
 from rdnlib.surgery.nest import INITS
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[3]
 PROFILES = PROJECT / "notebooks" / "profiles"
 TABLE2 = ("mobilenext", "mobilenet_v2")  # the paper's networks with 7 and 14 sub-networks
 

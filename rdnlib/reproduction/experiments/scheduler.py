@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rdnlib.errors import RdnError
 
 if TYPE_CHECKING:
-    from rdnlib.experiments import Workplace
+    from rdnlib.reproduction.experiments.workspace import Workplace
 
 
 class Worker:

@@ -13,8 +13,8 @@ from rdnlib.errors import ConfigError
 from rdnlib.surgery.nest import INITS
 
 if TYPE_CHECKING:
-    from rdnlib.experiments import Workplace
-    from rdnlib.profiles import Profile
+    from rdnlib.reproduction.experiments.config import Profile
+    from rdnlib.reproduction.experiments.workspace import Workplace
 
 SELECTS = ("greedy", "random", "greedy-relative")
 

@@ -28,11 +28,11 @@ from rdnlib.data import datasets
 from rdnlib.data.transforms import resize_eval
 from rdnlib.deployment import checkpoint
 from rdnlib.errors import ConfigError
-from rdnlib.profiles import PROJECT, Experiment, Profile, load_profile
-from rdnlib.toy import toy
+from rdnlib.reproduction.experiments.config import PROJECT, Experiment, Profile, load_profile
+from rdnlib.reproduction.experiments.scheduler import Worker
+from rdnlib.reproduction.experiments.toy import toy
 from rdnlib.utils import devices
 from rdnlib.utils.files import read_json, write_json, writing
-from rdnlib.workers import Worker
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Workplace:
 def workplace(profile: str, *, data_root=None, seed: int = 0, out=None) -> Workplace:
     """Check the arguments that all commands and notebooks share; `out` defaults to the project's build/<profile>.
 
-    profile: "<name>-toy" stands for <name> shrunk to a toy (`rdnlib.toy`).
+    profile: "<name>-toy" stands for <name> shrunk to a toy (`rdnlib.reproduction.experiments.toy`).
     """
     loaded = toy(load_profile(profile.removesuffix("-toy"))) if profile.endswith("-toy") else load_profile(profile)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -217,7 +217,7 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def _execute(place: Workplace, name: str, folder: Path, parents: list[Run], *, progress: bool) -> None:
-    from rdnlib.runners import KINDS  # which need what is defined here
+    from rdnlib.reproduction.experiments.runners import KINDS  # which need what is defined here
 
     started = time.perf_counter()
     node = place.experiment(name)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from rdnlib.errors import CheckpointError
-from rdnlib.experiments import Workplace, finished, locked, workplace
+from rdnlib.reproduction.experiments.workspace import Workplace, finished, locked, workplace
 from rdnlib.training import state
 from rdnlib.utils.files import read_json
 

@@ -5,7 +5,7 @@ It proves in a minute, on any machine, that the experiments of a long profile ru
 
 from dataclasses import asdict
 
-from rdnlib.profiles import Profile
+from rdnlib.reproduction.experiments.config import Profile
 
 _DATA = {"name": "dolls", "size": 16, "train": 80, "validation": 20, "calibration": 0.2}
 _SETTINGS = {
