@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rdnlib import plots
-from rdnlib.seeds import Estimate
+from rdnlib.reproduction.analysis.statistics import Estimate
 
 VERDICTS = {
     "reproduced": (plots.GREEN, "o"),

@@ -96,18 +96,18 @@ def calibrate(
     out: OutOption = None,
 ) -> None:
     """λ* for a target accuracy, set on the calibration split, and what it gives on the validation split."""
-    from rdnlib import results
     from rdnlib.calibration import multiplier
+    from rdnlib.reproduction.analysis import outcomes
     from rdnlib.reproduction.experiments import workspace as workspace_module
 
     multiplier.check_target(epsilon, delta)
     place = workspace_module.workplace(profile, data_root=data_root, seed=seed, out=out)
     rdn, policy = (workspace_module.ensure_in(place, f"{kind}-{init}") for kind in ("rdn", "policy"))
-    held_out, validation = (results.dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
+    held_out, validation = (outcomes.dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
     found = multiplier.calibrate(held_out.p, held_out.correct, held_out.saved, epsilon, delta, madds=held_out.madds)
     exits = multiplier.choose(validation.p, validation.saved, found.lam)
     accuracy = validation.correct[range(len(exits)), exits]
-    low, high = results.interval(accuracy)
+    low, high = outcomes.interval(accuracy)
     print(f"λ* = {found.lam:.6g}")
     print(f"calibration: accuracy {found.accuracy:.2%}, MAdds saved {found.saved:.1%}")
     print(

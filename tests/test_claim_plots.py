@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from rdnlib import claim_plots, plots
-from rdnlib.seeds import Estimate
+from rdnlib.reproduction.analysis.statistics import Estimate
 
 OURS = {"a − b": Estimate(1.0, -1.0, 3.0), "a − c": Estimate(2.0, 1.0, 3.0, 2, -4.0, 8.0)}
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from rdnlib import to_rdn, zoo
+from rdnlib import to_rdn
 from rdnlib.calibration.multiplier import saved_fraction
 from rdnlib.deployment import checkpoint
 from rdnlib.deployment.export import export
@@ -20,6 +20,7 @@ from rdnlib.nn.depthwise import deepen
 from rdnlib.order import best_order
 from rdnlib.policy.inference import DynamicRDN
 from rdnlib.policy.network import PolicyNetwork
+from rdnlib.reproduction.analysis import compatibility
 from rdnlib.reproduction.experiments.policies import fit_policies
 from rdnlib.surgery.cut import choose_cut, cuts
 from rdnlib.training.evaluate import Outputs
@@ -252,9 +253,9 @@ def test_the_description_has_every_part_and_no_light_blocks_in_the_supernet(imag
 @pytest.mark.parametrize("other", ["alexnet", "vgg11_bn", "mobilenet_v3_small", "regnet_x_400mf"])
 def test_other_networks_can_be_split_too(other):
     """Flat features behind hidden Linear layers, squeeze-and-excitation, grouped convolution."""
-    model, images = zoo.blank(other), torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    model = slim(model) if zoo.FAMILY[other] in ("AlexNet", "VGG") else model
-    rdn = deepen(to_rdn(zoo.fill(model), 4, select="identity", plain=zoo.PLAIN.get(other, ())))
+    model, images = compatibility.blank(other), torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    model = slim(model) if compatibility.FAMILY[other] in ("AlexNet", "VGG") else model
+    rdn = deepen(to_rdn(compatibility.fill(model), 4, select="identity", plain=compatibility.PLAIN.get(other, ())))
     with torch.no_grad():
         logits = rdn(images)
         for index in (3, 10):

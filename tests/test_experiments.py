@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from rdnlib import results, to_rdn
+from rdnlib import to_rdn
 from rdnlib.calibration.envelope import threshold_exits
 from rdnlib.calibration.multiplier import choose, saved_fraction
 from rdnlib.data.transforms import resize_eval
@@ -20,6 +20,7 @@ from rdnlib.madds import count_subnetworks
 from rdnlib.policy.inference import DynamicRDN
 from rdnlib.policy.network import PolicyNetwork
 from rdnlib.policy.sequential import SequentialPolicy
+from rdnlib.reproduction.analysis import outcomes
 from rdnlib.reproduction.experiments import config, runners, workspace
 from rdnlib.reproduction.experiments.scheduler import Worker
 from rdnlib.training.evaluate import evaluate
@@ -232,7 +233,7 @@ def test_the_chain_on_photographs(tmp_path, monkeypatch):
     monkeypatch.setenv("RDN_CACHE", str(tmp_path / "cache"))
     options = {"profile": "photographs", "data_root": root, "out": tmp_path / "out", "progress": False}
     rdn, policy = (workspace.ensure(name, **options) for name in ("rdn-reconstruct", "policy-reconstruct"))
-    table = results.table1({"rdn": rdn}, {"rdn": (rdn, policy)})
+    table = outcomes.table1({"rdn": rdn}, {"rdn": (rdn, policy)})
     assert table["top1"].between(0, 100).all()
     assert rdn.data().train.images.shape[1:] == (3, 32, 32)
     assert len(rdn.data().validation) == 100

@@ -9,10 +9,10 @@ from test_depthwise import grid_of
 
 from rdnlib import order_plots
 from rdnlib.errors import DataError
-from rdnlib.grids import grid_table, table2
 from rdnlib.order import best_order, order_table
+from rdnlib.reproduction.analysis.grids import grid_table, table2
+from rdnlib.reproduction.analysis.outcomes import interval
 from rdnlib.reproduction.experiments.config import load_profile
-from rdnlib.results import interval
 
 NODES = [[i, j] for j in (0, 1) for i in (1, 2)]
 

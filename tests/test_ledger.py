@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from fakes import FakeRun, K, fake_base, fake_runs
 
-from rdnlib.ledger import CLAIMS, Claim, Evidence, ledger
+from rdnlib.reproduction.analysis.ledger import CLAIMS, Claim, Evidence, ledger
+from rdnlib.reproduction.analysis.statistics import Estimate
 from rdnlib.reproduction.experiments import ablations
 from rdnlib.reproduction.experiments.config import load_profile
-from rdnlib.seeds import Estimate
 
 
 @pytest.mark.parametrize(

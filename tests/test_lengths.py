@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from fakes import MADDS, PARAMS, FakeRun, K, fake_runs
 
-from rdnlib.ledger import Evidence
-from rdnlib.lengths import Untrained, length_table, repaired
+from rdnlib.reproduction.analysis.ledger import Evidence
+from rdnlib.reproduction.analysis.lengths import Untrained, length_table, repaired
 from rdnlib.reproduction.experiments.config import load_profile
 
 

@@ -7,8 +7,8 @@ import pytest
 from fakes import K, fake_base, fake_runs
 
 from rdnlib.errors import DataError
-from rdnlib.results import interval, paired_difference
-from rdnlib.seeds import Estimate, accuracy, comparison, difference, estimate, student
+from rdnlib.reproduction.analysis.outcomes import interval, paired_difference
+from rdnlib.reproduction.analysis.statistics import Estimate, accuracy, comparison, difference, estimate, student
 
 
 @pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (2, 4.30265), (4, 2.77645), (30, 2.04227)])

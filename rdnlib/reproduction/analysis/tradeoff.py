@@ -12,7 +12,16 @@ from rdnlib.calibration.families import ByLambda, ByThreshold, Family, Mix, OneF
 from rdnlib.calibration.multiplier import choose, sweep
 from rdnlib.errors import DataError
 from rdnlib.policy.sequential import earlier_answers
-from rdnlib.results import Run, columns, dynamic, interval, paired_difference, split_rows, subnetwork_table, wilson
+from rdnlib.reproduction.analysis.outcomes import (
+    Run,
+    columns,
+    dynamic,
+    interval,
+    paired_difference,
+    split_rows,
+    subnetwork_table,
+    wilson,
+)
 
 GAPS = (0.0, 0.005, 0.01)  # targets: N_K's accuracy on the calibration split, minus these
 

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from rdnlib.calibration.multiplier import choose
+from rdnlib.reproduction.analysis.outcomes import Run, calibrated, dynamic, split_rows
+from rdnlib.reproduction.analysis.statistics import Estimate, difference, estimate, same_images
+from rdnlib.reproduction.analysis.tradeoff import adaptive_gains
 from rdnlib.reproduction.experiments import ablations, workspace
 from rdnlib.reproduction.experiments.config import PROJECT
-from rdnlib.results import Run, calibrated, dynamic, split_rows
-from rdnlib.seeds import Estimate, difference, estimate, same_images
 from rdnlib.surgery.nest import INITS
-from rdnlib.tradeoff import adaptive_gains
 
 COMPARABLE = (
     1.0  # points: the paper calls losses of up to 0.2 points comparable; our validation sets cannot resolve that

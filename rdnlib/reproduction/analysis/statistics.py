@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from rdnlib.errors import DataError
-from rdnlib.results import Interval, Run, interval, paired_difference, split_rows
+from rdnlib.reproduction.analysis.outcomes import Interval, Run, interval, paired_difference, split_rows
 
 
 @dataclass(frozen=True)

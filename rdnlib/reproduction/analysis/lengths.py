@@ -6,10 +6,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from rdnlib.ledger import Evidence
+from rdnlib.reproduction.analysis.ledger import Evidence
+from rdnlib.reproduction.analysis.outcomes import Run
+from rdnlib.reproduction.analysis.statistics import accuracy, difference
 from rdnlib.reproduction.experiments import ablations
-from rdnlib.results import Run
-from rdnlib.seeds import accuracy, difference
 from rdnlib.surgery.nest import INITS
 
 

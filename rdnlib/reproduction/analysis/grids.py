@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from rdnlib.errors import DataError
-from rdnlib.results import Run, interval, paired_difference, split_rows
+from rdnlib.reproduction.analysis.outcomes import Run, interval, paired_difference, split_rows
 
 
 def grid_table(run: Run, split: str = "validation") -> pd.DataFrame:
