@@ -35,7 +35,7 @@ def reproduce(
     ] = None,
 ) -> None:
     """Run the experiments, execute every notebook, build the book."""
-    from rdnlib.reproduce import reproduce as run
+    from rdnlib.reproduction.book.build import reproduce as run
     from rdnlib.reproduction.experiments.workspace import workplace
     from rdnlib.utils import devices
 
@@ -55,7 +55,7 @@ def book(
     out: Annotated[Path | None, typer.Option(help="Where the book goes (default: build/book-<profile>).")] = None,
 ) -> None:
     """Build the book from the results in data/published, without training."""
-    from rdnlib.reproduce import book as run
+    from rdnlib.reproduction.book.build import book as run
 
     run(profile=profile, seed=seed, out=out)
 

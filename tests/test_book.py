@@ -22,9 +22,9 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-from rdnlib import assets  # noqa: E402
 from rdnlib.errors import RdnError  # noqa: E402
-from rdnlib.reproduce import reproduce  # noqa: E402
+from rdnlib.reproduction.book import assets  # noqa: E402
+from rdnlib.reproduction.book.build import reproduce  # noqa: E402
 
 PROJECT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(
 PARAMETERS = "profile = 'quick'\ndata_root = None\nseed = 0\nout = 'build'"
 SLIDER = """
 import numpy as np, pandas as pd
-from rdnlib.widgets import lambda_slider
+from rdnlib.reproduction.book.widgets import lambda_slider
 madds = np.array([21e6, 33e6, 44e6, 52e6, 60e6])
 accuracy = np.array([0.55, 0.64, 0.69, 0.71, 0.72])
 t = np.linspace(0, 1, 200)
@@ -48,7 +48,7 @@ curve[[f"exit_{k}" for k in range(1, 6)]] = exits
 lambda_slider(curve, subnetworks=pd.DataFrame({"madds": madds, "accuracy": accuracy}))
 """
 FIGURE = """
-from rdnlib import plots
+from rdnlib.reproduction.book import figures
 from rdnlib.nn.groups import sources
 rows = [sources(j, 4, plain_input=False) for j in range(1, 8)]
 sizes = [24, 24, 24, 24, 24, 24, 24]

@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rdnlib import claim_plots, plots
 from rdnlib.reproduction.analysis.statistics import Estimate
+from rdnlib.reproduction.book import claims, figures
 
 OURS = {"a − b": Estimate(1.0, -1.0, 3.0), "a − c": Estimate(2.0, 1.0, 3.0, 2, -4.0, 8.0)}
 
@@ -19,20 +19,20 @@ def table():
 
 
 @pytest.mark.parametrize(
-    "draw", [lambda: claim_plots.gains(OURS, {"a − b": -0.5}), lambda: claim_plots.forest(table(), ["1", "2", "3"])]
+    "draw", [lambda: claims.gains(OURS, {"a − b": -0.5}), lambda: claims.forest(table(), ["1", "2", "3"])]
 )
 def test_the_same_picture_twice_with_labels(draw):
     one, other = draw(), draw()
-    assert plots.svg(one) == plots.svg(other)
+    assert figures.svg(one) == figures.svg(other)
     (ax,) = one.axes
     assert ax.get_xlabel() and len(ax.get_yticklabels()) in (2, 3)
     plt.close("all")
 
 
 def test_intervals_are_where_they_belong():
-    (ax,) = claim_plots.gains(OURS, {"a − b": -0.5}).axes
+    (ax,) = claims.gains(OURS, {"a − b": -0.5}).axes
     drawn = [tuple(line.get_xdata()) for line in ax.lines]
     assert (-1.0, 3.0) in drawn and (-4.0, 8.0) in drawn and (-0.5,) in [tuple(np.atleast_1d(x)) for x in drawn]
-    (ax,) = claim_plots.forest(table(), ["1", "2", "3"]).axes
+    (ax,) = claims.forest(table(), ["1", "2", "3"]).axes
     assert 16.4038 in [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "|"]
     plt.close("all")

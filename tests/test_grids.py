@@ -7,11 +7,11 @@ import pytest
 from fakes import FakeRun
 from test_depthwise import grid_of
 
-from rdnlib import order_plots
 from rdnlib.errors import DataError
 from rdnlib.order import best_order, order_table
 from rdnlib.reproduction.analysis.grids import grid_table, table2
 from rdnlib.reproduction.analysis.outcomes import interval
+from rdnlib.reproduction.book import nesting
 from rdnlib.reproduction.experiments.config import load_profile
 
 NODES = [[i, j] for j in (0, 1) for i in (1, 2)]
@@ -75,13 +75,13 @@ def test_profiles_train_fair_pairs_for_table2(name):
 
 def test_the_pictures_show_every_block_and_every_node(images):
     rdn = grid_of("resnext50", images)
-    drawn = [text.get_text() for text in order_plots.depth_split(rdn).axes[0].texts]
+    drawn = [text.get_text() for text in nesting.depth_split(rdn).axes[0].texts]
     for part, times in ((rdn.front, 2), (rdn.back, 2), (rdn.light, 1)):  # two of them before and after
-        blocks = order_plots.blocks_of(part)
+        blocks = nesting.blocks_of(part)
         assert sum(name.count(".") < 2 for name, _ in blocks) == len(blocks) > 1
         for name, channels in blocks:
             assert drawn.count(f"{name.removeprefix('light.')} · {channels}") == times
-    figure = order_plots.nesting_order(order_table(grid_table(run_of([0.5, 0.6, 0.7, 0.8], nodes=NODES))))
+    figure = nesting.nesting_order(order_table(grid_table(run_of([0.5, 0.6, 0.7, 0.8], nodes=NODES))))
     grid, plane = figure.axes
     assert {tuple(point) for line in grid.lines if line.get_marker() != "None" for point in line.get_xydata()} == set(
         map(tuple, NODES)

@@ -7,7 +7,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from rdnlib.execution import execute, kernel
+from rdnlib.reproduction.book.execute import execute, kernel
 from rdnlib.reproduction.experiments.workspace import ensure_all
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("[0-9]*.ipynb"))

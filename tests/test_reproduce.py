@@ -15,10 +15,10 @@ import nbformat
 import pytest
 
 import rdnlib
-from rdnlib import assets
 from rdnlib.errors import ConfigError, RdnError
-from rdnlib.execution import check_completed, execute, execute_all, kernel
-from rdnlib.reproduce import book, build, reproduce
+from rdnlib.reproduction.book import assets
+from rdnlib.reproduction.book.build import book, build, reproduce
+from rdnlib.reproduction.book.execute import check_completed, execute, execute_all, kernel
 
 PARAMETERS = "profile = None\ndata_root = None\nseed = None\nout = None"
 
@@ -83,7 +83,7 @@ def test_further_seeds_run_the_ablations_only_and_the_notebooks_that_want_to_kno
     notebook = nbformat.read(path, 4)
     notebook.cells[1].source += "\nseeds = 1"
     nbformat.write(notebook, path)
-    monkeypatch.setattr(sys.modules["rdnlib.reproduce"], "build", lambda source, html: None)
+    monkeypatch.setattr(sys.modules["rdnlib.reproduction.book.build"], "build", lambda source, html: None)
     reproduce("quick", seed=3, seeds=2, out=tmp_path / "out", project=project.path)
     assert [call["seed"] for call in project.calls] == [3, 4]
     assert "names" not in project.calls[0] and {"base", "rdn-scratch"} <= set(project.calls[1]["names"])

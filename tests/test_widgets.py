@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ipywidgets import Widget, embed
 
 from rdnlib.errors import ConfigError
-from rdnlib.widgets import _ticks, evenly, lambda_slider
+from rdnlib.reproduction.book.widgets import _ticks, evenly, lambda_slider
 
 MADDS = np.array([20e6, 40e6, 60e6])
 SUBNETWORKS = pd.DataFrame({"madds": MADDS, "accuracy": [0.5, 0.6, 0.7]})

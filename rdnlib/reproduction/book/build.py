@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
-from rdnlib import assets
 from rdnlib.errors import ConfigError, RdnError
-from rdnlib.execution import execute_all, timed
+from rdnlib.reproduction.book import assets
+from rdnlib.reproduction.book.execute import execute_all, timed
 from rdnlib.reproduction.experiments import ablations
 from rdnlib.reproduction.experiments.config import load_profile
 from rdnlib.utils.files import write_json
@@ -224,7 +224,7 @@ def _complaints(log: str, source: Path) -> str:
 
 
 def _project(project: str | os.PathLike | None) -> Path:
-    folder = Path(__file__).resolve().parent.parent if project is None else Path(project).absolute()
+    folder = Path(__file__).resolve().parents[3] if project is None else Path(project).absolute()
     if missing := [name for name in ("notebooks", "book", "_config.yml") if not (folder / name).exists()]:
         raise ConfigError(f"{folder} has no {', '.join(missing)}: run rdn from a checkout of the project")
     return folder

@@ -21,8 +21,8 @@ from rdnlib.nn.conv import NestedConv2d
 from rdnlib.nn.describe import kind
 from rdnlib.nn.groups import Space, split_channels
 from rdnlib.nn.rdn import RDN
-from rdnlib.plots import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, styled
 from rdnlib.policy.network import PolicyNetwork
+from rdnlib.reproduction.book.figures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, styled
 
 OWNERS = (BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE, "#999999", YELLOW)  # Okabe–Ito; yellow is faint on white: last
 GREY = "#999999"
