@@ -18,7 +18,7 @@ lint: $(READY)
 
 # Half an hour: a run is killed at 20 random moments, goes on each time, and must end as one that was left alone.
 soak: $(READY)
-	$(VENV)/bin/python tests/soak.py --profile $(PROFILE) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
+	$(VENV)/bin/python tests/support/soak.py --profile $(PROFILE) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
 lab: $(READY)
 	$(VENV)/bin/jupyter lab notebooks

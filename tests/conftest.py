@@ -8,6 +8,7 @@ import os
 import pytest
 import torch
 from hypothesis import settings
+from support.networks import settle_norms
 from torch import nn
 
 from rdnlib.models import mobilenext
@@ -16,21 +17,6 @@ torch.set_num_threads(1)
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
-
-
-def settle_norms(model: nn.Module, images: torch.Tensor) -> nn.Module:
-    """Give batch norms the statistics of `images` and non-trivial scales, so that no layer is an identity in tests."""
-    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
-    for norm in norms:
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.uniform_(norm.bias, -0.3, 0.3)
-        norm.momentum = None
-    model.train()
-    with torch.no_grad():
-        model(images)
-    for norm in norms:
-        norm.momentum = 0.1
-    return model.eval()
 
 
 @pytest.fixture(scope="session")

@@ -2,30 +2,13 @@
 
 import pytest
 import torch
-from networks import NETWORKS, build
-from torch import nn
+from support.networks import NETWORKS, Toy, build
 from torch.utils.flop_counter import FlopCounterMode
 
 from rdnlib import madds, to_rdn
 from rdnlib.errors import ConfigError
 from rdnlib.models import mobilenet_v2, mobilenext
 from rdnlib.policy.network import PolicyNetwork
-
-
-class Toy(nn.Module):
-    """Stem 3→4 (3×3), one pointwise 4→8, one depthwise 8, one pointwise 8→4, classifier 4→2; images of 4×4."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 4, 3, padding=1, bias=False)
-        self.up, self.act = nn.Conv2d(4, 8, 1, bias=False), nn.ReLU()
-        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
-        self.down = nn.Conv2d(8, 4, 1, bias=False)
-        self.pool, self.flatten, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
-
-    def forward(self, x):
-        x = self.depthwise(self.act(self.up(self.stem(x))))
-        return self.classifier(self.flatten(self.pool(self.down(x))))
 
 
 def test_toy_by_hand():

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from networks import NETWORKS, build
-from test_madds import Toy
+from support.networks import NETWORKS, Toy, build
 
 from rdnlib import madds, to_rdn
 

@@ -1,13 +1,44 @@
 """Networks for tests of the surgery: the paper's three at small widths, and a small one unlike them."""
 
 import torch
-from conftest import settle_norms
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
 from rdnlib import RDN, to_rdn
 from rdnlib.models import mobilenet_v2, mobilenext, resnext50
+from rdnlib.nn.depthwise import deepen
+
+
+def settle_norms(model: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Give batch norms the statistics of `images` and non-trivial scales, so that no layer is an identity in tests."""
+    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.uniform_(norm.bias, -0.3, 0.3)
+        norm.momentum = None
+    model.train()
+    with torch.no_grad():
+        model(images)
+    for norm in norms:
+        norm.momentum = 0.1
+    return model.eval()
+
+
+class Toy(nn.Module):
+    """Stem 3→4 (3×3), one pointwise 4→8, one depthwise 8, one pointwise 8→4, classifier 4→2; images of 4×4."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.up, self.act = nn.Conv2d(4, 8, 1, bias=False), nn.ReLU()
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.down = nn.Conv2d(8, 4, 1, bias=False)
+        self.pool, self.flatten, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.depthwise(self.act(self.up(self.stem(x))))
+        return self.classifier(self.flatten(self.pool(self.down(x))))
 
 
 class Mixed(nn.Module):
@@ -70,3 +101,18 @@ def make(name: str, images, *, k=4, select="random", init="copy", plain=None, wi
     model = build(name, images, width=width, seed=seed)
     rdn = to_rdn(model, k, select=select, init=init, calibration=images, plain=plain, seed=seed, align=align)
     return randomise(rdn, seed)
+
+
+def slim(model: nn.Module) -> nn.Module:
+    """AlexNet and VGG with small hidden Linear layers: the same graph without their hundred million weights."""
+    linears = [i for i, layer in enumerate(model.classifier) if isinstance(layer, nn.Linear)]
+    first, second, last = (model.classifier[i] for i in linears)
+    first, second = nn.Linear(first.in_features, 40), nn.Linear(40, 40)
+    for i, layer in zip(linears, (first, second, nn.Linear(40, last.out_features)), strict=True):
+        model.classifier[i] = layer
+    return model
+
+
+def grid_of(name, images, *, fitted=False, seed=0, **settings):
+    deep = deepen(make(name, images, seed=seed, **settings), calibration=images if fitted else None, seed=seed)
+    return deep if fitted else randomise(deep, seed)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from fakes import MADDS, PARAMS, FakeRun, K, fake_runs
+from support.fakes import MADDS, PARAMS, FakeRun, K, fake_runs
 
 from rdnlib.reproduction.analysis.ledger import Evidence
 from rdnlib.reproduction.analysis.lengths import Untrained, length_table, repaired

@@ -4,8 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from fakes import FakeRun
-from test_depthwise import grid_of
+from support.fakes import FakeRun
+from support.networks import grid_of
 
 from rdnlib.errors import DataError
 from rdnlib.order import best_order, order_table

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from networks import NETWORKS, build, make, randomise
-from test_zoo import slim
+from support.networks import NETWORKS, build, grid_of, make, slim
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,11 +32,6 @@ DEEP = {"front": 0, "light": 0, "light_heads": 0, "back": 1, "heads": 1}  # whic
 @pytest.fixture(params=NETWORKS)
 def name(request):
     return request.param
-
-
-def grid_of(name, images, *, fitted=False, seed=0, **settings):
-    deep = deepen(make(name, images, seed=seed, **settings), calibration=images if fitted else None, seed=seed)
-    return deep if fitted else randomise(deep, seed)
 
 
 def number(node, rdn) -> int:

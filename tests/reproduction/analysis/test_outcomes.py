@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fakes import MADDS, PARAMS, POLICY_MADDS, POLICY_PARAMS, K, fake_base, fake_runs
+from support.fakes import MADDS, PARAMS, POLICY_MADDS, POLICY_PARAMS, K, fake_base, fake_runs
 
 from rdnlib.calibration.multiplier import calibrate, choose, saved_fraction, sweep
 from rdnlib.errors import DataError

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fakes import K, fake_base, fake_runs
+from support.fakes import K, fake_base, fake_runs
 
 from rdnlib.errors import DataError
 from rdnlib.reproduction.analysis.outcomes import interval, paired_difference

@@ -26,7 +26,7 @@ from rdnlib.errors import RdnError  # noqa: E402
 from rdnlib.reproduction.book import assets  # noqa: E402
 from rdnlib.reproduction.book.build import reproduce  # noqa: E402
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[3]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(

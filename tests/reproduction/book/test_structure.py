@@ -7,7 +7,7 @@ from itertools import pairwise
 import matplotlib.pyplot as plt
 import pytest
 from matplotlib.patches import Rectangle
-from networks import build
+from support.networks import build
 
 from rdnlib import to_rdn
 from rdnlib.errors import ConfigError

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from networks import NETWORKS, make
+from support.networks import NETWORKS, make
 from torch import nn
 
 from rdnlib.errors import ConfigError

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fakes import MADDS, POLICY, POLICY_MADDS, FakeRun, K, fake_base, fake_runs
+from support.fakes import MADDS, POLICY, POLICY_MADDS, FakeRun, K, fake_base, fake_runs
 
 from rdnlib.calibration.multiplier import choose
 from rdnlib.errors import DataError

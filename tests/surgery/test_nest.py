@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import settle_norms
-from networks import NETWORKS, Mixed, build
+from support.networks import NETWORKS, Mixed, build, settle_norms
 from torch import nn
 
 from rdnlib import to_rdn

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-import soak
+from support import soak
 
 
 def test_a_killed_run_ends_with_the_numbers_of_one_that_was_left_alone(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""What the processes of a run do together, for test_devices: `torchrun … tests/shared_run.py FOLDER`, and imported there.
+"""What the processes of a run do together, for test_devices: `torchrun … tests/support/shared_run.py FOLDER`, and imported there.
 
 Photographs in ImageNet's layout (drawn by the test) lie in FOLDER/photographs.
 """

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fakes import FakeRun, K, fake_base, fake_runs
+from support.fakes import FakeRun, K, fake_base, fake_runs
 
 from rdnlib.reproduction.analysis.ledger import CLAIMS, Claim, Evidence, ledger
 from rdnlib.reproduction.analysis.statistics import Estimate

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import shared_run
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from support import shared_run
 
 from rdnlib import to_rdn
 from rdnlib.data import datasets

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from networks import make
+from support.networks import make
 
 from rdnlib.errors import ConfigError
 from rdnlib.reproduction.experiments import ablations, workspace

@@ -1,6 +1,6 @@
 """Kill a run at random moments, start it again each time, and compare with one that was left alone: `make soak`.
 
-    python tests/soak.py --profile quick --kills 20 [--experiments rdn-copy …] [--seed 0] [--work DIR]
+    python tests/support/soak.py --profile quick --kills 20 [--experiments rdn-copy …] [--seed 0] [--work DIR]
 
 Without --experiments it is `rdn reproduce`, notebooks and book included. Everything that ends in a table is compared: per-image
 outputs, weights, histories, tables (columns of times aside). Nothing that was finished may be lost or written again.

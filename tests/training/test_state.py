@@ -7,9 +7,9 @@ from itertools import count
 
 import numpy as np
 import pytest
-import shared_run
 import torch
 from safetensors.torch import load_file
+from support import shared_run
 from torch import nn
 
 from rdnlib import to_rdn

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from networks import FITTING_WIDTH, make
 from onnx.reference import ReferenceEvaluator
+from support.networks import FITTING_WIDTH, make
 
 from rdnlib import cli
 from rdnlib.deployment import checkpoint, export

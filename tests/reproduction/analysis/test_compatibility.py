@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision.models as tv
-from torch import nn
+from support.networks import slim
 
 from rdnlib import to_rdn
 from rdnlib.errors import ConfigError
@@ -17,16 +17,6 @@ REFUSED = {
 }  # fmt: skip
 ACCEPTED = [name for name in compatibility.FAMILY if name not in REFUSED]
 LARGE = ("vgg16_bn", "resnet50", "wide_resnet50_2", "efficientnet_b1", "efficientnet_v2_s")
-
-
-def slim(model: nn.Module) -> nn.Module:
-    """AlexNet and VGG with small hidden Linear layers: the same graph without their hundred million weights."""
-    linears = [i for i, layer in enumerate(model.classifier) if isinstance(layer, nn.Linear)]
-    first, second, last = (model.classifier[i] for i in linears)
-    first, second = nn.Linear(first.in_features, 40), nn.Linear(40, 40)
-    for i, layer in zip(linears, (first, second, nn.Linear(40, last.out_features)), strict=True):
-        model.classifier[i] = layer
-    return model
 
 
 def test_the_zoo_is_large_and_both_outcomes_occur():

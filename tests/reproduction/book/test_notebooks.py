@@ -10,7 +10,7 @@ import pytest
 from rdnlib.reproduction.book.execute import execute, kernel
 from rdnlib.reproduction.experiments.workspace import ensure_all
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("[0-9]*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[3] / "notebooks").glob("[0-9]*.ipynb"))
 PARAMETERS = {"profile": "quick", "data_root": None, "seed": 0, "out": None}
 
 

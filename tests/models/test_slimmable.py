@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import FITTING_WIDTH, build
+from support.networks import FITTING_WIDTH, build
 from torch import nn
 
 from rdnlib.deployment import checkpoint

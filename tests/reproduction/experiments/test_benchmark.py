@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import build
+from support.networks import build
 
 from rdnlib.models import mobilenext
 from rdnlib.models.slimmable import Slimmable
