@@ -22,7 +22,6 @@ from rdnlib.graph.operators import ACTIVATIONS
 from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
 from rdnlib.nn.heads import NestedAlign, PrivateBatchNorm
 from rdnlib.nn.rdn import RDN, Trunk
-from rdnlib.policy.network import PolicyNetwork, policy_madds, policy_params
 
 COUNTS = ["madds", "madds_elementwise", "params"]
 
@@ -202,17 +201,16 @@ def _sums(by_part: pd.DataFrame, runs: Sequence[frozenset]) -> pd.DataFrame:
     return pd.DataFrame([by_part[by_part.index.isin(run)].sum() for run in runs], index=range(1, len(runs) + 1))
 
 
-def average(counts: pd.DataFrame, exits: Sequence[float], policy: PolicyNetwork | None = None) -> pd.Series:
+def average(counts: pd.DataFrame, exits: Sequence[float], policy: nn.Module | None = None) -> pd.Series:
     """Mean cost per image when a share `exits[i−1]` of the images leaves at N_i, by sample-adaptive inference (Table 1).
 
     counts: as `count_subnetworks` makes them. The mean of `params` is the paper's "Avg Mem Used": parameters touched. `policy`
-    is run for every image. Raises ConfigError unless there is one share for each sub-network, and they sum to 1.
+    (with `.madds` and `.params`) is run for every image. Raises ConfigError unless there is one share for each sub-network, and they sum to 1.
     """
     exits = np.asarray(exits, float)
     if exits.shape != (len(counts),) or not (exits >= 0).all() or not np.isclose(exits.sum(), 1):
         raise ConfigError(f"exits must be {len(counts)} shares, one for each sub-network, that sum to 1")
     mean = pd.Series(exits @ counts[COUNTS].to_numpy(), index=COUNTS)
     if policy is not None:
-        madds = policy_madds(policy)
-        mean += pd.Series([madds, madds, policy_params(policy)], index=COUNTS)
+        mean += pd.Series([policy.madds, policy.madds, policy.params], index=COUNTS)
     return mean

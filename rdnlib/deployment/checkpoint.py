@@ -1,10 +1,8 @@
 """Checkpoints: safetensors for the numbers, JSON for how to rebuild the network. Never a pickle."""
 
-import hashlib
 import json
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -48,15 +46,6 @@ def load(path: Path) -> nn.Module:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"checkpoint {path} is damaged or not one of ours: {reason}") from error
     return network.eval()
-
-
-def network_hash(network: nn.Module) -> str:
-    """A hash of all parameters and statistics, the same on every device: which network this is."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def build(description: dict) -> nn.Module:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.calibration.multiplier import choose
-from rdnlib.deployment.checkpoint import network_hash
 from rdnlib.errors import CheckpointError, ConfigError
 from rdnlib.nn.rdn import RDN, State
 from rdnlib.policy.network import PolicyNetwork
 from rdnlib.policy.sequential import SequentialPolicy, evidence, going_on
+from rdnlib.utils.hashing import network_hash
 
 
 class DynamicRDN(nn.Module):

@@ -54,6 +54,16 @@ class PolicyNetwork(nn.Module):
             "logits": self.from_logits,
         }
 
+    @property
+    def madds(self) -> int:
+        """Multiply-adds for one image. The standardisation is not counted: it can be folded into the first layer."""
+        return sum(layer.weight.numel() for layer in self.layers if isinstance(layer, nn.Linear))
+
+    @property
+    def params(self) -> int:
+        """Learned parameters (weights and biases)."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def logits(self, features: Tensor) -> Tensor:
         return self.layers((features - self.mean) / self.std)  # (B, C) → (B, K)
 
@@ -152,16 +162,6 @@ def best_temperature(logits: Tensor, correct: Tensor) -> Tensor:
         rising = (z * ((middle * z).sigmoid() - target)).mean(dim=0) > 0
         low, high = torch.where(rising, low, middle), torch.where(rising, middle, high)
     return 1 / (low * high).sqrt()
-
-
-def policy_madds(policy: PolicyNetwork) -> int:
-    """Multiply-adds for one image. The standardisation is not counted: it can be folded into the first layer."""
-    return sum(layer.weight.numel() for layer in policy.layers if isinstance(layer, nn.Linear))
-
-
-def policy_params(policy: PolicyNetwork) -> int:
-    """Learned parameters (weights and biases)."""
-    return sum(parameter.numel() for parameter in policy.parameters())
 
 
 def _check(features: Tensor, correct: Tensor) -> None:

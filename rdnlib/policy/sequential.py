@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError, DataError
-from rdnlib.policy.network import PolicyNetwork, fit_policy, policy_madds, policy_params
+from rdnlib.policy.network import PolicyNetwork, fit_policy
 
 TOP = 5  # log-probabilities that a stage reads of each sub-network
 
@@ -53,6 +53,11 @@ class SequentialPolicy(nn.Module):
         """The arguments that rebuild this policy; plain numbers, fit for JSON."""
         return {"in_evidence": self.in_evidence, "num_subnetworks": self.num_subnetworks, "hidden": self.hidden}
 
+    @property
+    def params(self) -> int:
+        """Learned parameters of all stages."""
+        return sum(stage.params for stage in self.stages)
+
     def forward(self, evidence: Tensor, guesses: Tensor) -> Tensor:
         """What stage i thinks: (B, i, E) and (B, i) → p_i … p_K, (B, K − i + 1)."""
         return self.stages[evidence.shape[1] - 1](_inputs(evidence, guesses))
@@ -88,18 +93,13 @@ def thresholds(policy: SequentialPolicy, evidence, guesses, saved) -> np.ndarray
 
 def sequential_madds(policy: SequentialPolicy, answers) -> np.ndarray:
     """What leaving at exit i costs beside N_i itself, (K,): stages 1 … min(i, K−1), and the answers at all earlier stops."""
-    stages = np.cumsum([policy_madds(stage) for stage in policy.stages])
+    stages = np.cumsum([stage.madds for stage in policy.stages])
     return np.append(stages, stages[-1]) + earlier_answers(answers, policy.num_subnetworks)
 
 
 def earlier_answers(answers, count: int) -> np.ndarray:
     """MAdds of the answers at all stops before each of `count` exits; answers: of one exit, or (count,) of each."""
     return np.concatenate([[0], np.broadcast_to(answers, count).cumsum()[:-1]])
-
-
-def sequential_params(policy: SequentialPolicy) -> int:
-    """Learned parameters of all stages."""
-    return sum(policy_params(stage) for stage in policy.stages)
 
 
 def _inputs(evidence: Tensor, guesses: Tensor) -> Tensor:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from rdnlib.errors import ConfigError, DataError
-from rdnlib.policy.network import PolicyNetwork, fit_policy, fit_temperature, policy_madds, policy_params
+from rdnlib.policy.network import PolicyNetwork, fit_policy, fit_temperature
 
 
 def synthetic(n, seed, *, features=6, k=4):
@@ -86,8 +86,8 @@ def test_config_rebuilds_the_network():
 
 def test_cost_worked_out_by_hand():
     policy = PolicyNetwork(6, 4, (8, 5))
-    assert policy_madds(policy) == 6 * 8 + 8 * 5 + 5 * 4
-    assert policy_params(policy) == 6 * 8 + 8 + 8 * 5 + 5 + 5 * 4 + 4
+    assert policy.madds == 6 * 8 + 8 * 5 + 5 * 4
+    assert policy.params == 6 * 8 + 8 + 8 * 5 + 5 + 5 * 4 + 4
 
 
 @pytest.mark.parametrize(

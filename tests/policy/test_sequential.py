@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from rdnlib import to_rdn
 from rdnlib.calibration.envelope import threshold_exits
 from rdnlib.calibration.multiplier import choose, saved_fraction
-from rdnlib.deployment.checkpoint import network_hash
 from rdnlib.errors import CheckpointError, ConfigError, DataError
 from rdnlib.madds import count_subnetworks
 from rdnlib.policy.inference import DynamicRDN
@@ -20,9 +19,9 @@ from rdnlib.policy.sequential import (
     fit_sequential,
     going_on,
     sequential_madds,
-    sequential_params,
     thresholds,
 )
+from rdnlib.utils.hashing import network_hash
 
 
 @settings(max_examples=100, deadline=None)
@@ -74,7 +73,7 @@ def test_cost_worked_out_by_hand():
     policy = SequentialPolicy(5, 3, (4,))
     first, second = 5 * 4 + 4 * 3, 11 * 4 + 4 * 2  # stage 2 reads two times five numbers, and one agreement
     np.testing.assert_array_equal(sequential_madds(policy, 100), [first, first + second + 100, first + second + 200])
-    assert sequential_params(policy) == first + 7 + second + 6
+    assert policy.params == first + 7 + second + 6
     copy = SequentialPolicy(**policy.config())
     copy.load_state_dict(policy.state_dict())
 

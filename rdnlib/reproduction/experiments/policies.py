@@ -14,12 +14,12 @@ from torch import nn
 from rdnlib.calibration.coverage import compare_splits
 from rdnlib.calibration.families import ByLambda, ByThreshold
 from rdnlib.calibration.multiplier import saved_fraction
-from rdnlib.deployment.checkpoint import network_hash
 from rdnlib.errors import InfeasibleError
 from rdnlib.nn.rdn import RDN
-from rdnlib.policy.network import fit_policy, policy_madds, policy_params
-from rdnlib.policy.sequential import fit_sequential, sequential_madds, sequential_params, thresholds
+from rdnlib.policy.network import fit_policy
+from rdnlib.policy.sequential import fit_sequential, sequential_madds, thresholds
 from rdnlib.training.evaluate import Outputs
+from rdnlib.utils.hashing import network_hash
 
 GAPS = (0.0, 0.005, 0.01, 0.02)  # targets: N_K's accuracy on the calibration images, minus these
 CURVE_POINTS = 200  # of the curve that is kept with a policy
@@ -60,12 +60,12 @@ def fit_policies(
     classifier = sum(weight.numel() for weight in rdn.heads.classifier.parameters() if weight.ndim > 1)
     answers = classifier if answers is None else np.asarray(answers)
     costs = {
-        "policy_madds": policy_madds(paper),
-        "policy_params": policy_params(paper),
-        "informed_madds": informed_madds(policy_madds(informed), answers, len(madds)).tolist(),
-        "informed_params": policy_params(informed),
+        "policy_madds": paper.madds,
+        "policy_params": paper.params,
+        "informed_madds": informed_madds(informed.madds, answers, len(madds)).tolist(),
+        "informed_params": informed.params,
         "sequential_madds": sequential_madds(looking, answers).tolist(),
-        "sequential_params": sequential_params(looking),
+        "sequential_params": looking.params,
         "classifier_madds": answers if np.ndim(answers) == 0 else answers.tolist(),
     }
     held, correct = columns["calibration"], held_out.top1

@@ -24,6 +24,7 @@ from rdnlib.reproduction.analysis import outcomes
 from rdnlib.reproduction.experiments import config, runners, workspace
 from rdnlib.reproduction.experiments.scheduler import Worker
 from rdnlib.training.evaluate import evaluate
+from rdnlib.utils.hashing import network_hash
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,7 @@ def test_policies_are_kept_with_their_provenance(out):
     for name, policy_class in (("model", PolicyNetwork), ("informed", PolicyNetwork), ("sequential", SequentialPolicy)):
         policy = checkpoint.load(run.path / f"{name}.safetensors")
         assert isinstance(policy, policy_class)
-        assert policy.network == checkpoint.network_hash(rdn.model())
+        assert policy.network == network_hash(rdn.model())
         about = json.loads((run.path / f"{name}.json").read_text())
         assert (about["fitted_on"], about["calibrated_on"]) == ("train", "calibration")
         assert about["calibration_images"] == (samples["split"] == "calibration").sum()

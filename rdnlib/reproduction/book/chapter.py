@@ -1,0 +1,58 @@
+"""What every chapter of the book needs: its experiments, tables, captions, and numbers with their intervals in words."""
+
+from collections.abc import Iterable
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import Markdown, display
+
+from rdnlib.reproduction.book import figures
+from rdnlib.reproduction.experiments.workspace import Workplace, workplace
+
+
+def open_chapter(profile: str, *, data_root=None, seed: int = 0, out=None) -> Workplace:
+    """Set the book's plotting style and return the place of the chapter's experiments."""
+    plt.rcParams.update(figures.STYLE)
+    return workplace(profile, data_root=data_root, seed=seed, out=out)
+
+
+def with_interval(value: float, low: float, high: float, *, signed: bool = False, digits: int = 1) -> str:
+    """A number and its 95 % interval: "73.2 (71.8–74.5)", or with signs "+1.2 (−0.3 to +2.7)"."""
+    if signed:
+        return f"{value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+    return f"{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def intervals(table: pd.DataFrame, column: str, **style) -> list[str]:
+    """`with_interval` for every row: columns `column`, `column`_low and `column`_high."""
+    rows = table[[column, f"{column}_low", f"{column}_high"]].to_numpy()
+    return [with_interval(*row, **style) for row in rows]
+
+
+def show_table(table: pd.DataFrame, *, caption: str | None = None) -> None:
+    """Display a table of texts without its index; cells do not wrap."""
+    style = table.style.hide(axis="index").set_properties(**{"white-space": "nowrap"})
+    display(style if caption is None else style.set_caption(caption))
+
+
+def about_the_run(place: Workplace, *, seeds: int = 1) -> str:
+    """The sentence under a table that says what was measured: profile, data, images and seeds."""
+    splits = place.splits
+    return (
+        f"Profile {place.profile.name}: {place.profile.data['name']}, {len(splits.train.classes)} classes, "
+        f"{len(splits.train)} training and {len(splits.validation)} validation images, "
+        f"{seeds} seed{'s' if seeds > 1 else ''}. In brackets 95 % intervals over the images"
+        f"{', then over the seeds' if seeds > 1 else ''}."
+    )
+
+
+def bullet_list(lines: Iterable[str], *, intro: str = "") -> Markdown:
+    """Markdown: an introduction and one bullet for each line."""
+    return Markdown("\n\n".join(filter(None, [intro, "\n".join(f"- {line}" for line in lines)])))
+
+
+def comparison(low: float, high: float) -> str:
+    """What the 95 % interval of a difference in accuracy says, in words."""
+    if low > 0:
+        return "more accurate than"
+    return "less accurate than" if high < 0 else "not distinguishable from"
