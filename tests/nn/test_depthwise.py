@@ -23,7 +23,7 @@ from rdnlib.reproduction.analysis import compatibility
 from rdnlib.reproduction.experiments.policies import fit_policies
 from rdnlib.surgery.cut import choose_cut, cuts
 from rdnlib.training.evaluate import Outputs
-from rdnlib.training.trainer import joint_loss
+from rdnlib.training.recipe import joint_loss
 
 CHAIN = [(1, 0), (3, 0), (4, 1), (7, 1)]
 DEEP = {"front": 0, "light": 0, "light_heads": 0, "back": 1, "heads": 1}  # which parts N_{i,0} does without

@@ -11,7 +11,7 @@ from rdnlib.errors import ConfigError
 from rdnlib.nn.block_product import block_product
 from rdnlib.nn.conv import NestedConv2d, NestedLinear, contiguous_runs
 from rdnlib.nn.groups import Space, nested_sizes
-from rdnlib.training.trainer import joint_loss
+from rdnlib.training.recipe import joint_loss
 
 SELECTS = ("greedy", "greedy-relative", "random", "identity")
 

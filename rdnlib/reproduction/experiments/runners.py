@@ -26,8 +26,8 @@ from rdnlib.reproduction.experiments.policies import fit_policies
 from rdnlib.reproduction.experiments.workspace import Run, Workplace, calibration_batch
 from rdnlib.surgery.nest import INITS, to_rdn
 from rdnlib.surgery.select import select, violation
-from rdnlib.training.evaluate import evaluate, sample_table
-from rdnlib.training.trainer import Recipe, reestimate_norms, train
+from rdnlib.training import Recipe, evaluate, reestimate_norms, train
+from rdnlib.training.evaluate import sample_table
 from rdnlib.utils.files import read_json, write_table
 
 
