@@ -53,11 +53,10 @@ def evaluate(
     model.eval().to(here.device)
     batches = [slice(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
     own = range(here.process_index, len(batches), here.num_processes)
-    stream = read(images, [batches[index] for index in own])
+    hidden = not (progress and here.is_main_process) or None  # None: shown on a terminal
+    stream = tqdm(read(images, [batches[index] for index in own]), label, len(own), disable=hidden)
     outputs = []
-    for index, pixels in zip(
-        own, tqdm(stream, label, len(own), disable=not progress or not here.is_main_process or None), strict=True
-    ):
+    for index, pixels in zip(own, stream, strict=True):
         x = resize_eval(pixels, size).contiguous(memory_format=torch.channels_last)
         labels = torch.from_numpy(images.labels[batches[index]]).to(here.device)
         outputs.append((index, _outputs(model, x, labels, label)))

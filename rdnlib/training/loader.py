@@ -89,17 +89,13 @@ class WaitTimer:
     """
 
     def __init__(self, seconds: float = 0.0):
-        self._seconds, self._cuda, self._events = seconds, devices.here().device.type == "cuda", []
+        self._seconds, self._cuda, self._spans = seconds, devices.here().device.type == "cuda", []
 
     def timed(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """The same batches; the time that each takes to arrive is counted."""
         start = self._now()
         for batch in batches:
-            end = self._now()
-            if self._cuda:
-                self._events.append((start, end))
-            else:
-                self._seconds += end - start
+            self._spans.append((start, self._now()))
             yield batch
             start = self._now()
 
@@ -112,8 +108,8 @@ class WaitTimer:
 
     def seconds(self) -> float:
         """The sum so far. On a GPU this waits for the work in flight."""
-        if self._events:
+        if self._cuda:
             torch.cuda.synchronize()
-            self._seconds += sum(start.elapsed_time(end) for start, end in self._events) / 1000
-            self._events.clear()
+        spans, self._spans = self._spans, []
+        self._seconds += sum(start.elapsed_time(end) / 1000 if self._cuda else end - start for start, end in spans)
         return self._seconds

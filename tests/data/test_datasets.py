@@ -68,9 +68,7 @@ def test_dolls_are_the_drawn_images():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    sizes=st.lists(st.integers(2, 40), min_size=1, max_size=8),
-    fraction=st.floats(0.01, 0.9),
-    seed=st.integers(0, 99),
+    sizes=st.lists(st.integers(2, 40), min_size=1, max_size=8), fraction=st.floats(0.01, 0.9), seed=st.integers(0, 99)
 )
 def test_a_stratified_choice_is_in_proportion_and_leaves_some_of_every_class(sizes, fraction, seed):
     sizes = np.array(sizes)
@@ -145,12 +143,7 @@ def test_photographs_are_decoded_once(load, monkeypatch, tmp_path):
     second = load()
     assert len(seen) == 16
     assert datasets.fingerprint(first) == datasets.fingerprint(second)
-    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [
-        ".json",
-        ".json",
-        ".npy",
-        ".npy",
-    ]
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".json", ".npy", ".npy"]
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "renamed", "grown", "size"])
@@ -179,12 +172,7 @@ def test_a_damaged_cache_is_made_again(load, tmp_path, monkeypatch, damage):
     if damage == "note":
         stored.with_suffix(".json").write_text("{")
     else:
-        damaged = {
-            "truncate": content[: len(content) // 2],
-            "flip": content,
-            "empty": b"",
-            "junk": b"junk" * 99,
-        }
+        damaged = {"truncate": content[: len(content) // 2], "flip": content, "empty": b"", "junk": b"junk" * 99}
         stored.write_bytes(damaged[damage])
     seen = decodes(monkeypatch)
     assert datasets.fingerprint(load()) == expected

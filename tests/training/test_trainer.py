@@ -12,7 +12,8 @@ from rdnlib import to_rdn
 from rdnlib.data import datasets
 from rdnlib.errors import DataError
 from rdnlib.models import mobilenext
-from rdnlib.training.trainer import Recipe, train
+from rdnlib.training.recipe import Recipe
+from rdnlib.training.trainer import train
 
 RECIPE = Recipe(epochs=3, lr=0.05, size=16, batch_size=32, crop_scale=(0.8, 1.0))
 
