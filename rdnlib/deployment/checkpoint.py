@@ -10,11 +10,10 @@ from torch import nn
 from rdnlib import models
 from rdnlib.errors import CheckpointError, RdnError
 from rdnlib.models.slimmable import Slimmable
-from rdnlib.nn.depthwise import deepen
-from rdnlib.nn.rdn import RDN
+from rdnlib.nn import RDN
 from rdnlib.policy.network import PolicyNetwork
 from rdnlib.policy.sequential import SequentialPolicy
-from rdnlib.surgery.nest import to_rdn
+from rdnlib.surgery import deepen, to_rdn
 from rdnlib.utils.files import write_json, write_tensors
 
 

@@ -10,8 +10,81 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdnlib.graph.operators import Call
+from rdnlib.graph.ir import Call
 from rdnlib.nn.groups import Space
+
+TOP = 5  # log-probabilities of each sub-network that a policy may read
+
+
+class NestedAlign(nn.Module):
+    """The align layers: z_i = Σ_{j≤i} A_j x_j, and the tail between them and the classifier.
+
+    `align[j−1]` has shape (D, C_j). Going from N_i to N_{i+1} adds one product. x_j and z_i may have positions (H, W): then the
+    align layers are 1×1 convolutions, which is how the super-net's own last convolution becomes one. A bias is N_1's.
+    """
+
+    def __init__(self, *, space: Space, aligned: int, bias: bool = False, tail: "Tail | None" = None):
+        super().__init__()
+        self.space = space
+        self.align = nn.ParameterList(nn.Parameter(torch.zeros(aligned, size)) for size in space.sizes)
+        self.bias = nn.Parameter(torch.zeros(aligned)) if bias else None
+        self.tail = tail
+
+    def forward(self, x: Tensor, first: int, last: int, aligned: Tensor | None = None) -> Tensor:
+        """Features of groups first…last (B, ΣC[, H, W]) and z_{first−1} → z_first…z_last as (B, last−first+1, D[, H, W])."""
+        groups = x.split(list(self.space.sizes[first - 1 : last]), dim=1)
+        z, sums = aligned, []
+        for x_j, A_j in zip(groups, self.align[first - 1 : last], strict=True):
+            z = self._product(x_j, A_j, self.bias) if z is None else z + self._product(x_j, A_j)
+            sums.append(z)
+        return torch.stack(sums, dim=1)
+
+    @staticmethod
+    def _product(x: Tensor, align: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, align, bias) if x.ndim == 2 else F.conv2d(x, align[:, :, None, None], bias)
+
+    def finish(self, z: Tensor, first: int) -> Tensor:
+        """z_first, z_first+1, … as (B, n, D[, H, W]) → what the classifier reads, (B, n, features)."""
+        return z if self.tail is None else self.tail(z, first)
+
+    def settings(self, upto: int | None = None) -> dict:
+        """The arguments that build the same layers, or those of N_upto alone."""
+        space, tail = self.space, self.tail
+        if upto is not None:
+            space, tail = space.restrict(upto), None if tail is None else tail.restrict(upto)
+        return {"space": space, "aligned": len(self.align[0]), "bias": self.bias is not None, "tail": deepcopy(tail)}
+
+    def copy_align(self, other: "NestedAlign") -> "NestedAlign":
+        """Take over the weights of another's align layers, as far as there are groups; returns itself."""
+        for align, source in zip(self.align, other.align, strict=False):
+            align.data.copy_(source)
+        if self.bias is not None:
+            self.bias.data.copy_(other.bias)
+        return self
+
+    def head(self, upto: int, classifier: nn.Linear) -> "NestedHeads":
+        """The head of N_upto alone: a copy of its align layers and of a classifier."""
+        heads = NestedHeads(classifier, **self.settings(upto))
+        heads.copy_align(self)
+        return heads
+
+    def owners(self) -> dict[str, Tensor]:
+        """For each parameter that belongs to a group, the group (from 1) that owns each of its rows."""
+        owners = {f"align.{j}": torch.full((len(align),), j + 1) for j, align in enumerate(self.align)}
+        return owners if self.bias is None else {**owners, "bias": torch.ones(len(self.bias), dtype=torch.long)}
+
+
+class NestedHeads(NestedAlign):
+    """Align layers, and the classifier that all sub-networks share: logits_i = classifier(tail(z_i))."""
+
+    def __init__(self, classifier: nn.Linear, *, space: Space, aligned: int | None = None, **settings):
+        super().__init__(space=space, aligned=classifier.in_features if aligned is None else aligned, **settings)
+        self.classifier = nn.Linear(classifier.in_features, classifier.out_features, bias=classifier.bias is not None)
+        self.classifier.load_state_dict(classifier.state_dict())
+
+    def logits(self, z: Tensor, first: int) -> Tensor:
+        """z_first, z_first+1, … as (B, n, D[, H, W]) → (B, n, classes)."""
+        return self.classifier(self.finish(z, first))
 
 
 class PrivateBatchNorm(nn.ModuleList):
@@ -37,7 +110,7 @@ class Tail(nn.Module):
             if isinstance(layer, PrivateBatchNorm):
                 z = layer(z, first)
             else:
-                z = layer(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+                z = layer(z.flatten(0, 1)).unflatten(0, z.shape[:2])  # (B · n, D, …) and back
         return z
 
     def first_norms(self) -> PrivateBatchNorm | None:
@@ -52,6 +125,7 @@ class Tail(nn.Module):
         return Tail({name: deepcopy(layer) for name, layer in own.items()})
 
     def owners(self) -> dict[str, Tensor]:
+        """For each tensor of the private batch norms, the sub-network (from 1) that owns it."""
         return {
             f"layers.{name}.{index}.{key}": torch.full(value.shape, index + 1)
             for name, norms in self.layers.items()
@@ -62,77 +136,9 @@ class Tail(nn.Module):
         }
 
 
-class NestedAlign(nn.Module):
-    """The align layers: z_i = Σ_{j≤i} A_j x_j, and the tail between them and the classifier.
+def evidence(logits: Tensor) -> Tensor:
+    """The five largest log-probabilities (fewer if there are fewer classes), descending: (…, classes) → (…, ≤ 5).
 
-    `align[j−1]` has shape (D, C_j). Going from N_i to N_{i+1} adds one product. x_j and z_i may have positions (H, W): then the
-    align layers are 1×1 convolutions, which is how the super-net's own last convolution becomes one. A bias is N_1's.
+    Sorted, so that a policy sees how sure a network is, and need not learn it for every class anew.
     """
-
-    def __init__(self, *, space: Space, aligned: int, bias: bool = False, tail: Tail | None = None):
-        super().__init__()
-        self.space = space
-        self.align = nn.ParameterList(nn.Parameter(torch.zeros(aligned, size)) for size in space.sizes)
-        self.bias = nn.Parameter(torch.zeros(aligned)) if bias else None
-        self.tail = tail
-
-    def forward(self, x: Tensor, first: int, last: int, aligned: Tensor | None = None) -> Tensor:
-        """Features of groups first…last (B, ΣC[, H, W]) and z_{first−1} → z_first…z_last as (B, last−first+1, D[, H, W])."""
-        parts = x.split(list(self.space.sizes[first - 1 : last]), dim=1)
-        z = [] if aligned is None else [aligned]
-        for part, align in zip(parts, self.align[first - 1 : last], strict=True):
-            if z:
-                z.append(z[-1] + self._product(part, align))
-            else:
-                z.append(self._product(part, align, self.bias))
-        return torch.stack(z if aligned is None else z[1:], dim=1)
-
-    @staticmethod
-    def _product(x: Tensor, align: Tensor, bias: Tensor | None = None) -> Tensor:
-        return F.linear(x, align, bias) if x.ndim == 2 else F.conv2d(x, align[:, :, None, None], bias)
-
-    def finish(self, z: Tensor, first: int) -> Tensor:
-        """z_first, z_first+1, … as (B, n, D[, H, W]) → what the classifier reads, (B, n, features)."""
-        return z if self.tail is None else self.tail(z, first)
-
-    def settings(self, upto: int | None = None) -> dict:
-        """The arguments that build the same layers, or those of N_upto alone."""
-        space, tail = self.space, self.tail
-        if upto is not None:
-            space, tail = space.restrict(upto), None if tail is None else tail.restrict(upto)
-        return {"space": space, "aligned": len(self.align[0]), "bias": self.bias is not None, "tail": deepcopy(tail)}
-
-    def copy_align(self, other: "NestedAlign") -> "NestedAlign":
-        """Take over the weights of another's align layers, as far as there are groups; returns itself."""
-        for mine, theirs in zip(self.align, other.align, strict=False):
-            mine.data.copy_(theirs)
-        if self.bias is not None:
-            self.bias.data.copy_(other.bias)
-        return self
-
-    def owners(self) -> dict[str, Tensor]:
-        rows = {f"align.{group}": torch.full((len(align),), group + 1) for group, align in enumerate(self.align)}
-        return rows if self.bias is None else {**rows, "bias": torch.ones(len(self.bias), dtype=torch.long)}
-
-
-class NestedHeads(NestedAlign):
-    """Align layers, and the classifier that all sub-networks share: logits_i = classifier(tail(z_i))."""
-
-    def __init__(self, classifier: nn.Linear, *, space: Space, aligned: int | None = None, **settings):
-        super().__init__(space=space, aligned=classifier.in_features if aligned is None else aligned, **settings)
-        self.classifier = nn.Linear(classifier.in_features, classifier.out_features, bias=classifier.bias is not None)
-        self.classifier.load_state_dict(classifier.state_dict())
-
-    def logits(self, z: Tensor, first: int) -> Tensor:
-        """z_first, z_first+1, … as (B, n, D[, H, W]) → (B, n, classes)."""
-        return self.classifier(self.finish(z, first))
-
-    def restrict(self, upto: int) -> "NestedHeads":
-        return restrict_heads(self, self.classifier, upto)
-
-
-def restrict_heads(align: NestedAlign, classifier: nn.Linear, upto: int) -> NestedHeads:
-    """The head of N_upto alone: a copy of its align layers, and of a classifier."""
-    heads = NestedHeads(classifier, **align.settings(upto))
-    heads.copy_align(align)
-    return heads
+    return logits.log_softmax(dim=-1).topk(min(TOP, logits.shape[-1]), dim=-1).values

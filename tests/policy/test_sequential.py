@@ -11,11 +11,11 @@ from rdnlib.calibration.envelope import threshold_exits
 from rdnlib.calibration.multiplier import choose, saved_fraction
 from rdnlib.errors import CheckpointError, ConfigError, DataError
 from rdnlib.madds import count_subnetworks
+from rdnlib.nn.heads import evidence
 from rdnlib.policy.inference import DynamicRDN
 from rdnlib.policy.network import PolicyNetwork
 from rdnlib.policy.sequential import (
     SequentialPolicy,
-    evidence,
     fit_sequential,
     going_on,
     sequential_madds,

@@ -5,9 +5,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
-from rdnlib import RDN, to_rdn
+from rdnlib import RDN, deepen, to_rdn
 from rdnlib.models import mobilenet_v2, mobilenext, resnext50
-from rdnlib.nn.depthwise import deepen
 
 
 def settle_norms(model: nn.Module, images: torch.Tensor) -> nn.Module:
