@@ -139,10 +139,10 @@ def _layers(rdn: RDN) -> dict[str, tuple[nn.Module, str, Space | None]]:
                     )
             continue
         layers[part] = module, "align", module.space
-        for name, layer in module.tail.layers.items() if module.tail is not None else ():
-            path, private = f"{part}.tail.layers.{name}", isinstance(layer, PrivateBatchNorm)
+        for name, layer in module.tail.items() if module.tail is not None else ():
+            path, private = f"{part}.tail.{name}", isinstance(layer, PrivateBatchNorm)
             path, layer = (f"{path}.0", layer[0]) if private else (path, layer)
-            answers[path] = layer, path.removeprefix("heads.tail.layers."), None
+            answers[path] = layer, path.removeprefix("heads.tail."), None
     return {**layers, **answers, "heads.classifier": (rdn.heads.classifier, "classifier", None)}
 
 

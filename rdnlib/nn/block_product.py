@@ -26,8 +26,9 @@ class _BlockProduct(torch.autograd.Function):
     def forward(ctx: FunctionCtx, x: Tensor, runs: Runs, *weights: Tensor) -> Tensor:
         ctx.save_for_backward(x, *weights)
         ctx.runs = runs
-        product = x.new_empty(len(x), sum(map(len, weights)))
-        for output, weight, ranges in zip(_by_group(product, weights), weights, runs, strict=True):
+        sizes = [len(weight) for weight in weights]
+        product = x.new_empty(len(x), sum(sizes))
+        for output, weight, ranges in zip(product.split(sizes, dim=1), weights, runs, strict=True):
             for index, (columns, block) in enumerate(_blocks(x, weight, ranges)):
                 output.addmm_(columns, block.t(), beta=min(index, 1))  # the first block overwrites what is there
         return product
@@ -38,19 +39,14 @@ class _BlockProduct(torch.autograd.Function):
         x, *weights = ctx.saved_tensors
         grad_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         grad_weights = [torch.empty_like(weight) for weight in weights]
-        parts = zip(_by_group(grad, weights), weights, grad_weights, ctx.runs, strict=True)
-        for part, weight, grad_weight, ranges in parts:
+        parts = grad.split([len(weight) for weight in weights], dim=1)
+        for part, weight, grad_weight, ranges in zip(parts, weights, grad_weights, ctx.runs, strict=True):
             for columns, block in _blocks(x, grad_weight, ranges):
                 torch.mm(part.t(), columns, out=block)
             if grad_x is not None:
                 for columns, block in _blocks(grad_x, weight, ranges):
                     columns.addmm_(part, block)
         return grad_x, None, *grad_weights
-
-
-def _by_group(product: Tensor, weights: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Views of the columns of each group of outputs."""
-    return product.split([len(weight) for weight in weights], dim=1)
 
 
 def _blocks(x: Tensor, weight: Tensor, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -19,17 +19,16 @@ from rdnlib.nn.groups import Space, sources
 
 
 class NestedLayer:
-    """A module whose output channels, in groups as in the space `writes`, are the rows of its parameters."""
+    """A module whose output channels, in groups as in the space `writes`, are the rows of its parameters.
+
+    `restrict(upto)` gives a copy that holds output groups 1…upto only.
+    """
 
     writes: Space
 
     def owners(self) -> dict[str, Tensor]:
         """For each parameter and statistic, the group (from 1) that owns each of its rows."""
         return {name: self.writes.owners() for name, tensor in self.state_dict().items() if tensor.ndim}
-
-    def restrict(self, upto: int) -> Self:
-        """A copy that holds output groups 1…upto only."""
-        raise NotImplementedError
 
     def copy_rows(self, other: Self) -> Self:
         """Take over the first rows of another's parameters and statistics; returns itself."""
@@ -110,19 +109,17 @@ class NestedConv2d(NestedLayer, nn.Module):
 
     def dense_weight(self) -> Tensor:
         """(ΣC_out, ΣC_in, kh, kw), with zeros for the absent blocks."""
-        flat = torch.cat([weight.flatten() for weight in self.weight])
-        if self._positions is None or self._positions.device != flat.device:
-            self._positions = self.positions().to(flat.device)
         shape = (sum(self.writes.sizes), self.reads.channels_nested, *self.kernel_size)
+        flat = torch.cat([weight.flatten() for weight in self.weight])
+        if (
+            self._positions is None or self._positions.device != flat.device
+        ):  # of each weight in the flattened dense one
+            present = torch.zeros(*shape[:2], self.taps, dtype=torch.bool)
+            for rows, runs in zip(present.split(list(self.writes.sizes)), self.runs, strict=True):
+                for start, stop in runs:
+                    rows[:, start:stop] = True
+            self._positions = present.flatten().nonzero().flatten().to(flat.device)
         return flat.new_zeros(prod(shape)).index_copy(0, self._positions, flat).view(shape)
-
-    def positions(self) -> Tensor:
-        """Where each weight, flattened and concatenated over the groups, lies in the flattened dense weight."""
-        present = torch.zeros(sum(self.writes.sizes), self.reads.channels_nested, self.taps, dtype=torch.bool)
-        for rows, runs in zip(present.split(list(self.writes.sizes)), self.runs, strict=True):
-            for start, stop in runs:
-                rows[:, start:stop] = True
-        return present.flatten().nonzero().flatten()
 
     def restrict(self, upto: int) -> Self:
         spaces = {"reads": self.reads.restrict(upto), "writes": self.writes.restrict(upto)}

@@ -98,14 +98,10 @@ class DepthwiseRDN(RDN):
         """Execute the first node of the chain on images (B, 3, H, W)."""
         if any(i > width or j > depth for (i, j), (width, depth) in pairwise(self.nodes)):
             raise ConfigError("a grid has no single order of execution: choose one, rdn.along(best_order(…)[0])")
-        return self._grow(x, State(0, None, None, {}, self), 1)
-
-    def advance(self, state: State, to: int) -> State:
-        """Go on to node `to` of the chain, computing only what is new: groups in front of the cut, behind it, or both."""
-        self._check(to, above=state.index)
-        return self._grow(None, state, to)
+        return super().start(x)
 
     def _grow(self, x: Tensor | None, state: State, to: int) -> State:
+        """Go on to node `to` of the chain, computing only what is new: groups in front of the cut, behind it, or both."""
         early, deep = self._widths(state.index)
         done, (width, depth), seen = max(early, deep), self.nodes[to - 1], dict(state.seen)
         cut, aligned = state.features, state.aligned

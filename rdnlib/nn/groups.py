@@ -46,11 +46,6 @@ def inflate(groups: Sequence[Tensor]) -> Tensor:
     return torch.cat([groups[counterpart(group, k) - 1] for group in range(1, 2 * k)])
 
 
-def expand(units: Tensor, width: int) -> Tensor:
-    """Units (n,) of `width` channels each → their channels (n · width,), unit by unit."""
-    return (units[:, None] * width + torch.arange(width)).flatten()
-
-
 @dataclass(frozen=True)
 class Space:
     """The channels of one value, cut into groups.
@@ -76,11 +71,8 @@ class Space:
 
     def offsets_for_reading(self, k: int) -> tuple[int, ...]:
         """The offsets of the groups as a nested layer reads them: it cuts a plain space into k."""
-        if not self.plain:
-            return self.offsets
-        return tuple(
-            self.width * offset for offset in accumulate(split_channels(self.channels // self.width, k), initial=0)
-        )
+        parts = [self.width * units for units in split_channels(self.channels // self.width, k)]
+        return tuple(accumulate(parts, initial=0)) if self.plain else self.offsets
 
     def owners(self) -> Tensor:
         """(ΣC,) the group (from 1) of each channel."""

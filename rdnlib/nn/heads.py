@@ -47,26 +47,16 @@ class NestedAlign(nn.Module):
         """z_first, z_first+1, … as (B, n, D[, H, W]) → what the classifier reads, (B, n, features)."""
         return z if self.tail is None else self.tail(z, first)
 
-    def settings(self, upto: int | None = None) -> dict:
-        """The arguments that build the same layers, or those of N_upto alone."""
-        space, tail = self.space, self.tail
-        if upto is not None:
-            space, tail = space.restrict(upto), None if tail is None else tail.restrict(upto)
-        return {"space": space, "aligned": len(self.align[0]), "bias": self.bias is not None, "tail": deepcopy(tail)}
-
-    def copy_align(self, other: "NestedAlign") -> "NestedAlign":
-        """Take over the weights of another's align layers, as far as there are groups; returns itself."""
-        for align, source in zip(self.align, other.align, strict=False):
-            align.data.copy_(source)
-        if self.bias is not None:
-            self.bias.data.copy_(other.bias)
-        return self
-
     def head(self, upto: int, classifier: nn.Linear) -> "NestedHeads":
         """The head of N_upto alone: a copy of its align layers and of a classifier."""
-        heads = NestedHeads(classifier, **self.settings(upto))
-        heads.copy_align(self)
-        return heads
+        tail, bias = None if self.tail is None else self.tail.restrict(upto), self.bias is not None
+        space, aligned = self.space.restrict(upto), len(self.align[0])
+        head = NestedHeads(classifier, space=space, aligned=aligned, bias=bias, tail=tail)
+        sources = {f"align.{j}": align for j, align in enumerate(self.align[:upto])} | (
+            {"bias": self.bias} if bias else {}
+        )
+        head.load_state_dict(sources, strict=False)
+        return head
 
     def owners(self) -> dict[str, Tensor]:
         """For each parameter that belongs to a group, the group (from 1) that owns each of its rows."""
@@ -94,19 +84,18 @@ class PrivateBatchNorm(nn.ModuleList):
         """z_first, z_first+1, … as (B, n, D, …) → the same shape."""
         return torch.stack([self[first - 1 + i](z[:, i]) for i in range(z.shape[1])], dim=1)
 
+    def owners(self) -> dict[str, Tensor]:
+        """For each parameter and statistic, the sub-network (from 1) that owns it."""
+        tensors = {name: tensor for name, tensor in self.state_dict().items() if tensor.ndim}  # names are "index.…"
+        return {name: torch.full(tensor.shape, int(name.split(".")[0]) + 1) for name, tensor in tensors.items()}
 
-class Tail(nn.Module):
+
+class Tail(nn.ModuleDict):
     """What the super-net has between its align layer and its classifier: shared by all sub-networks, but for batch norm."""
-
-    def __init__(self, layers: dict[str, nn.Module | Call]):
-        super().__init__()
-        self.order = [(name, layer if isinstance(layer, Call) else None) for name, layer in layers.items()]
-        self.layers = nn.ModuleDict({name: layer for name, layer in layers.items() if isinstance(layer, nn.Module)})
 
     def forward(self, z: Tensor, first: int) -> Tensor:
         """z_first, z_first+1, … as (B, n, D, …) → (B, n, features of the classifier)."""
-        for name, function in self.order:
-            layer = function or self.layers[name]
+        for layer in self.values():
             if isinstance(layer, PrivateBatchNorm):
                 z = layer(z, first)
             else:
@@ -115,25 +104,24 @@ class Tail(nn.Module):
 
     def first_norms(self) -> PrivateBatchNorm | None:
         """The batch norms that read z directly, if any."""
-        first = self.layers[self.order[0][0]] if self.order and self.order[0][1] is None else None
+        first = next(iter(self.values()), None)
         return first if isinstance(first, PrivateBatchNorm) else None
 
     def restrict(self, upto: int) -> "Tail":
         """The tail of N_upto alone: of the private batch norms only its own."""
-        layers = {name: function or self.layers[name] for name, function in self.order}
-        own = {n: layer[upto - 1] if isinstance(layer, PrivateBatchNorm) else layer for n, layer in layers.items()}
-        return Tail({name: deepcopy(layer) for name, layer in own.items()})
+        own = {n: layer[upto - 1] if isinstance(layer, PrivateBatchNorm) else layer for n, layer in self.items()}
+        return Tail(deepcopy(own))
 
-    def owners(self) -> dict[str, Tensor]:
-        """For each tensor of the private batch norms, the sub-network (from 1) that owns it."""
-        return {
-            f"layers.{name}.{index}.{key}": torch.full(value.shape, index + 1)
-            for name, norms in self.layers.items()
-            if isinstance(norms, PrivateBatchNorm)
-            for index, norm in enumerate(norms)
-            for key, value in norm.state_dict().items()
-            if value.ndim
-        }
+
+class Function(nn.Module):
+    """A traced function as a layer of a `Tail`."""
+
+    def __init__(self, call: Call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.call(z)
 
 
 def evidence(logits: Tensor) -> Tensor:

@@ -84,12 +84,12 @@ class Trunk(nn.Module):
 class State:
     """What `start` and `advance` hand on: sub-network `index` has been executed.
 
-    features (B, C[, H, W]) of the groups so far, of an RDN of several depths those at the cut; aligned (B, D[, H, W]) is z_index, None
-    while there is none; seen: the inputs of the nested convolutions so far, which later groups read again.
+    features (B, C[, H, W]) of the groups so far, with depth-wise nesting those at the cut; aligned (B, D[, H, W]) is z_index, None
+    in front of the cut; seen: the inputs of the nested convolutions so far, which later groups read again.
     """
 
     index: int
-    features: Tensor
+    features: Tensor | None
     aligned: Tensor | None
     seen: dict[str, Tensor]
     rdn: "RDN"
@@ -116,7 +116,7 @@ class RDN(nn.Module):
     heads: NestedHeads
     new_parts: tuple[
         str, ...
-    ] = ()  # early exits, of which the super-net has nothing and which no larger sub-network reuses
+    ] = ()  # those that the super-net does not have, and no larger sub-network reuses: early exits
 
     def __init__(self, *, k: int, config: dict, **parts: nn.Module):
         super().__init__()
@@ -145,17 +145,19 @@ class RDN(nn.Module):
 
     def start(self, x: Tensor) -> State:
         """Execute N_1 on images (B, 3, H, W)."""
-        seen: dict[str, Tensor] = {}
-        features = self.trunk(x, 1, 1, seen)
-        return State(1, features, self.heads(features, 1, 1)[:, -1], seen, self)
+        return self._grow(x, State(0, None, None, {}, self), 1)
 
     def advance(self, state: State, to: int) -> State:
         """Go on from N_index to N_to, computing only groups index+1…to. The given state stays valid."""
         self._check(to, above=state.index)
+        return self._grow(None, state, to)
+
+    def _grow(self, x: Tensor | None, state: State, to: int) -> State:
         seen = dict(state.seen)
-        new = self.trunk(None, state.index + 1, to, seen)
-        aligned = self.heads(new, state.index + 1, to, state.aligned)
-        return State(to, torch.cat([state.features, new], dim=1), aligned[:, -1], seen, self)
+        new = self.trunk(x, state.index + 1, to, seen)
+        aligned = self.heads(new, state.index + 1, to, state.aligned)[:, -1]
+        features = new if state.features is None else torch.cat([state.features, new], dim=1)
+        return State(to, features, aligned, seen, self)
 
     def answer(self, state: State) -> Tensor:
         """Logits (B, classes) of N_index, see `State`."""
@@ -175,8 +177,6 @@ class RDN(nn.Module):
                 f"sub-network {index!r} does not exist: choose from {above + 1} to {self.num_subnetworks}"
             )
 
-    # ── what policies read ──
-
     @property
     def first_channels(self) -> int:
         """How many features a policy reads, see `first_features`."""
@@ -186,8 +186,6 @@ class RDN(nn.Module):
         """What a policy may see: N_1's share of `features`, averaged over the positions, (B, C_1)."""
         first = features[:, : self.first_channels]
         return first.mean(dim=(2, 3)) if first.ndim == 4 else first
-
-    # ── what counting and tests of nesting need to know ──
 
     def needs(self, index: int) -> dict[str, int]:
         """How many groups of each of its parts N_index runs; of parts left out, none."""

@@ -62,7 +62,13 @@ def early_exit(trunk: Trunk, cut: str, *, k: int, generator: torch.Generator) ->
 
 def early_exit_heads(rdn: RDN) -> NestedAlign:
     """Align layers and tail of the early exits; at first a copy of the trunk's own."""
-    return NestedAlign(**rdn.heads.settings()).copy_align(rdn.heads)
+    heads = rdn.heads
+    bias, tail = heads.bias is not None, deepcopy(heads.tail)
+    align = NestedAlign(space=heads.space, aligned=len(heads.align[0]), bias=bias, tail=tail)
+    align.load_state_dict(
+        {name: value for name, value in heads.state_dict().items() if not name.startswith("classifier.")}
+    )
+    return align
 
 
 @torch.no_grad()
@@ -84,7 +90,7 @@ def fit_early_exit(
         inputs = [blocks.execute(step, [x], 1, K) for x in inputs]
     pairs = ((x, _resized(target, x)) for x, target in zip(inputs, targets, strict=True))
     fit_dense(blocks.layers[POINTWISE], blocks.layers[NORM], pairs, k=rdn.k, residual=False)
-    for norms in () if heads.tail is None else heads.tail.layers.values():
+    for norms in () if heads.tail is None else heads.tail.values():
         for norm in norms if isinstance(norms, PrivateBatchNorm) else ():
             norm.load_state_dict(norms[-1].state_dict())  # N_K's, whose aligned features are the target
     fit_heads(heads, ((blocks(x, 1, K), rdn.heads(back(x, 1, K), 1, K)[:, -1]) for x in at_cut))

@@ -12,7 +12,7 @@ from torch import Tensor
 from rdnlib.errors import ConfigError
 from rdnlib.graph.ir import Trace, is_dense
 from rdnlib.graph.refusals import WEIGHTED
-from rdnlib.nn.groups import Space, expand, inflate, nested_sizes, split_channels
+from rdnlib.nn.groups import Space, inflate, nested_sizes, split_channels
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Layout:
     def groups(self, value: str) -> list[Tensor]:
         """The super-net's channels of each of the groups 1…k; a plain value is cut evenly, for those that read it."""
         units, width = self.orders[self.traced.space_of[value]], self.traced.width(value)
-        return [expand(part, width) for part in units.split(list(split_channels(len(units), self.k)))]
+        channels = units[:, None] * width + torch.arange(width)  # (units, width)
+        return [part.flatten() for part in channels.split(list(split_channels(len(units), self.k)))]
 
     def inflated(self, value: str) -> Tensor:
         """(ΣC,) the super-net's channel behind each channel of the RDN; a new group repeats its counterpart's."""

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.graph.ir import Call, Step, is_dense, is_grouped
+from rdnlib.graph.ir import Step, is_dense, is_grouped
 from rdnlib.graph.refusals import NORMS
 from rdnlib.graph.tracing import trace
 from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d, NestedLayer, NestedLinear
 from rdnlib.nn.groups import counterpart
-from rdnlib.nn.heads import NestedHeads, PrivateBatchNorm, Tail
+from rdnlib.nn.heads import Function, NestedHeads, PrivateBatchNorm, Tail
 from rdnlib.nn.rdn import RDN, Trunk
 from rdnlib.surgery.cache import calibration_batches
 from rdnlib.surgery.layout import Layout, plan
@@ -75,8 +75,7 @@ def nest(layout: Layout, *, config: dict) -> RDN:
     """Build the RDN with the super-net's weights copied into the blocks that remain ("copy" initialisation)."""
     traced = layout.traced
     layers = {step.name: _nested(step, layout) for step in traced.steps if step.module is not None}
-    values = dict.fromkeys(name for step in traced.steps for name in (*step.inputs, step.name))
-    spaces = {name: layout.space(name) for name in values}
+    spaces = {name: layout.space(name) for step in traced.steps for name in (*step.inputs, step.name)}
     trunk = Trunk(traced.steps, layers, image=traced.image, spaces=spaces)
     rdn = RDN(trunk=trunk, heads=_heads(layout), k=layout.k, config=config)
     return rdn.to(traced.classifier.weight.device).eval()
@@ -132,9 +131,9 @@ def _heads(layout: Layout) -> NestedHeads:
     return heads
 
 
-def _tail_layer(step: Step, subnetworks: int) -> nn.Module | Call:
+def _tail_layer(step: Step, subnetworks: int) -> nn.Module:
     if step.function is not None:
-        return step.function
+        return Function(step.function)
     if isinstance(step.module, NORMS):
         return PrivateBatchNorm([deepcopy(step.module) for _ in range(subnetworks)])
     return deepcopy(step.module)

@@ -6,7 +6,6 @@ of Algorithm 1 resets the candidates to all channels in every round; read here a
 whole: their score is the sum over their channels.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -40,18 +39,7 @@ def select(strategy: str, layout: Layout, batches: list[Tensor], *, seed: int) -
     elif strategy.startswith("greedy"):
         if not batches:
             raise ConfigError(f"select='{strategy}' needs calibration images: pass calibration=(B, 3, H, W) tensor")
-        current = replace(layout, orders=orders)  # sees the orders as they change
-        with activation_cache() as inputs:
-            cache_inputs(layout, batches, inputs)
-
-            def score(step: Step) -> Tensor:
-                """(k−1, units) violation scores of the units that a layer writes, for the present order of its input."""
-                x = [inputs.get(step.inputs[0], batch) for batch in range(len(batches))]
-                relative = strategy == "greedy-relative"
-                scores = violation_scores(step.module, x, current.groups(step.inputs[0]), relative=relative)
-                return scores.unflatten(1, (-1, layout.traced.width(step.name))).sum(dim=2)
-
-            _order_spaces(orders, layout, score)
+        _greedy(orders, layout, batches, relative=strategy == "greedy-relative")
     return orders
 
 
@@ -68,17 +56,27 @@ def greedy_permutation(scores: Tensor, *, k: int) -> Tensor:
     return torch.cat([*order, torch.nonzero(~taken).flatten()])
 
 
-def _order_spaces(orders: dict[int, Tensor], layout: Layout, score: Callable[[Step], Tensor]) -> None:
-    """Two sweeps over the spaces, in place.
+def _greedy(orders: dict[int, Tensor], layout: Layout, batches: list[Tensor], *, relative: bool) -> None:
+    """Algorithm 1 for every space, in place, in two sweeps.
 
     A space with several producers (a residual stage) adds their scores. Through the residual, a later producer's input order
     depends on the very space it writes: so the first sweep uses the first producer alone, the second all of them.
     """
+    current = replace(layout, orders=orders)  # sees the orders as they change
     writers: dict[int, list[Step]] = {}
     for step in producers(layout):
         writers.setdefault(layout.traced.space_of[step.name], []).append(step)
     shared = any(len(steps) > 1 for steps in writers.values())
-    for sweep in range(1 + shared):
-        for space, steps in writers.items():
-            used = steps[:1] if shared and sweep == 0 else steps
-            orders[space] = greedy_permutation(sum(score(step) for step in used), k=layout.k)
+    with activation_cache() as inputs:
+        cache_inputs(layout, batches, inputs)
+
+        def score(step: Step) -> Tensor:
+            """(k−1, units) violation scores of the units that a layer writes, for the present order of its input."""
+            x = [inputs.get(step.inputs[0], batch) for batch in range(len(batches))]
+            scores = violation_scores(step.module, x, current.groups(step.inputs[0]), relative=relative)
+            return scores.unflatten(1, (-1, layout.traced.width(step.name))).sum(dim=2)
+
+        for sweep in range(1 + shared):
+            for space, steps in writers.items():
+                used = steps[:1] if shared and sweep == 0 else steps
+                orders[space] = greedy_permutation(sum(score(step) for step in used), k=layout.k)

@@ -113,6 +113,12 @@ def test_work_in_place_is_followed():
     torch.testing.assert_close(model.classifier(run(traced.steps, {traced.image: x})), model(x))
 
 
+def test_dropout_in_place_is_followed():
+    traced = trace(Net(lambda x: (nn.functional.dropout(x, 0.5, inplace=True), x)[1]))
+    dropout = next(step for step in traced.steps if isinstance(step.module, nn.Dropout))
+    assert traced.steps[-1].inputs == (dropout.name,)
+
+
 def test_which_convolution_becomes_the_align_layer():
     traced = trace(mobilenet_v2(num_classes=10))
     assert traced.align.target == "features.18.0"

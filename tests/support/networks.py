@@ -40,6 +40,19 @@ class Toy(nn.Module):
         return self.classifier(self.flatten(self.pool(self.down(x))))
 
 
+class LinearNet(nn.Module):
+    """1×1 and 3×3 convolutions without activation: here counterpart + completion must give the super-net exactly."""
+
+    def __init__(self, depth: int):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.body = nn.Sequential(*(nn.Conv2d(8, 8, 3, 1, 1, bias=False) for _ in range(depth)))
+        self.pool, self.flatten, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.classifier(self.flatten(self.pool(self.body(self.stem(x)))))
+
+
 class Mixed(nn.Module):
     """3×3 convolutions with bias, uneven channels, a residual, a gate, squeeze-and-excitation, a grouped convolution that widens,
     pooling, functions and methods instead of modules, work in place, and a hidden Linear behind flattened positions."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.networks import NETWORKS, build
+from support.networks import NETWORKS, LinearNet, build
 from torch import nn
 
 from rdnlib import to_rdn
@@ -17,25 +17,12 @@ from rdnlib.surgery.nest import nest
 from rdnlib.surgery.select import select
 
 
-class Linear(nn.Module):
-    """1×1 and 3×3 convolutions without activation: here counterpart + completion must give the super-net exactly."""
-
-    def __init__(self, depth: int):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
-        self.body = nn.Sequential(*(nn.Conv2d(8, 8, 3, 1, 1, bias=False) for _ in range(depth)))
-        self.pool, self.flatten, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
-
-    def forward(self, x):
-        return self.classifier(self.flatten(self.pool(self.body(self.stem(x)))))
-
-
 @pytest.mark.parametrize("k", [2, 3, 4])
 @pytest.mark.parametrize("select", ["identity", "random", "greedy"])
 def test_one_nested_layer_of_a_linear_net_collapses_to_the_super_net(images, k, select):
     """Behind a plain input nothing is lost: counterpart and completion read all inputs between them."""
     torch.manual_seed(1)
-    model = Linear(1).eval()
+    model = LinearNet(1).eval()
     rdn = to_rdn(model, k, select=select, calibration=images)
     torch.testing.assert_close(rdn(images)[:, -1], model(images), rtol=1e-5, atol=1e-5)
 
@@ -43,7 +30,7 @@ def test_one_nested_layer_of_a_linear_net_collapses_to_the_super_net(images, k, 
 def test_what_copy_loses_in_a_deep_linear_net_is_what_the_paper_cuts(images):
     """Two nested layers lose the products of a completion with blocks it does not own: the copy is not exact."""
     torch.manual_seed(1)
-    model = Linear(2).eval()
+    model = LinearNet(2).eval()
     rdn = to_rdn(model, 4, select="identity")
     assert (rdn(images)[:, -1] - model(images)).abs().max() > 1e-3
 

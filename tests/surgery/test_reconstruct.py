@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.networks import Mixed, settle_norms
+from support.networks import LinearNet, Mixed, settle_norms
 from torch import nn
 
 from rdnlib import to_rdn
@@ -11,23 +11,10 @@ from rdnlib.models import mobilenext
 from rdnlib.surgery.reconstruct import feature_norm, gates
 
 
-class Linear(nn.Module):
-    """1×1 and 3×3 convolutions without activation: here counterpart + completion must give the super-net exactly."""
-
-    def __init__(self, depth: int):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
-        self.body = nn.Sequential(*(nn.Conv2d(8, 8, 3, 1, 1, bias=False) for _ in range(depth)))
-        self.pool, self.flatten, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
-
-    def forward(self, x):
-        return self.classifier(self.flatten(self.pool(self.body(self.stem(x)))))
-
-
 def test_reconstruct_recovers_a_linear_net_exactly(images):
     """All channels of a linear 1×1 layer are in reach of N_K's regression, so N_K must be the super-net."""
     torch.manual_seed(1)
-    model = Linear(1).eval()
+    model = LinearNet(1).eval()
     rdn = to_rdn(model, 4, select="identity", init="reconstruct", calibration=images.repeat(8, 1, 1, 1))
     error = (rdn(images)[:, -1] - model(images)).abs().mean() / model(images).std()
     assert error < 0.05
