@@ -8,7 +8,6 @@ that N_{i,0} has computed at the cut, and goes on with groups 1…i of the back,
 from collections.abc import Sequence
 from copy import copy
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +18,6 @@ from rdnlib.nn.heads import NestedAlign
 from rdnlib.nn.rdn import RDN, State, SubNetwork, Trunk
 
 Node = tuple[int, int]  # (width i, depth j) of N_{i,j}
-
-
-class Features(NamedTuple):
-    """What the parts of a `DepthwiseRDN` have computed for its first `count` nodes.
-
-    cut: (B, ΣC, H, W) the groups at the cut; deep: (B, ΣC[, H, W]) those of the final features, None where no node wants any.
-    """
-
-    count: int
-    cut: Tensor
-    deep: Tensor | None
 
 
 class DepthwiseRDN(RDN):
@@ -71,22 +59,20 @@ class DepthwiseRDN(RDN):
         chain.nodes, chain.config = order, {**self.config, "order": [list(node) for node in order]}
         return chain
 
-    def features(self, x: Tensor, upto: int | None = None) -> Features:
-        """Images (B, 3, H, W) → what the first `upto` nodes need from front and back."""
-        count = self.num_subnetworks if upto is None else upto
-        early, deep = self._widths(count)
-        at_cut = self.front(x, 1, max(early, deep))
-        return Features(count, at_cut, self.back(at_cut[:, : self._cut.offsets[deep]], 1, deep) if deep else None)
+    def features(self, x: Tensor, upto: int | None = None) -> Tensor:
+        """Images (B, 3, H, W) → features (B, ΣC, H', W') at the cut, of the groups that the first `upto` nodes need."""
+        return self.front(x, 1, max(self._widths(upto)))
 
-    def classify(self, features: Features) -> Tensor:
-        """→ logits (B, count, classes) of the first `count` nodes."""
-        early, deep = self._widths(features.count)
+    def classify(self, features: Tensor, upto: int | None = None) -> Tensor:
+        """`features(x, upto)` → logits (B, upto, classes) of the first `upto` nodes."""
+        early, deep = self._widths(upto)
         logits = []
         if early:
-            logits.append(self.early_logits(features.cut[:, : self._cut.offsets[early]], 1, early))
+            logits.append(self.early_logits(features[:, : self._cut.offsets[early]], 1, early))
         if deep:
-            logits.append(self.heads.logits(self.heads(features.deep, 1, deep), 1))
-        columns = [width - 1 + depth * early for width, depth in self.nodes[: features.count]]
+            final = self.back(features[:, : self._cut.offsets[deep]], 1, deep)
+            logits.append(self.heads.logits(self.heads(final, 1, deep), 1))
+        columns = [width - 1 + depth * early for width, depth in self.nodes[:upto]]
         return torch.cat(logits, dim=1)[:, columns]
 
     def early_logits(self, cut: Tensor, first: int, last: int) -> Tensor:
@@ -132,17 +118,13 @@ class DepthwiseRDN(RDN):
         """Groups of the features at the cut."""
         return self.back.spaces[self.back.image]
 
-    def _widths(self, count: int) -> tuple[int, int]:
-        """The largest width of each depth among the first `count` nodes, 0 where there is none."""
+    def _widths(self, count: int | None) -> tuple[int, int]:
+        """The largest width of each depth among the first `count` nodes (all), 0 where there is none."""
         return tuple(max((i for i, j in self.nodes[:count] if j == depth), default=0) for depth in (0, 1))
 
     @property
     def first_channels(self) -> int:
         return self._cut.sizes[0]
-
-    def first_features(self, features: Features | Tensor) -> Tensor:
-        """What a policy may see: the first group at the cut, averaged over the positions, (B, C_1)."""
-        return super().first_features(features.cut if isinstance(features, Features) else features)
 
     def needs(self, index: int) -> dict[str, int]:
         width, depth = self.nodes[index - 1]

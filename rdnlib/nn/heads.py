@@ -52,10 +52,7 @@ class NestedAlign(nn.Module):
         tail, bias = None if self.tail is None else self.tail.restrict(upto), self.bias is not None
         space, aligned = self.space.restrict(upto), len(self.align[0])
         head = NestedHeads(classifier, space=space, aligned=aligned, bias=bias, tail=tail)
-        sources = {f"align.{j}": align for j, align in enumerate(self.align[:upto])} | (
-            {"bias": self.bias} if bias else {}
-        )
-        head.load_state_dict(sources, strict=False)
+        head.load_state_dict(self.state_dict(), strict=False)  # later groups and their batch norms have no place in it
         return head
 
     def owners(self) -> dict[str, Tensor]:

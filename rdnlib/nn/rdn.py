@@ -19,12 +19,12 @@ from rdnlib.nn.heads import NestedHeads
 
 
 class Trunk(nn.Module):
-    """The nested layers in order. `layers` maps a step's name to its module; functions have no module."""
+    """Nested layers in order. `layers` maps a step's name to its module; functions have none, and layers of other steps are left out."""
 
     def __init__(self, steps: list[Step], layers: dict[str, nn.Module], *, image: str, spaces: dict[str, Space]):
         super().__init__()
         self.steps = [replace(step, module=None) for step in steps]  # the layers alone hold parameters
-        self.layers = nn.ModuleDict(layers)
+        self.layers = nn.ModuleDict({step.name: layers[step.name] for step in steps if step.function is None})
         self.image, self.spaces = image, spaces  # name of the input value; value name → its space
 
     def forward(self, x: Tensor | None, first: int, last: int, seen: dict[str, Tensor] | None = None) -> Tensor:
@@ -68,16 +68,13 @@ class Trunk(nn.Module):
     def split(self, value: str) -> tuple["Trunk", "Trunk"]:
         """The steps up to the one that makes `value`, and those behind it, which read nothing else; both share the layers."""
         end = 1 + next(index for index, step in enumerate(self.steps) if step.name == value)
-        return self._part(self.steps[:end], self.image), self._part(self.steps[end:], value)
+        halves = (self.steps[:end], self.image), (self.steps[end:], value)
+        return tuple(Trunk(steps, self.layers, image=image, spaces=self.spaces) for steps, image in halves)
 
     def then(self, other: "Trunk") -> "Trunk":
         """Both, one behind the other: `other` reads the value that this one ends with."""
         steps, spaces = [*self.steps, *other.steps], {**self.spaces, **other.spaces}
         return Trunk(steps, {**self.layers, **other.layers}, image=self.image, spaces=spaces)
-
-    def _part(self, steps: list[Step], image: str) -> "Trunk":
-        layers = {step.name: self.layers[step.name] for step in steps if step.function is None}
-        return Trunk(steps, layers, image=image, spaces=self.spaces)
 
 
 @dataclass(frozen=True)
@@ -114,9 +111,7 @@ class RDN(nn.Module):
 
     trunk: Trunk
     heads: NestedHeads
-    new_parts: tuple[
-        str, ...
-    ] = ()  # those that the super-net does not have, and no larger sub-network reuses: early exits
+    new_parts: tuple[str, ...] = ()  # early exits: not in the super-net, and not reused by larger sub-networks
 
     def __init__(self, *, k: int, config: dict, **parts: nn.Module):
         super().__init__()
@@ -132,15 +127,15 @@ class RDN(nn.Module):
         """Images (B, 3, H, W) → logits (B, upto, classes) of N_1…N_upto (all K by default) from one pass."""
         upto = self.num_subnetworks if upto is None else upto
         self._check(upto)
-        return self.classify(self.features(x, upto))
+        return self.classify(self.features(x, upto), upto)
 
     def features(self, x: Tensor, upto: int | None = None) -> Tensor:
         """Images (B, 3, H, W) → features (B, ΣC) of groups 1…upto, or (B, ΣC, H, W) before a spatial align layer."""
         return self.trunk(x, 1, self.num_subnetworks if upto is None else upto)
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Features of groups 1…i (B, ΣC[, H, W]) → logits (B, i, classes)."""
-        upto = self.heads.space.offsets.index(features.shape[1])
+    def classify(self, features: Tensor, upto: int | None = None) -> Tensor:
+        """`features(x, upto)` → logits (B, upto, classes)."""
+        upto = self.num_subnetworks if upto is None else upto
         return self.heads.logits(self.heads(features, 1, upto), 1)
 
     def start(self, x: Tensor) -> State:

@@ -62,12 +62,9 @@ def early_exit(trunk: Trunk, cut: str, *, k: int, generator: torch.Generator) ->
 
 def early_exit_heads(rdn: RDN) -> NestedAlign:
     """Align layers and tail of the early exits; at first a copy of the trunk's own."""
-    heads = rdn.heads
-    bias, tail = heads.bias is not None, deepcopy(heads.tail)
-    align = NestedAlign(space=heads.space, aligned=len(heads.align[0]), bias=bias, tail=tail)
-    align.load_state_dict(
-        {name: value for name, value in heads.state_dict().items() if not name.startswith("classifier.")}
-    )
+    heads, bias = rdn.heads, rdn.heads.bias is not None
+    align = NestedAlign(space=heads.space, aligned=len(heads.align[0]), bias=bias, tail=deepcopy(heads.tail))
+    align.load_state_dict(heads.state_dict(), strict=False)  # all but the classifier
     return align
 
 
