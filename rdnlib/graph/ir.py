@@ -31,11 +31,9 @@ class Call:
     def __call__(self, *tensors: Tensor) -> Tensor:
         args = [tensors[value.index] if isinstance(value, Slot) else value for value in self.args]
         kwargs = {key: tensors[v.index] if isinstance(v, Slot) else v for key, v in self.kwargs.items()}
-        return (
-            getattr(args[0], self.target)(*args[1:], **kwargs)
-            if isinstance(self.target, str)
-            else self.target(*args, **kwargs)
-        )
+        if isinstance(self.target, str):
+            return getattr(args[0], self.target)(*args[1:], **kwargs)
+        return self.target(*args, **kwargs)
 
     @property
     def name(self) -> str:

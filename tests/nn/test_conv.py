@@ -20,13 +20,13 @@ def same_with_gradients(layer: NestedConv2d, x: torch.Tensor) -> None:
     if layer.taps == 1:
         ways["by block"] = layer.forward_by_block
     x.requires_grad_(True)
-    found = []
+    results = []
     for way in ways.values():
         result = way(x)
         upstream = torch.linspace(-1, 1, result.numel(), dtype=result.dtype).view(result.shape)
-        found.append([result, *torch.autograd.grad(result, [x, *layer.parameters()], upstream)])
-    for name, values in zip(ways, found, strict=True):
-        for value, oracle in zip(values, found[0], strict=True):
+        results.append([result, *torch.autograd.grad(result, [x, *layer.parameters()], upstream)])
+    for name, values in zip(ways, results, strict=True):
+        for value, oracle in zip(values, results[0], strict=True):
             torch.testing.assert_close(
                 value, oracle, rtol=1e-9, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
             )

@@ -151,8 +151,8 @@ def test_a_subnetwork_has_the_precision_and_device_of_its_rdn(images):
 def test_subnetworks_do_not_share_memory_with_the_rdn(images):
     rdn = make("mobilenext", images)
     sub = rdn.subnetwork(3)
-    theirs = {p.data_ptr() for p in rdn.parameters()}
-    assert not any(p.data_ptr() in theirs for p in sub.parameters())
+    addresses = {p.data_ptr() for p in rdn.parameters()}
+    assert not any(p.data_ptr() in addresses for p in sub.parameters())
 
 
 def test_wrong_indices_are_refused(images):

@@ -67,5 +67,4 @@ def test_balancing_is_left_out_where_an_activation_follows_the_norm(images):
 
 
 def test_groups_that_multiply_are_fitted_to_the_whole_and_not_to_what_is_left():
-    found = gates(trace(Mixed()))
-    assert found == {"gate_3", "excite_fc2"}
+    assert gates(trace(Mixed())) == {"gate_3", "excite_fc2"}
