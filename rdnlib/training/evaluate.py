@@ -11,8 +11,8 @@ from tqdm import tqdm
 from rdnlib.data.datasets import ImageSet
 from rdnlib.data.transforms import resize_eval
 from rdnlib.errors import DivergedError
+from rdnlib.nn.heads import evidence
 from rdnlib.nn.rdn import RDN
-from rdnlib.policy.sequential import evidence
 from rdnlib.training.loader import read
 from rdnlib.utils import devices
 
@@ -23,7 +23,7 @@ class Outputs:
 
     top1, top5: (N, K) bool, whether N_i's first (first five) predictions hold the label. confidence: (N, K) float32, the
     largest softmax probability. guesses: (N, K), the class predicted first. For an RDN, else None: features, (N, C_1) float32,
-    N_1's pooled features; evidence, (N, K, E) float32, see `sequential.evidence`.
+    N_1's pooled features; evidence, (N, K, E) float32, see `nn.heads.evidence`.
     """
 
     top1: np.ndarray

@@ -15,10 +15,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from rdnlib.errors import ConfigError
-from rdnlib.graph.operators import Call
-from rdnlib.graph.tracing import Step
+from rdnlib.graph.ir import Call, Step
+from rdnlib.madds import kind
 from rdnlib.nn.conv import NestedConv2d
-from rdnlib.nn.describe import kind
 from rdnlib.nn.groups import Space, split_channels
 from rdnlib.nn.rdn import RDN
 from rdnlib.policy.network import PolicyNetwork
