@@ -6,23 +6,21 @@ bounds were fixed before the networks were trained. `CLAIMS` lists the functions
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from rdnlib.calibration.multiplier import choose
-from rdnlib.reproduction.analysis.outcomes import Run, calibrated, dynamic, split_rows
-from rdnlib.reproduction.analysis.statistics import Estimate, difference, estimate, same_images
+from rdnlib.calibration.families import calibrate_or_best
+from rdnlib.reproduction.analysis.outcomes import dynamic, split_rows
+from rdnlib.reproduction.analysis.statistics import Estimate, Evidence, difference, estimate, same_images
 from rdnlib.reproduction.analysis.tradeoff import adaptive_gains
-from rdnlib.reproduction.experiments import ablations, workspace
+from rdnlib.reproduction.experiments import ablations
 from rdnlib.reproduction.experiments.config import PROJECT
+from rdnlib.reproduction.experiments.workspace import Run
 from rdnlib.surgery.nest import INITS
 
-COMPARABLE = (
-    1.0  # points: the paper calls losses of up to 0.2 points comparable; our validation sets cannot resolve that
-)
+COMPARABLE = 1.0  # points: the paper calls losses of up to 0.2 comparable; our validation sets cannot resolve that
 LARGEST, LIGHTEST = -1, 1
 TABLE2_NAMES = {"mobilenext": "MnXt1.5", "mobilenet_v2": "MBv21.4"}
 
@@ -53,34 +51,15 @@ class Claim(NamedTuple):
         return f"{self.statement}: paper {self.paper}, ours {ours} {self.unit}. **{self.verdict.capitalize()}**."
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """The finished experiments of several seeds, by name."""
-
-    places: Sequence[workspace.Workplace]
-
-    def runs(self, name: str, seeds: int | None = None) -> list[Run]:
-        """An experiment at all seeds, or at the first few."""
-        return [workspace.ensure_in(place, name) for place in self.places[:seeds]]
-
-    @property
-    def profile(self):
-        return self.places[0].profile
-
-    def gain(self, a: str, b: str, subnetwork: int = LARGEST) -> Estimate:
-        """Accuracy of a sub-network of experiment a, minus that of experiment b."""
-        return difference(self.runs(a), self.runs(b), subnetwork)
-
-
 def printed(table: int) -> pd.DataFrame:
     """A table of the paper, the numbers as printed."""
     return pd.read_csv(PROJECT / "data" / "paper" / f"table{table}.csv")
 
 
-def table1(evidence: Evidence) -> list[Claim]:
+def table1_claims(evidence: Evidence) -> list[Claim]:
     top1, madds = (printed(1).set_index("model")[column] for column in ("top1", "madds_m"))
     bases = [name for name in top1.index if not name.startswith("RDN")]
-    kept = _signed(top1[f"RDN-{base}"] - top1[base] for base in bases)
+    nested = _signed(top1[f"RDN-{base}"] - top1[base] for base in bases)
     adapted = _signed(top1[f"RDN-{base}†"] - top1[f"RDN-{base}"] for base in bases)
     cost = [100 * (madds[f"RDN-{base}"] / madds[base] - 1) for base in bases]
     saved = [100 * (1 - madds[f"RDN-{base}†"] / madds[base]) for base in bases]
@@ -93,7 +72,7 @@ def table1(evidence: Evidence) -> list[Claim]:
         lost = estimate([correct - full for correct, full, _ in adaptive], same_images=shared)
         spared = estimate([1 - spent / whole for _, _, spent in adaptive], same_images=shared)
         claims += [
-            (f"RDN, {init}: N_K is about as accurate as its base", kept, difference(rdn, base), -COMPARABLE),
+            (f"RDN, {init}: N_K is about as accurate as its base", nested, difference(rdn, base), -COMPARABLE),
             (f"RDN, {init}: N_K needs at most {max(cost):.0f} % more MAdds than its base, as the paper's",
              _signed(cost, 0), Estimate(more, more, more), max(cost), "<", share),
             (f"RDN, {init}: † is about as accurate as N_K", adapted, lost, -COMPARABLE),
@@ -102,7 +81,7 @@ def table1(evidence: Evidence) -> list[Claim]:
     return [Claim("Table 1", *claim) for claim in claims]
 
 
-def figure8(evidence: Evidence) -> list[Claim]:
+def figure8_claims(evidence: Evidence) -> list[Claim]:
     claims = []
     for init in INITS:
         rdn, policy = evidence.runs(f"rdn-{init}"), evidence.runs(f"policy-{init}")
@@ -118,7 +97,7 @@ def figure8(evidence: Evidence) -> list[Claim]:
     return claims
 
 
-def table2(evidence: Evidence) -> list[Claim]:
+def table2_claims(evidence: Evidence) -> list[Claim]:
     paper = printed(2).set_index(["integrated_nets", "base_model"])["top1"]
     claims = []
     for model, (seven, fourteen) in evidence.profile.table2().items():
@@ -130,7 +109,7 @@ def table2(evidence: Evidence) -> list[Claim]:
     return claims
 
 
-def table3(evidence: Evidence) -> list[Claim]:
+def table3_claims(evidence: Evidence) -> list[Claim]:
     paper, names = printed(3)["top1"], list(ablations.table3(evidence.profile).values())
     statements = "a pre-trained super-net helps", "it still helps when training from scratch takes twice as long"
     return [
@@ -139,7 +118,7 @@ def table3(evidence: Evidence) -> list[Claim]:
     ]
 
 
-def table4(evidence: Evidence) -> list[Claim]:
+def table4_claims(evidence: Evidence) -> list[Claim]:
     paper, names = printed(4), ablations.table4(evidence.profile)
     claims = []
     for subnetwork, what, column in ((LIGHTEST, "lightest", "top1_light"), (LARGEST, "largest", "top1")):
@@ -149,7 +128,7 @@ def table4(evidence: Evidence) -> list[Claim]:
     return claims
 
 
-def table5(evidence: Evidence) -> list[Claim]:
+def table5_claims(evidence: Evidence) -> list[Claim]:
     paper, names = printed(5)["top1"], list(ablations.table5(evidence.profile).values())
     return [
         Claim("Table 5", "training all sub-networks makes the largest more accurate than training it alone",
@@ -159,7 +138,9 @@ def table5(evidence: Evidence) -> list[Claim]:
     ]  # fmt: skip
 
 
-CLAIMS: list[Callable[[Evidence], list[Claim]]] = [table1, figure8, table2, table3, table4, table5]
+CLAIMS: list[Callable[[Evidence], list[Claim]]] = [
+    table1_claims, figure8_claims, table2_claims, table3_claims, table4_claims, table5_claims,
+]  # fmt: skip
 
 
 def ledger(evidence: Evidence) -> pd.DataFrame:
@@ -181,11 +162,10 @@ def ledger(evidence: Evidence) -> pd.DataFrame:
 
 def _adaptive(rdn: Run, policy: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each validation image: whether † is right, whether N_K is, and the MAdds of †; λ* for N_K's accuracy, held out."""
-    found, _ = calibrated(dynamic(rdn, policy, split="calibration"))
-    samples = dynamic(rdn, policy, split="validation")
-    exits = choose(samples.p, samples.saved, found.lam)
-    correct = samples.correct.astype(np.float64)  # (N, K)
-    return correct[np.arange(len(exits)), exits], correct[:, -1], samples.madds[exits]
+    held_out, samples = (dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
+    lam, _ = calibrate_or_best(held_out, held_out.correct[:, -1].mean())
+    correct, spent = samples.take(lam)
+    return correct.astype(np.float64), samples.correct[:, -1].astype(np.float64), spent
 
 
 def _same_images(runs: Sequence[Run]) -> bool:
