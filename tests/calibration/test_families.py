@@ -112,7 +112,11 @@ def test_a_family_that_cannot_reach_the_target_is_taken_at_its_best():
 def test_calibrate_or_best_falls_back_to_the_best_reachable_accuracy(case, target):
     correct, rng = case
     p, saved = rng.random(correct.shape), saved_fraction(MADDS)
-    for family in (ByLambda(p, correct, saved, MADDS), ByThreshold(p[:, :-1], correct, MADDS), OneForAll(correct, MADDS)):
+    for family in (
+        ByLambda(p, correct, saved, MADDS),
+        ByThreshold(p[:, :-1], correct, MADDS),
+        OneForAll(correct, MADDS),
+    ):
         parameter, best = calibrate_or_best(family, target)
         try:
             assert (parameter, best) == (family.reach(target), None)

@@ -345,3 +345,7 @@ def test_paired_is_the_same_as_asking_for_that_accuracy():
     for gap in (0.0, 0.01, 0.05):
         epsilon = 1 - correct[:, -1].mean() + gap
         assert calibrate(p, correct, saved, gap, paired=True) == calibrate(p, correct, saved, epsilon)
+
+
+def test_saved_fraction():
+    np.testing.assert_allclose(saved_fraction([1, 2, 4]), [0.75, 0.5, 0])

@@ -65,7 +65,9 @@ def table1(runs: dict[str, Run], dynamic_runs: dict[str, tuple[Run, Run]] | None
         target, note = held_out.correct[:, -1].mean(), ""
         lam, best = calibrate_or_best(held_out, target)
         if best is not None:
-            note = f"target {100 * target:.2f} % not reachable on the calibration split: λ of the best, {100 * best:.2f} %"
+            note = (
+                f"target {100 * target:.2f} % not reachable on the calibration split: λ of the best, {100 * best:.2f} %"
+            )
         exits = samples.exits(lam)
         cost = {"params_m": samples.params[exits].mean() / 1e6, "madds_m": samples.madds[exits].mean() / 1e6}
         each = np.arange(len(exits)), exits
