@@ -13,8 +13,6 @@ import pandas as pd
 
 from rdnlib.errors import ConfigError
 
-CHUNK = 1 << 15  # samples per step: the working arrays stay in cache
-
 
 @dataclass(frozen=True)
 class ExactCurve:
@@ -70,14 +68,26 @@ class ExactCurve:
 
 def lambda_curve(p: np.ndarray, correct: np.ndarray, saved: np.ndarray) -> ExactCurve:
     """The curve of f_λ, λ from 0 to ∞: p, correct (N, K) and saved (K,)."""
-    exits, hits, moves = np.zeros(len(saved), dtype=np.int64), 0, []
-    for begin in range(0, len(p), CHUNK):
-        outcome = np.ascontiguousarray(correct[begin : begin + CHUNK].T)  # (K, n)
-        start, chunk_moves = _envelopes(p[begin : begin + CHUNK].T.astype(np.float64, order="C"), outcome, saved)
-        exits += np.bincount(start, minlength=len(saved))
-        hits += int(outcome[start, np.arange(len(start))].sum())
-        moves += chunk_moves
-    return _sorted(exits, hits, *(np.concatenate(column) for column in zip(*moves, strict=True)))
+    p, correct = p.T.astype(np.float64, order="C"), np.ascontiguousarray(correct.T)  # (K, N)
+    k, n = p.shape
+    intercept = saved[:, None] * p
+    enter, leave = np.full((k, n), -np.inf), np.full((k, n), np.inf)  # between which λ line v is the upper envelope
+    for i, j in combinations(range(k), 2):
+        rise = p[j] - p[i]
+        # A line that is not steeper than a cheaper one never overtakes it: r_i p_i ≥ r_j p_j as well.
+        crossing = np.divide(intercept[i] - intercept[j], rise, out=np.full(n, np.inf), where=rise > 0)
+        np.maximum(enter[j], crossing, out=enter[j])
+        np.minimum(leave[i], crossing, out=leave[i])
+    start = intercept.argmax(axis=0)  # the first of equals: the cheaper
+    exits, moves = start.copy(), []
+    # Moves ascend in spite of rounding: if v follows u, enter[v] ≥ their crossing ≥ leave[u] > enter[u].
+    for v in range(k):
+        rows = np.flatnonzero((enter[v] < leave[v]) & (start < v))
+        gain = correct[v, rows].astype(np.int8) - correct[exits[rows], rows]
+        moves.append((enter[v, rows], exits[rows].astype(np.int16), np.full(len(rows), v, np.int16), gain))
+        exits[rows] = v
+    hits = int(correct[start, np.arange(n)].sum())
+    return _sorted(np.bincount(start, minlength=k), hits, *map(np.concatenate, zip(*moves, strict=True)))
 
 
 def threshold_curve(above: np.ndarray, correct: np.ndarray) -> ExactCurve:
@@ -99,33 +109,6 @@ def threshold_exits(above: np.ndarray, value: float) -> np.ndarray:
     """Exits (N,) from 0 to K−1 at one value of the parameter; `above` as in `threshold_curve`."""
     stays = np.column_stack([above.astype(np.float64) >= value, np.ones(len(above), bool)])
     return stays.argmax(axis=1)  # the first exit that is not passed
-
-
-def _envelopes(p: np.ndarray, correct: np.ndarray, saved: np.ndarray):
-    """Upper envelopes of the lines (r_v + λ) p_v of n samples, p and correct (K, n).
-
-    Returns the exits at λ = 0, (n,), and a list of moves (breakpoints, exits before, exits after, change in correct).
-    """
-    k, n = p.shape
-    intercept = saved[:, None] * p
-    enter, leave = np.full((k, n), -np.inf), np.full((k, n), np.inf)  # where line v is on the envelope
-    crossing = np.empty(n)
-    for i, j in combinations(range(k), 2):
-        rise = p[j] - p[i]
-        # A line that is not steeper than a cheaper one never overtakes it: r_i p_i ≥ r_j p_j as well.
-        crossing.fill(np.inf)
-        np.divide(intercept[i] - intercept[j], rise, out=crossing, where=rise > 0)
-        np.maximum(enter[j], crossing, out=enter[j])
-        np.minimum(leave[i], crossing, out=leave[i])
-    start = intercept.argmax(axis=0)  # the first of equals: the cheaper
-    exits, moves = start.copy(), []
-    # Moves ascend in spite of rounding: if v follows u, enter[v] ≥ their crossing ≥ leave[u] > enter[u].
-    for v in range(k):
-        rows = np.flatnonzero((enter[v] < leave[v]) & (start < v))
-        gain = correct[v, rows].astype(np.int8) - correct[exits[rows], rows]
-        moves.append((enter[v, rows], exits[rows].astype(np.int16), np.full(len(rows), v, np.int16), gain))
-        exits[rows] = v
-    return start, moves
 
 
 def _sorted(exits: np.ndarray, hits: int, breakpoints, source, target, gain) -> ExactCurve:

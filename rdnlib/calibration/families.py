@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from rdnlib.calibration.envelope import threshold_curve, threshold_exits
-from rdnlib.calibration.multiplier import ROUNDING, calibrate, choose, epsilon_for, reaching, sweep
+from rdnlib.calibration.multiplier import ROUNDING, calibrate, choose, reaching, sweep
 from rdnlib.errors import InfeasibleError
 
 
@@ -80,7 +80,8 @@ class ByLambda(_Exits):
     madds: np.ndarray
 
     def reach(self, target: float) -> float:
-        return calibrate(self.p, self.correct, self.saved, epsilon_for(target)).lam
+        epsilon = min(max(0.0, 1 - target), 1 - ROUNDING)  # within [0, 1)
+        return calibrate(self.p, self.correct, self.saved, epsilon).lam
 
     def exits(self, lam: float) -> np.ndarray:
         return choose(self.p, self.saved, lam)

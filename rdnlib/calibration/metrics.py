@@ -65,19 +65,12 @@ def quality(p, correct) -> pd.DataFrame:
     p, correct = np.asarray(p, dtype=np.float64), np.asarray(correct, dtype=bool)
     if p.ndim != 2 or p.shape != correct.shape:
         raise DataError(f"p and correct must both be (samples, K), not {p.shape} and {correct.shape}")
-    rows = [
-        {
-            "subnetwork": v + 1,
-            "accuracy": right.mean(),
-            "predicted": p_v.mean(),
-            "auroc": auroc(p_v, right),
-            "risk_coverage_area": risk_coverage_area(p_v, right),
-            "ece": ece(p_v, right),
-            "brier": ((p_v - right) ** 2).mean(),
-        }
-        for v, (p_v, right) in enumerate(zip(p.T, correct.T, strict=True))
-    ]
-    return pd.DataFrame(rows)
+    names = ["subnetwork", "accuracy", "predicted", "auroc", "risk_coverage_area", "ece", "brier"]
+    rows = []
+    for v, (p_v, right) in enumerate(zip(p.T, correct.T, strict=True), start=1):
+        ranking = auroc(p_v, right), risk_coverage_area(p_v, right)
+        rows.append((v, right.mean(), p_v.mean(), *ranking, ece(p_v, right), ((p_v - right) ** 2).mean()))
+    return pd.DataFrame(rows, columns=names)
 
 
 def _checked(score, correct) -> tuple[np.ndarray, np.ndarray]:

@@ -131,11 +131,6 @@ def _bisected(reached: np.ndarray) -> int:
     return high
 
 
-def epsilon_for(target: float) -> float:
-    """The ε that asks for a measured accuracy: 1 − target, kept within [0, 1)."""
-    return min(max(0.0, 1 - target), 1 - ROUNDING)
-
-
 def check_target(epsilon: float, delta: float | None = None) -> None:
     """Raise ConfigError for ε outside [0, 1) or δ outside (0, 1)."""
     if not 0 <= epsilon < 1:

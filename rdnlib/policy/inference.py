@@ -64,7 +64,8 @@ class DynamicRDN(nn.Module):
         inputs = self.rdn.first_features(state.features)
         if self.policy.from_logits:
             inputs = torch.cat([inputs, evidence(state.logits)], dim=1)
-        return self._tensor(choose(self.policy(inputs).cpu().numpy(), self.saved, self.lam) + 1, state)
+        exits = choose(self.policy(inputs).cpu().numpy(), self.saved, self.lam) + 1
+        return torch.from_numpy(exits).to(inputs.device)
 
     def _sequentially(self, state: State) -> tuple[Tensor, Tensor]:
         logits, rows = state.logits.clone(), torch.arange(len(state.logits), device=state.logits.device)
@@ -73,7 +74,7 @@ class DynamicRDN(nn.Module):
         while state.index < self.rdn.num_subnetworks and len(rows):
             history.append((evidence(state.logits), state.logits.argmax(dim=1)))
             p = self.policy(*(torch.stack(values, dim=1) for values in zip(*history, strict=True)))
-            going = self._tensor(self.lam > going_on(p.cpu(), self.saved[state.index - 1 :]), state)
+            going = torch.from_numpy(self.lam > going_on(p.cpu(), self.saved[state.index - 1 :])).to(rows.device)
             exits[rows[~going]] = state.index
             rows, state = rows[going], state.take(going)
             history = [(seen[going], guesses[going]) for seen, guesses in history]
@@ -81,10 +82,6 @@ class DynamicRDN(nn.Module):
                 state = self.rdn.advance(state, to=state.index + 1)
                 logits[rows] = state.logits
         return logits, exits
-
-    @staticmethod
-    def _tensor(values, state: State) -> Tensor:
-        return torch.from_numpy(values).to(state.logits.device)
 
     def extra_repr(self) -> str:
         return "λ=∞" if math.isinf(self.lam) else f"λ={self.lam:.4g}"

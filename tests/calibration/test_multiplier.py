@@ -153,14 +153,6 @@ def test_lines_through_one_point_do_not_step_back():
         assert (np.diff(shares.argmax(axis=1)) > 0).all()
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 64])
-def test_chunks_do_not_matter(monkeypatch, chunk):
-    p, correct, saved = random_case(130, 4)
-    whole = sweep(p, correct, saved)
-    monkeypatch.setattr("rdnlib.calibration.envelope.CHUNK", chunk)
-    np.testing.assert_array_equal(sweep(p, correct, saved), whole)
-
-
 @settings(max_examples=100, deadline=None)
 @given(any_floats(), st.floats(0, 0.99))
 def test_calibrate_is_the_smallest_lambda_that_reaches_the_target(case, epsilon):

@@ -39,10 +39,8 @@ class Claim(NamedTuple):
     @property
     def verdict(self) -> str:
         low, high = self.ours.hull
-        if low > self.bound:
-            return "reproduced" if self.side == ">" else "not reproduced"
-        if high < self.bound:
-            return "not reproduced" if self.side == ">" else "reproduced"
+        if low > self.bound or high < self.bound:
+            return "reproduced" if (low > self.bound) == (self.side == ">") else "not reproduced"
         return "inconclusive"
 
     def sentence(self) -> str:

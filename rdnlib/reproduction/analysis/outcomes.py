@@ -114,22 +114,11 @@ def dynamic(rdn_run: Run, policy_run: Run, *, split: str, informed: bool = False
     )
 
 
-def exit_difficulty(samples: Dynamic, lam: float) -> tuple[float, pd.DataFrame]:
-    """Whether hard images leave later: Spearman's ρ between difficulty and exit index at λ, and a row per exit.
-
-    Columns: exit (1 … K), share, difficulty (mean). ρ and means are NaN where the difficulty is unknown, where
-    nothing leaves, or (ρ) where all images leave together.
-    """
-    exits = samples.exits(lam) + 1
-    frame = pd.DataFrame({"exit": exits, "difficulty": samples.difficulty.astype(np.float64)})
-    known = frame.dropna()
-    constant = known["exit"].nunique() < 2 or known["difficulty"].nunique() < 2
-    rho = np.nan if constant else known["exit"].rank().corr(known["difficulty"].rank())  # Pearson of the ranks
-    every = pd.RangeIndex(1, len(samples.saved) + 1, name="exit")
-    groups = frame.groupby("exit")["difficulty"]
-    share = (groups.size() / len(frame)).reindex(every, fill_value=0.0)
-    table = pd.DataFrame({"share": share, "difficulty": groups.mean().reindex(every)}).reset_index()
-    return float(rho), table
+def difficulty_correlation(samples: Dynamic, lam: float) -> float:
+    """Whether hard images leave later: Spearman's ρ between difficulty and exit at λ; NaN if either is constant or unknown."""
+    frame = pd.DataFrame({"exit": samples.exits(lam), "difficulty": samples.difficulty.astype(np.float64)}).dropna()
+    constant = (frame.nunique() < 2).any()
+    return np.nan if constant else float(frame["exit"].rank().corr(frame["difficulty"].rank()))  # Pearson of the ranks
 
 
 def split_rows(run: Run, split: str) -> pd.DataFrame:

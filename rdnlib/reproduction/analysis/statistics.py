@@ -60,8 +60,8 @@ class Estimate:
 
     def columns(self, name: str) -> dict[str, float]:
         """As columns of a table: name, name_low, name_high, name_seeds_low, name_seeds_high."""
-        ends = {"low": self.low, "high": self.high, "seeds_low": self.seeds_low, "seeds_high": self.seeds_high}
-        return {name: self.value, **{f"{name}_{end}": value for end, value in ends.items()}}
+        ends = ("low", "high", "seeds_low", "seeds_high")
+        return {name: self.value, **{f"{name}_{end}": getattr(self, end) for end in ends}}
 
 
 def estimate(values: Sequence[np.ndarray], *, same_images: bool) -> Estimate:

@@ -81,14 +81,9 @@ def target_table(
 
 
 def duel_table(
-    rdn_run: Run,
-    policy_run: Run,
-    base_runs: dict[str, Run],
-    *,
-    policies: tuple[str, ...] = ("dynamic", "sequential"),
-    gaps: tuple[float, ...] = GAPS,
+    rdn_run: Run, policy_run: Run, base_runs: dict[str, Run], *, gaps: tuple[float, ...] = GAPS
 ) -> pd.DataFrame:
-    """Each of `policies` against every other at the same target, paired by validation image.
+    """The dynamic and the sequential policy, each against every other at the same target, paired by validation image.
 
     Columns: gap (points), policy, rival, gain, gain_low, gain_high (accuracy, points), cost, cost_low, cost_high (MAdds, points
     of N_K's): positive where the policy is more accurate, or dearer.
@@ -96,7 +91,7 @@ def duel_table(
     rows, largest = [], rdn_run.result["madds"][-1]
     for gap in gaps:
         outcomes, _ = calibrated_outcomes(rdn_run, policy_run, base_runs, gap=gap)
-        for policy in policies:
+        for policy in ("dynamic", "sequential"):
             for rival in (name for name in outcomes if name != policy):
                 a, b = outcomes[policy], outcomes[rival]
                 gain = paired_difference(a.correct, b.correct).columns("gain")
@@ -122,12 +117,7 @@ def adaptive_gains(rdn_run: Run, policy_run: Run) -> np.ndarray:
 
 
 def figure8(
-    rdn_run: Run,
-    policy_run: Run,
-    base_runs: dict[str, Run],
-    *,
-    gaps: tuple[float, ...] = GAPS,
-    max_points: int = 400,
+    rdn_run: Run, policy_run: Run, base_runs: dict[str, Run], *, gaps: tuple[float, ...] = GAPS, max_points: int = 400
 ) -> pd.DataFrame:
     """Accuracy against MAdds on validation (Figure 8), one row per point.
 

@@ -62,10 +62,13 @@ def fit_policies(
     }
     if answers is None:
         answers = sum(weight.numel() for weight in rdn.heads.classifier.parameters() if weight.ndim > 1)
+    first = np.broadcast_to(answers, len(saved))[
+        0
+    ]  # the logits of N_1, which images that leave later have had in addition
     costs = {
         "policy_madds": paper.madds,
         "policy_params": paper.params,
-        "informed_madds": informed_madds(informed.madds, answers, len(saved)).tolist(),
+        "informed_madds": (informed.madds + first * (np.arange(len(saved)) > 0)).tolist(),
         "informed_params": informed.params,
         "sequential_madds": sequential_madds(repeated, answers).tolist(),
         "sequential_params": repeated.params,
@@ -88,11 +91,6 @@ def fit_policies(
     return Fitted(columns, policies, compare_splits(paper, *splits, saved, GAPS[2], seed=seed, **one_shot), costs)
 
 
-def informed_madds(policy: int, answers, count: int) -> np.ndarray:
-    """(count,) extra MAdds of a policy that reads N_1's logits: images that leave later have had these logits in addition."""
-    return policy + np.broadcast_to(answers, count)[0] * (np.arange(count) > 0)
-
-
 def calibration_record(family: ByLambda | ByThreshold) -> dict:
     """How λ was found, for the description of a policy: targets with ε, δ (none), λ and accuracy; the exact curve, thinned."""
     full, targets = float(family.correct[:, -1].mean()), []
@@ -108,19 +106,11 @@ def calibration_record(family: ByLambda | ByThreshold) -> dict:
 
 
 def compare_splits(
-    policy: PolicyNetwork,
-    train: tuple[np.ndarray, np.ndarray],
-    held_out: tuple[np.ndarray, np.ndarray],
-    saved,
-    gap: float,
-    *,
-    repeats: int = 20,
-    seed: int = 0,
-    **settings,
+    policy: PolicyNetwork, train, held_out, saved, gap: float, *, repeats: int = 20, seed: int = 0, **settings
 ) -> pd.DataFrame:
     """The three ways to use the splits, tested on held-out images that none of them has seen.
 
-    policy: fitted on `train`, with these `settings` of `fit_policy`. train, held_out: features (N, C) and correct (N, K). Each
+    policy: fitted on `train`, with these `settings` of `fit_policy`. train, held_out: pairs of features (N, C) and correct (N, K). Each
     repeat halves the held-out images at random: one half is for fitting and calibrating (where both happen, each gets half of
     it), the other is the test. Returns columns choice (one of CHOICES), repeat, calibration (the accuracy of λ on its
     calibration images, whose target is N_K's minus `gap`, or the best possible), test (on the test half), full (N_K's accuracy

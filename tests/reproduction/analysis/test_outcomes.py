@@ -1,11 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from support.fakes import MADDS, PARAMS, POLICY_MADDS, POLICY_PARAMS, K, fake_runs
+from support.fakes import MADDS, PARAMS, POLICY_MADDS, POLICY_PARAMS, fake_runs
 
 from rdnlib.calibration.multiplier import choose
 from rdnlib.errors import DataError
-from rdnlib.reproduction.analysis.outcomes import dynamic, exit_difficulty, interval, paired_difference
+from rdnlib.reproduction.analysis.outcomes import difficulty_correlation, dynamic, interval, paired_difference
 
 
 def test_wilson_interval_against_its_textbook_values():
@@ -85,27 +85,17 @@ def test_samples_that_do_not_fit_are_refused(change, message):
 
 
 def test_easy_images_leave_early():
-    rdn, policy = fake_runs()
-    samples = dynamic(rdn, policy, split="validation")
-    rho, table = exit_difficulty(samples, 2.0)
+    samples = dynamic(*fake_runs(), split="validation")
+    rho = difficulty_correlation(samples, 2.0)
     exits = choose(samples.p, samples.saved, 2.0)
     rank = [pd.Series(values).rank() for values in (exits, samples.difficulty)]
     assert rho == pytest.approx(np.corrcoef(*rank)[0, 1])
     assert rho > 0.5
-    assert list(table["exit"]) == [1, 2, 3]
-    for v in range(K):
-        assert table["share"][v] == pytest.approx((exits == v).mean())
-        if (exits == v).any():
-            assert table["difficulty"][v] == pytest.approx(samples.difficulty[exits == v].mean(), rel=1e-5)
 
 
-def test_unknown_difficulty_and_a_single_exit_give_nan():
-    samples = dynamic(*fake_runs(difficulty=False), split="validation")
-    rho, table = exit_difficulty(samples, 2.0)
-    assert np.isnan(rho)
-    assert table["difficulty"].isna().all()
-    assert table["share"].sum() == pytest.approx(1)
-    samples = dynamic(*fake_runs(flat=True), split="validation")
-    rho, table = exit_difficulty(samples, 1.0)
-    assert np.isnan(rho)
-    assert table["share"].tolist() == [1, 0, 0]
+def test_unknown_difficulty_and_a_single_exit_have_no_correlation():
+    unknown, single = (
+        dynamic(*fake_runs(**how), split="validation") for how in ({"difficulty": False}, {"flat": True})
+    )
+    assert np.isnan(difficulty_correlation(unknown, 2.0))
+    assert np.isnan(difficulty_correlation(single, 1.0))
