@@ -5,7 +5,7 @@
     equation 3       its Lagrangian, maximised sample by sample: f_λ(x) = argmax_v (r_v + λ) p_v(x)
     λ*               the smallest λ ≥ 0 at which f_λ meets the constraint
 
-`choose` is f_λ, `sweep` its exact curve over all λ, `calibrate` gives λ*. Neither networks nor policies are imported here.
+`choose` is f_λ, `sweep` its exact curve over all λ, and `calibrate` gives λ*.
 """
 
 from rdnlib.calibration.multiplier import Calibration, calibrate, choose, saved_fraction, sweep

@@ -12,14 +12,14 @@ def coverage(
 ) -> pd.DataFrame:
     """Calibrate λ on `samples` random images, with and without the guarantee, and test it on the others.
 
-    Arguments as in `calibrate`. Returns, for each of `repeats` random splits and each rule ("measured", "guaranteed"): repeat,
-    rule, lam, test (accuracy on the other images; with `paired` minus N_K's there), overall (the same on all images), saved (on
-    the other images), target (1 − ε, or −ε); NaN where no λ reaches the target. Raises ConfigError unless both parts get an
-    image.
+    Arguments as in `calibrate`. Returns, for each of `repeats` random splits and each rule ("measured", "guaranteed"):
+    repeat, rule, lam, test (accuracy on the other images; with `paired` minus N_K's there), overall (the same on all
+    images), saved (on the other images), target (1 − ε, or −ε); NaN where no λ reaches it. Raises ConfigError unless
+    both parts get an image.
 
-    The guarantee is about the accuracy on the distribution of the images. `test` estimates that with an error of its own, and
-    one that is against us: of a finite collection, when one part is lucky the other is not. `overall` takes the collection as
-    the distribution; calibration images are then drawn without replacement, which is a little kinder than the theory asks for.
+    The guarantee is about the accuracy on the distribution of the images. `test` estimates that with an error that is
+    against us: of a finite collection, when one part is lucky the other is not. `overall` takes the collection as the
+    distribution; then calibration images are drawn without replacement, a little kinder than in theory.
     """
     p, correct, saved = np.asarray(p), np.asarray(correct, dtype=bool), np.asarray(saved, dtype=np.float64)
     if not 0 < samples < len(p):
@@ -41,8 +41,8 @@ def coverage(
 
 
 def violations(frame: pd.DataFrame) -> pd.DataFrame:
-    """Per rule of `coverage`, shares of the splits: violations (on the other images), violations_overall, possible (some λ
-    reaches the target); and saved, the mean. Nothing is violated where no λ is possible."""
+    """Per rule of `coverage`, shares of the splits: violations (on the other images), violations_overall, possible
+    (some λ reaches the target); and saved, the mean. Nothing is violated where no λ is possible."""
     target = frame["target"] - 1e-12
     shares = {
         "violations": frame["test"] < target,

@@ -1,8 +1,8 @@
 """The exact curve of a family of policies with one parameter: λ (Section 3.4), or the threshold of a cascade.
 
-Of one sample, (r_v + λ) p_v are K lines in λ, with intercept r_v p_v and slope p_v. Its exit argmax_v (r_v + λ) p_v follows
-their upper envelope, and only a dearer sub-network's line can overtake: as λ grows, the exit never moves back. The moves of
-all samples, sorted once, give every policy of the family with its accuracy and costs. No grid is searched.
+Of one sample, (r_v + λ) p_v are K lines in λ, with intercept r_v p_v and slope p_v. Its exit argmax_v (r_v + λ) p_v
+follows their upper envelope, and only a dearer sub-network's line can overtake: as λ grows, the exit never moves back.
+The moves of all samples, sorted once, give every policy of the family with its accuracy and costs. No grid is searched.
 """
 
 from dataclasses import dataclass
@@ -45,9 +45,9 @@ class ExactCurve:
         return (self.exits + moved) / self.samples
 
     def table(self, parameter: str, max_points: int | None = None, **per_exit) -> pd.DataFrame:
-        """One row per distinct policy (thinned to `max_points`): parameter, accuracy, means of `per_exit`, exit_1 … exit_K.
+        """One row per distinct policy: parameter, accuracy, means of `per_exit`, exit_1 … exit_K (shares).
 
-        per_exit: name → what a sample costs at each exit, (K,) or None for no column.
+        max_points: thin to that many rows; per_exit: name → cost of each exit, (K,) or None for no column.
         """
         values = self.breakpoints()
         if max_points is not None:

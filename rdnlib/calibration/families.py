@@ -1,6 +1,6 @@
-"""Families of policies (Figure 8), all calibrated alike: on one split the cheapest member that reaches a target, on another
-what it does. The families: f_λ, thresholds (a confidence cascade, the sequential policy), one network for all samples, and a
-random mix of two networks.
+"""Families of policies (Figure 8), all calibrated alike: on one split the cheapest member that reaches a target, on
+another what it does. The families: f_λ, thresholds (a confidence cascade, the sequential policy), one network for all
+samples, and a random mix of two networks.
 """
 
 from dataclasses import dataclass

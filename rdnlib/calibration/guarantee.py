@@ -1,8 +1,9 @@
 """λ with a finite-sample guarantee: Learn then Test with fixed-sequence testing and exact binomial p-values.
 
-Every λ of a fixed grid stands for a hypothesis "its accuracy on new samples misses the target". They are tested one after the
-other, safest first, each at level δ, until one cannot be rejected; the last one before that is safe with probability 1 − δ.
-That needs no correction for the number of tests, because the order does not depend on the data (Angelopoulos and others, 2021).
+Every λ of a fixed grid stands for a hypothesis "its accuracy on new samples misses the target". They are tested one
+after the other, safest first, each at level δ, until one cannot be rejected; the last one before that is safe with
+probability 1 − δ. The order does not depend on the data, so the number of tests needs no correction (Angelopoulos and
+others, 2021).
 """
 
 import math
@@ -41,8 +42,7 @@ def certified(curve: ExactCurve, target: float, delta: float) -> float:
 def certified_gap(curve: ExactCurve, alone: ExactCurve, full: int, gap: float, delta: float) -> float:
     """The smallest λ of the grid certified, at level δ, to lose at most `gap` of N_K's accuracy.
 
-    curve, alone: of the same samples, once with their outcomes and once with "right where N_K is wrong" as outcome; full:
-    samples that N_K has right.
+    curve, alone: of the same samples, the latter with "right where N_K is wrong" as outcome; full: N_K's correct ones.
     """
     n, helped = curve.samples, alone.correct(SAFE_TO_CHEAP)
     harmed = full - curve.correct(SAFE_TO_CHEAP) + helped
@@ -62,10 +62,10 @@ def certified_gap(curve: ExactCurve, alone: ExactCurve, full: int, gap: float, d
 def gap_p_value(harmed: int, helped: int, n: int, gap: float, beta: float) -> float:
     """p-value of "N_K's accuracy minus the policy's is at least `gap`", for the same n samples.
 
-    harmed: only N_K is right; helped: only the policy is. If the policy alone is right with probability h, and N_K alone with
-    probability h + gap at least, the number of samples on which they differ is m ~ Binomial(n, 2h + gap), and of these
-    Binomial(m, (h + gap) / (2h + gap)) are harmed: the tail is a sum over m. h is unknown, so the largest tail is taken over
-    all h up to an exact upper confidence bound, which fails with probability `beta`; that is added (Berger and Boos, 1994).
+    harmed: only N_K is right; helped: only the policy is. If the policy alone is right with probability h, and N_K
+    alone with probability h + gap at least, the number of samples on which they differ is m ~ Binomial(n, 2h + gap),
+    and of these Binomial(m, (h + gap) / (2h + gap)) are harmed: the tail is a sum over m. h is unknown, so the largest
+    tail is taken over all h up to an exact upper confidence bound; its level `beta` is added (Berger and Boos, 1994).
     """
     upper = 1.0 if helped == n else float(betaincinv(helped + 1, n - helped, 1 - beta))  # Clopper and Pearson
     upper = min(upper, (1 - gap) / 2)
@@ -87,13 +87,14 @@ def _tail(difference: int, n: int, h: float, gap: float) -> float:
 
 
 def _last_rejected(rejected: Iterable[bool]) -> int | None:
-    """How far the fixed sequence gets: the index before the first that is not rejected; None if that is the first of all."""
+    """How far the fixed sequence gets: the index before the first that is not rejected, None for the very first."""
     count = sum(1 for _ in takewhile(bool, rejected))
     return count - 1 if count else None
 
 
 def _remedy(enough: Callable[[int], bool], possible: bool) -> str:
-    """What would help, as text: about the smallest number of samples (within 1 %) that is `enough`, if one up to 10⁹ is."""
+    """What would help, as text: the smallest number of samples (within 1 %, up to 10⁹) that is `enough`, or a larger
+    ε."""
     n = np.unique(np.ceil(np.geomspace(1, 1e9, 2001)).astype(np.int64)).tolist()
     first = bisect_left(n, True, key=lambda count: bool(enough(count)))  # monotone, but for rounding
     if possible and first < len(n):

@@ -1,4 +1,4 @@
-"""How good the probabilities of a policy network are: can they tell right from wrong (failure prediction), are they calibrated?"""
+"""Quality of estimated probabilities: failure prediction (do they tell right from wrong?) and calibration."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ BINS = 15
 
 
 def auroc(score, correct) -> float:
-    """Probability that a right sample scores higher than a wrong one, ties counting half; NaN if all are right or wrong.
+    """Probability that a right sample scores higher than a wrong one, ties count half; NaN without both kinds.
 
     score: (N,) numbers; correct: (N,) bool. It is the Mann–Whitney statistic, over the number of pairs.
     """
@@ -61,7 +61,7 @@ def ece(p, correct, bins: int = BINS) -> float:
 
 
 def quality(p, correct) -> pd.DataFrame:
-    """One row per sub-network, p and correct (N, K): subnetwork, accuracy, predicted, auroc, risk_coverage_area, ece, brier."""
+    """One row per sub-network, p and correct (N, K): accuracy, mean of p as `predicted`, and the measures above."""
     p, correct = np.asarray(p, dtype=np.float64), np.asarray(correct, dtype=bool)
     if p.ndim != 2 or p.shape != correct.shape:
         raise DataError(f"p and correct must both be (samples, K), not {p.shape} and {correct.shape}")

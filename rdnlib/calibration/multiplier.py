@@ -1,4 +1,4 @@
-"""f_λ, its exact curve over all λ, and λ* for a target accuracy (equations 2 and 3): definitions in `rdnlib.calibration`."""
+"""f_λ, its exact curve over all λ, and λ* for a target accuracy (equations 2 and 3, see `rdnlib.calibration`)."""
 
 import math
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from rdnlib.errors import ConfigError, InfeasibleError
 
 ROUNDING = 1e-12  # so that ε = 1 − accuracy asks for that accuracy, in spite of the two roundings
 METHODS = ("first", "bisection")
-# Shares of an interval between two breakpoints at which λ is tried. At the breakpoint the sample that moves there is almost a
-# tie, and rounding in `choose` may leave it at its old exit; a little further on it does not.
+# Shares of an interval between two breakpoints at which λ is tried. At the breakpoint the sample that moves there is
+# almost a tie, and rounding in `choose` may leave it at its old exit; a little further on it does not.
 INSIDE = (0, 2.0**-40, 2.0**-30, 2.0**-20, 2.0**-10, 0.5)
 
 
@@ -35,7 +35,7 @@ def saved_fraction(madds: np.ndarray) -> np.ndarray:
 
 
 def choose(p, saved, lam: float) -> np.ndarray:
-    """f_λ, the exit of each sample, (N,) from 0 to K−1: argmax_v (r_v + λ) p_v, ties to the cheaper; λ = ∞ is argmax_v p_v."""
+    """f_λ = argmax_v (r_v + λ) p_v, or argmax_v p_v for λ = ∞: exits (N,) from 0 to K−1, ties to the cheaper."""
     p, saved, _, _ = checked(p, saved)
     if not lam >= 0:
         raise ConfigError(f"λ must be a number ≥ 0 or infinity, not {lam}")
@@ -45,12 +45,12 @@ def choose(p, saved, lam: float) -> np.ndarray:
 def sweep(p, correct, saved, max_points: int | None = None, *, madds=None) -> pd.DataFrame:
     """Every policy f_λ, λ ≥ 0, exactly (equations 2 and 3).
 
-    p: (N, K) estimated probabilities that N_v is right; correct: (N, K) bool; saved: (K,) the r_v, strictly decreasing to 0;
-    madds: optional (K,) cost of each exit, policy included. Returns columns lam, accuracy, saved, [madds,] exit_1 … exit_K
-    (shares), one row per distinct policy with lam ascending from 0. The row at lam holds from lam up to the next row's. Ties go
-    to the cheaper sub-network, so the row begins at the first floating-point number above the breakpoint. With `max_points`,
-    that many rows, evenly spread from the first to the last policy, each still exact. Raises ConfigError on NaN, probabilities
-    outside [0, 1], shapes that disagree, no samples, r not decreasing to 0.
+    p: (N, K) estimated probabilities that N_v is right; correct: (N, K) bool; saved: (K,) the r_v, strictly decreasing
+    to 0; madds: optional (K,) cost of each exit, policy included. Returns columns lam, accuracy, saved, [madds,] exit_1
+    … exit_K (shares), one row per distinct policy with lam ascending from 0. The row at lam holds from lam up to the
+    next row's. Ties go to the cheaper sub-network, so the row begins at the first floating-point number above the
+    breakpoint. With `max_points`, that many rows, evenly spread from the first to the last policy, each still exact.
+    Raises ConfigError on NaN, probabilities outside [0, 1], shapes that disagree, no samples, r not decreasing to 0.
     """
     p, saved, correct, madds = checked(p, saved, correct, madds)
     return lambda_curve(p, correct, saved).table("lam", max_points, saved=saved, madds=madds)
@@ -61,19 +61,19 @@ def calibrate(
 ) -> Calibration:
     """λ* for the constraint accuracy ≥ 1 − ε of equation 2, or accuracy ≥ N_K's − ε if `paired`; p … as in `sweep`.
 
-    Without `delta`: the smallest λ whose accuracy on these samples reaches the target. On real labels accuracy is not monotone
-    in λ: a larger λ may fall below the target again. The first λ that reaches it saves the most, because the exits only move to
-    dearer sub-networks as λ grows. `choose(p, saved, result.lam)` gives exactly the accuracy that is reported.
-    `method="bisection"` is the paper's one-pass binary search, here over the distinct policies: it takes accuracy to be
-    monotone, so it may end at a later λ, at which the target is reached and just before which it is not; and it gives up if
-    λ = ∞ misses the target.
+    Without `delta`: the smallest λ whose accuracy on these samples reaches the target. On real labels accuracy is not
+    monotone in λ: a larger λ may fall below the target again. The first λ that reaches it saves the most, because the
+    exits only move to dearer sub-networks as λ grows. `choose(p, saved, result.lam)` gives exactly the accuracy that is
+    reported. `method="bisection"` is the paper's one-pass binary search, here over the distinct policies: it takes
+    accuracy to be monotone, so it may end at a later λ, at which the target is reached and just before which it is not;
+    and it gives up if λ = ∞ misses the target.
 
-    With `delta`: a λ whose accuracy on new samples of the same distribution reaches the target with probability ≥ 1 − δ over
-    the draw of these (Learn then Test, see `guarantee`): the smallest of a fixed grid for which, and for all larger ones, an
-    exact binomial test rejects "the target is missed" at level δ. The grid has 100 values a decade.
+    With `delta`: a λ whose accuracy on new samples of the same distribution reaches the target with probability ≥ 1 − δ
+    over the draw of these (Learn then Test, see `guarantee`): the smallest of a fixed grid for which, and for all
+    larger ones, an exact binomial test rejects "the target is missed" at level δ. The grid has 100 values a decade.
 
-    Raises InfeasibleError with the best reachable accuracy (and, with `delta`, the number of samples that would be needed),
-    ConfigError as `sweep` does, for ε outside [0, 1), δ outside (0, 1) or an unknown method.
+    Raises InfeasibleError with the best reachable accuracy (and, with `delta`, the number of samples that would be
+    needed), ConfigError as `sweep` does, for ε outside [0, 1), δ outside (0, 1) or an unknown method.
     """
     check_target(epsilon, delta)
     if method not in METHODS:
@@ -100,7 +100,7 @@ def calibrate(
 
 
 def reaching(curve: ExactCurve, target: float, method: str = "first") -> np.ndarray:
-    """Intervals of the parameter whose policies reach the target, ascending: (R, 2). Raises InfeasibleError if there are none."""
+    """Intervals of the parameter that reach the target, ascending, (R, 2). Raises InfeasibleError if none does."""
     begins = curve.breakpoints()
     accuracy = curve.correct(begins) / curve.samples
     reached = accuracy >= target - ROUNDING
@@ -123,7 +123,7 @@ def reaching(curve: ExactCurve, target: float, method: str = "first") -> np.ndar
 
 
 def _bisected(reached: np.ndarray) -> int:
-    """The policy, of R in order of λ, at which a binary search for the first that reaches the target ends: (R,) bool."""
+    """Where a binary search for the first that reaches the target ends, of R policies in order of λ: (R,) bool."""
     low, high = -1, len(reached) - 1
     while reached[-1] and high - low > 1:
         middle = (low + high) // 2

@@ -1,5 +1,5 @@
-"""Dynamic inference with real early exit (Section 3.4): a policy chooses an exit for each image, and only the images that go on
-are computed further. The paper's policy decides once, after N_1; the sequential one decides again after every sub-network.
+"""Dynamic inference with real early exit (Section 3.4): a policy chooses an exit for each image, and only images that
+go on are computed further. The paper's policy decides once, after N_1; the sequential one after every sub-network.
 """
 
 import math
@@ -23,7 +23,7 @@ class DynamicRDN(nn.Module):
     """
 
     def __init__(self, rdn: RDN, policy: PolicyNetwork | SequentialPolicy, saved, lam: float):
-        """saved: (K,) saved fractions r_v, decreasing to 0; lam: λ ≥ 0, may be infinite (always the likeliest to be right).
+        """saved: (K,) saved fractions r_v, decreasing to 0; lam: λ ≥ 0, ∞ for the exit likeliest to be right.
 
         Raises ConfigError if shapes disagree, CheckpointError if the policy was saved for a network with other weights.
         """

@@ -1,4 +1,4 @@
-"""The policy network of Section 3.4 and Figure 7: from what N_1 has computed, p_v = Pr(N_v is right) for every sub-network.
+"""The policy network of Section 3.4 and Figure 7: from N_1's features, p_v = Pr(N_v is right) for every v.
 
 It is fitted to the outcomes [l_v = y] of the K sub-networks. `calibration` turns its probabilities into exits.
 """
@@ -19,9 +19,9 @@ class PolicyNetwork(nn.Module):
     """MLP from N_1's pooled features (B, C) to p_v(x) = Pr(N_v is correct | x), (B, K).
 
     p_v = sigmoid(logit_v / temperature_v), the temperature being 1 until `fit_temperature` sets it. The features are
-    standardised by stored statistics (`mean`, `std`), so they may be fed as they are. The last `logits` of the inputs come
-    from N_1's logits (`nn.heads.evidence`). `PolicyNetwork(**policy.config())` rebuilds the network, for `load_state_dict`.
-    `network` is the hash of the network that it was fitted for, if known.
+    standardised by stored statistics (`mean`, `std`), so they may be fed as they are. The last `logits` of the inputs
+    come from N_1's logits (`nn.heads.evidence`). `PolicyNetwork(**policy.config())` rebuilds the network, for
+    `load_state_dict`. `network` is the hash of the network that it was fitted for, if known.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ def fit_policy(
 ) -> PolicyNetwork:
     """Fit p_v(x) to the outcomes by binary cross-entropy on [l_v = y] (Figure 7); AdamW with a cosine schedule.
 
-    features: (N, C) pooled features of N_1, the last `logits` of them from its logits; correct: (N, K) bool. A share `held_out`
-    of the samples is not trained on: the weights of the epoch with the least cross-entropy on it are taken, because an
-    over-confident policy would leave too early (0 takes the last epoch). The same seed gives the same weights; the global random
-    state is left alone. The network is returned in eval mode on the device of `features`. Raises DataError on NaN, shapes that
-    disagree or no samples, ConfigError on settings out of range, DivergedError if the loss is not finite.
+    features: (N, C) pooled features of N_1, the last `logits` of them from its logits; correct: (N, K) bool. A share
+    `held_out` of the samples is not trained on: the weights of the epoch with the least cross-entropy on it are taken,
+    because an over-confident policy would leave too early (0 takes the last epoch). The same seed gives the same
+    weights; the global random state is left alone. The network is returned in eval mode on the device of `features`.
+    Raises DataError on NaN, shapes that disagree or no samples, ConfigError on settings out of range, DivergedError.
     """
     features = torch.as_tensor(features).detach().float()
     target = _checked(features, correct)
@@ -139,10 +139,10 @@ def fit_temperature(policy: PolicyNetwork, features: Tensor | np.ndarray, correc
 
 
 def best_temperature(logits: Tensor, correct: Tensor) -> Tensor:
-    """(K,) temperatures for which sigmoid(logits / temperature), (N, K), has the least cross-entropy on outcomes (N, K).
+    """(K,) temperatures T for which sigmoid(logits / T), (N, K), has the least cross-entropy on outcomes (N, K).
 
-    The order in which an output ranks images stays. The cross-entropy is convex in b = 1 / temperature; its slope is the mean of
-    z (sigmoid(b z) − [l_v = y]) for logits z. The slope is bisected, b from 1/50 to 50.
+    The order in which an output ranks images stays. The cross-entropy is convex in b = 1 / temperature; its slope is
+    the mean of z (sigmoid(b z) − [l_v = y]) for logits z. The slope is bisected, b from 1/50 to 50.
     """
     z, target = logits.double(), correct.double()
     low, high = torch.full_like(z[0], 1 / 50), torch.full_like(z[0], 50.0)

@@ -1,7 +1,7 @@
 """torchvision's classification networks: which of them become an RDN, and why the others do not (Section 3.2).
 
-The surgery looks only at shapes and at the graph, so the networks are built on torch's `meta` device, which has shapes but no
-numbers: even the largest takes a second and no memory.
+The surgery looks only at shapes and at the graph, so the networks are built on torch's `meta` device, which has shapes
+but no numbers: even the largest takes a second and no memory.
 """
 
 from collections.abc import Iterable
@@ -34,8 +34,8 @@ FAMILIES = {
     "transformers": ("vit_b_16", "swin_t", "maxvit_t"),
 }
 FAMILY = {name: family for family, names in FAMILIES.items() for name in names}
-# What stays plain besides the layers that read the image: the paper's choice for its own networks, and a first stage that has
-# fewer conv-groups than an RDN of k = 4 has groups.
+# What stays plain besides the layers that read the image: the paper's choice for its own networks, and a first stage
+# that has fewer conv-groups than an RDN of k = 4 has groups.
 PLAIN = {
     "mobilenet_v2": MobileNetV2.plain_by_default,
     "resnext50_32x4d": ResNeXt.plain_by_default,
@@ -44,7 +44,7 @@ PLAIN = {
 
 
 def blank(name: str) -> nn.Module:
-    """A network of torchvision without numbers, on the meta device, in eval mode. Raises ConfigError for an unknown name."""
+    """A network of torchvision on the meta device, in eval mode. Raises ConfigError for an unknown name."""
     if name not in FAMILY:
         raise ConfigError(f"unknown network '{name}': choose from {', '.join(FAMILY)}")
     options = {"init_weights": False} if FAMILY[name] == "Inception" else {}  # these two warn unless told
@@ -82,8 +82,8 @@ def survey(names: Iterable[str] = tuple(FAMILY), k: int = 4, *, input_size: int 
     """One row for each network, the accepted ones first.
 
     Columns: model, family, accepted, plain (what was kept untransformed), subnetworks (K), align ("its own" where the
-    super-net's last convolution serves as align layer, else "new"), params and madds of the super-net, params_rdn,
-    N_1 … N_K (MAdds of the sub-networks), all in millions for one image of `input_size` pixels, and the reason of a refusal.
+    super-net's last convolution serves as align layer, else "new"), params and madds of the super-net, params_rdn, N_1
+    … N_K (MAdds of the sub-networks), all in millions at `input_size` pixels, and the reason of a refusal.
     """
     rows = pd.DataFrame([try_model(name, k, input_size=input_size) for name in names])
     first = ["model", "family", "accepted", "plain", "subnetworks", "align", "params", "params_rdn", "madds"]

@@ -1,8 +1,9 @@
-"""The ledger: every claim of the paper's tables and of Figure 8 as a statement, the paper's numbers, ours, and a verdict.
+"""The ledger: every claim of the paper's tables and Figure 8 as a statement, the paper's numbers, ours, a verdict.
 
-A claim says that a quantity is above a bound, mostly that a difference of accuracies is above zero. It is *reproduced* if our whole
-interval, over the images and over the seeds, is above the bound, *not reproduced* if all of it is below, and else *inconclusive*. The
-bounds were fixed before the networks were trained. `CLAIMS` lists the functions that make the claims, one for each table.
+A claim says that a quantity is above a bound, mostly that a difference of accuracies is above zero. It is *reproduced*
+if our whole interval, over the images and over the seeds, is above the bound, *not reproduced* if all of it is below,
+and else *inconclusive*. The bounds were fixed before the networks were trained. `CLAIMS` lists the functions that make
+them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +27,7 @@ TABLE2_NAMES = {"mobilenext": "MnXt1.5", "mobilenet_v2": "MBv21.4"}
 
 
 class Claim(NamedTuple):
-    """It holds if `ours` is on that `side` of `bound`, all in `unit`; an exact quantity has an interval without width."""
+    """It holds if `ours` is on that `side` of `bound`, all in `unit`; an exact quantity's interval has no width."""
 
     where: str
     statement: str
@@ -159,7 +160,8 @@ def ledger(evidence: Evidence) -> pd.DataFrame:
 
 
 def _adaptive(rdn: Run, policy: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each validation image: whether † is right, whether N_K is, and the MAdds of †; λ* for N_K's accuracy, held out."""
+    """Of each validation image: whether † is right, whether N_K is, and the MAdds of †; λ* is set on held-out
+    images."""
     held_out, samples = (dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
     lam, _ = calibrate_or_best(held_out, held_out.correct[:, -1].mean())
     correct, spent = samples.take(lam)

@@ -1,8 +1,8 @@
 """Per-sample outcomes of finished experiments, and intervals over the samples. Nothing here runs a network.
 
-A run is a finished experiment, or anything else with its `.result` (a dict) and `.samples()` (a DataFrame). Intervals are 95 %
-over the images. The costs of the dynamic network (MAdds, parameters) always include its policy network; r_v = 1 − MAdds_v /
-MAdds_K does not, because the policy costs the same at every exit.
+A run is a finished experiment, or anything else with its `.result` (a dict) and `.samples()` (a DataFrame). Intervals
+are 95 % over the images. The costs of the dynamic network (MAdds, parameters) always include its policy network; r_v =
+1 − MAdds_v / MAdds_K does not, because the policy costs the same at every exit.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Dynamic(ByLambda):
-    """f_λ on one split: the family of its policies, and more about its N images and K exits. Costs include the policy."""
+    """f_λ on one split: the family of its policies, and more about its images and exits; costs include the policy."""
 
     ids: np.ndarray  # (N,)
     top5: np.ndarray  # (N, K) bool
@@ -87,8 +87,8 @@ def paired_difference(
 def dynamic(rdn_run: Run, policy_run: Run, *, split: str, informed: bool = False) -> Dynamic:
     """Join an RDN's outcomes with its policy's probabilities on one split: "calibration", "validation" or "train".
 
-    informed: take the policy that reads N_1's logits too. Raises DataError if an image is missing on either side, is there
-    twice, or if the numbers of sub-networks differ.
+    informed: take the policy that reads N_1's logits too. Raises DataError if an image is missing on either side, is
+    there twice, or if the numbers of sub-networks differ.
     """
     policies, prefix = split_rows(policy_run, split), "q" if informed else "p"
     # the outcomes on the training images are in the policy's run only
@@ -115,7 +115,7 @@ def dynamic(rdn_run: Run, policy_run: Run, *, split: str, informed: bool = False
 
 
 def difficulty_correlation(samples: Dynamic, lam: float) -> float:
-    """Whether hard images leave later: Spearman's ρ between difficulty and exit at λ; NaN if either is constant or unknown."""
+    """Whether hard images leave later: Spearman's ρ of difficulty and exit at λ; NaN if one is constant or unknown."""
     frame = pd.DataFrame({"exit": samples.exits(lam), "difficulty": samples.difficulty.astype(np.float64)}).dropna()
     constant = (frame.nunique() < 2).any()
     return np.nan if constant else float(frame["exit"].rank().corr(frame["difficulty"].rank()))  # Pearson of the ranks

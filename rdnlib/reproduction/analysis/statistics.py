@@ -1,8 +1,8 @@
 """One number from several seeds, with its interval over the images and its interval over the seeds.
 
-A comparison is paired: two networks of one seed have seen the same validation images, so the difference is averaged image by
-image. Seeds that share their validation images (photographs) are averaged on each image first; seeds that drew images of their
-own are pooled. All numbers are per cent, or points.
+A comparison is paired: two networks of one seed have seen the same validation images, so the difference is averaged
+image by image. Seeds that share their validation images (photographs) are averaged on each image first; seeds that drew
+images of their own are pooled. All numbers are per cent, or points.
 """
 
 from collections.abc import Sequence

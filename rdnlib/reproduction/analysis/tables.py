@@ -1,4 +1,4 @@
-"""The tables, from the per-sample outcomes of finished experiments: sub-networks, Tables 1 to 5, and the lengths of training.
+"""The tables, from outcomes of finished experiments: sub-networks, Tables 1 to 5, lengths of training.
 
 Accuracies are per cent, as in the paper.
 """
@@ -31,8 +31,8 @@ def subnetwork_table(run: Run) -> pd.DataFrame:
 def every_subnetwork(runs: dict[str, Run]) -> pd.DataFrame:
     """`subnetwork_table` of several runs, one below the other.
 
-    Columns: model (the name given), those of `subnetwork_table`, and top1_before, top5_before: validation accuracy straight
-    after surgery, before training (NaN for a base network).
+    Columns: model (the name given), those of `subnetwork_table`, and top1_before, top5_before: validation accuracy
+    straight after surgery, before training (NaN for a base network).
     """
     parts = []
     for name, run in runs.items():
@@ -95,8 +95,9 @@ def grid_table(run: Run, split: str = "validation") -> pd.DataFrame:
 def table2(pairs: dict[str, tuple[Run, Run]]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The paper's Table 2 on validation: the largest sub-network, trained with 6 others or with 13.
 
-    pairs: base model → (RDN, the same nested along its depth as well). Returns the table [base_model, integrated_nets, madds_m,
-    top1, top1_low, top1_high], and the differences 14 − 7 on the same images, [base_model, difference, low, high] in points.
+    pairs: base model → (RDN, the same nested along its depth as well). Returns the table [base_model, integrated_nets,
+    madds_m, top1, top1_low, top1_high], and the paired differences 14 − 7, [base_model, difference, low, high] in
+    points.
     """
     rows, differences = [], []
     for name, runs in pairs.items():
@@ -116,9 +117,9 @@ def table2(pairs: dict[str, tuple[Run, Run]]) -> tuple[pd.DataFrame, pd.DataFram
 def comparison(rows: dict[str, list[Run]], subnetworks: dict[str, int]) -> pd.DataFrame:
     """Networks one below the other, each against the first, with intervals: Tables 3, 4 and 5.
 
-    rows: name → its runs, one for each seed. subnetworks: column → which sub-network (negative: from the largest). Columns: name,
-    epochs, seeds, and for each column its accuracy, and as `<column>_gain` what it has more than the first row; each with
-    `_low`, `_high`, `_seeds_low`, `_seeds_high`.
+    rows: name → its runs, one for each seed. subnetworks: column → which sub-network (negative: from the largest).
+    Columns: name, epochs, seeds, and for each column its accuracy, and as `<column>_gain` what it has more than the
+    first row; each with `_low`, `_high`, `_seeds_low`, `_seeds_high`.
     """
     reference, table = next(iter(rows.values())), []
     for name, runs in rows.items():
@@ -149,8 +150,8 @@ class Untrained:
 def length_table(evidence: Evidence) -> pd.DataFrame:
     """`copy` against `reconstruct`, a row for each length of training and sub-network.
 
-    Columns: epochs, subnetwork, then with their intervals (see `Estimate.columns`) copy and reconstruct (top-1), and gain, what
-    reconstruct has more (points, paired).
+    Columns: epochs, subnetwork, then with their intervals (see `Estimate.columns`) copy and reconstruct (top-1), and
+    gain, what reconstruct has more (points, paired).
     """
     rows, profile = [], evidence.profile
     for epochs in ablations.lengths(profile):
@@ -170,9 +171,9 @@ def length_table(evidence: Evidence) -> pd.DataFrame:
 def repaired(lengths: pd.DataFrame) -> pd.DataFrame:
     """For each sub-network: how much of what training gives to `copy` needs no training at all; from `length_table`.
 
-    Columns: subnetwork, trained (points that copy gains from the surgery to the longest training), given (points by which
-    reconstruct is ahead of copy before any), share (given / trained), epochs (the shortest training after which reconstruct is
-    where copy ends; NaN if it never is).
+    Columns: subnetwork, trained (points that copy gains from the surgery to the longest training), given (points by
+    which reconstruct is ahead of copy before any), share (given / trained), epochs (the shortest training after which
+    reconstruct is where copy ends; NaN if it never is).
     """
     rows = []
     for subnetwork, part in lengths.groupby("subnetwork"):

@@ -1,7 +1,7 @@
 """Figure 8: accuracy against computation, for the policies and their alternatives, all calibrated alike.
 
-λ, thresholds and shares are chosen on the calibration split, and everything is judged on the validation split. Every cost is
-included: the policy networks, and the classifier at every stop where its answer is needed.
+λ, thresholds and shares are chosen on the calibration split, and everything is judged on the validation split. Every
+cost is included: the policy networks, and the classifier at every stop where its answer is needed.
 """
 
 import numpy as np
@@ -21,8 +21,8 @@ CURVES = ("dynamic", "sequential", "confidence cascade")
 def families(rdn_run: Run, policy_run: Run, base_runs: dict[str, Run], *, split: str) -> dict[str, Family]:
     """Every policy of Figure 8 on one split, "calibration" or "validation", by its name.
 
-    "dynamic" (the paper's), "dynamic, reads N_1's logits", "sequential", "confidence cascade" (N_1, N_2, … until one is sure),
-    "one sub-network", "random mix of two" and, if there are any, "base networks".
+    "dynamic" (the paper's), "dynamic, reads N_1's logits", "sequential", "confidence cascade" (N_1, N_2, … until one is
+    sure), "one sub-network", "random mix of two" and, if there are any, "base networks".
     """
     paper, informed = (dynamic(rdn_run, policy_run, split=split, informed=flag) for flag in (False, True))
     costs, correct, count = policy_run.result, paper.correct, len(paper.saved)
@@ -52,7 +52,7 @@ def families(rdn_run: Run, policy_run: Run, base_runs: dict[str, Run], *, split:
 def calibrated_outcomes(
     rdn_run: Run, policy_run: Run, base_runs: dict[str, Run], *, gap: float = 0.0
 ) -> tuple[dict[str, Outcome], np.ndarray]:
-    """What every policy does with the validation images once calibrated to N_K's accuracy minus `gap`; and N_K's (N,)."""
+    """Every policy on the validation images, calibrated to N_K's accuracy minus `gap`; and N_K's outcomes (N,)."""
     calibration, validation = (families(rdn_run, policy_run, base_runs, split=s) for s in ("calibration", "validation"))
     target = calibration["dynamic"].correct[:, -1].mean() - gap
     outcomes = {name: calibrate_and_apply(family, validation[name], target) for name, family in calibration.items()}
@@ -64,8 +64,9 @@ def target_table(
 ) -> pd.DataFrame:
     """A row per target and policy, on validation.
 
-    Columns: gap (points), policy, parameter (as text), top1, low, high (%, Wilson; none for a mix), to_full, to_full_low,
-    to_full_high (points above N_K, paired), madds (mean per image), share, share_low, share_high (of N_K's MAdds, 95 %), note.
+    Columns: gap (points), policy, parameter (as text), top1, low, high (%, Wilson; none for a mix), to_full,
+    to_full_low, to_full_high (points above N_K, paired), madds (mean per image), share, share_low, share_high (of
+    N_K's), note.
     """
     rows, largest = [], rdn_run.result["madds"][-1]
     for gap in gaps:
@@ -85,8 +86,8 @@ def duel_table(
 ) -> pd.DataFrame:
     """The dynamic and the sequential policy, each against every other at the same target, paired by validation image.
 
-    Columns: gap (points), policy, rival, gain, gain_low, gain_high (accuracy, points), cost, cost_low, cost_high (MAdds, points
-    of N_K's): positive where the policy is more accurate, or dearer.
+    Columns: gap (points), policy, rival, gain, gain_low, gain_high (accuracy, points), cost, cost_low, cost_high
+    (MAdds, points of N_K's): positive where the policy is more accurate, or dearer.
     """
     rows, largest = [], rdn_run.result["madds"][-1]
     for gap in gaps:
@@ -101,7 +102,8 @@ def duel_table(
 
 
 def adaptive_gains(rdn_run: Run, policy_run: Run) -> np.ndarray:
-    """What adapting gains over each fixed sub-network of about its cost: (N, K−1) for N_2…N_K, on validation, in [−1, 1].
+    """What adapting gains over each fixed sub-network of about its cost: −1, 0 or 1, (N, K−1) for N_2…N_K, on
+    validation.
 
     λ is the largest whose mean cost on the calibration split is not above that of N_i. Where none is that cheap: NaN.
     """
@@ -122,10 +124,10 @@ def figure8(
     """Accuracy against MAdds on validation (Figure 8), one row per point.
 
     Columns: series, name, madds (mean per image), top1, low, high (%), lam, exit_1 … exit_K (shares), note. Series:
-    "sub-networks" (each N_i alone), "dynamic", "sequential" and "confidence cascade" (at most `max_points` of each exact curve),
-    each of these three again with ", calibrated" (N_K's accuracy minus each of `gaps`, chosen on the calibration split),
-    "base networks", "random mix of N_1 and N_K" (no interval: it is computed, not sampled), "oracle (first correct exit)".
-    lam and the shares are NaN where there are none.
+    "sub-networks" (each N_i alone), "dynamic", "sequential" and "confidence cascade" (at most `max_points` of each
+    exact curve), each of these three again with ", calibrated" (N_K's accuracy minus each of `gaps`, chosen on the
+    calibration split), "base networks", "random mix of N_1 and N_K" (no interval: it is computed, not sampled), "oracle
+    (first correct exit)". lam and the shares are NaN where there are none.
     """
     validation = families(rdn_run, policy_run, base_runs, split="validation")
     calibration = families(rdn_run, policy_run, base_runs, split="calibration")

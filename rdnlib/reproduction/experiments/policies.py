@@ -1,7 +1,7 @@
-"""The policies of one RDN, fitted and calibrated: the paper's, one that also reads N_1's logits, and the sequential one.
+"""The policies of one RDN, fitted and calibrated: the paper's, one that also reads N_1's logits, the sequential one.
 
-All are fitted on the training images and calibrated on held-out ones (`compare_splits` tests this choice). Each is described by
-the network it belongs to, on what it was fitted and calibrated, its targets with ε and λ, and its curve.
+All are fitted on the training images and calibrated on held-out ones (`compare_splits` tests this choice). Each is
+described by the network it belongs to, on what it was fitted and calibrated, its targets with ε and λ, and its curve.
 """
 
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ CHOICES = ("train / train", "train / held-out", "held-out / held-out")  # policy
 
 @dataclass(frozen=True)
 class Fitted:
-    """columns: split → per-image columns for `sample_table`: p (features), q (features and N_1's logits), above (`thresholds`
-    of the sequential policy), top1, top5. policies: file name → network and its description, for `checkpoint.save`.
-    splits: as `compare_splits` gives it. costs: MAdds and parameters, plain numbers."""
+    """columns: split → per-image columns for `sample_table`: p (features), q (features and N_1's logits), above
+    (`thresholds` of the sequential policy), top1, top5. policies: file name → network and its description, for
+    `checkpoint.save`. splits: as `compare_splits` gives it. costs: MAdds and parameters, plain numbers."""
 
     columns: dict[str, dict[str, np.ndarray]]
     policies: dict[str, tuple[nn.Module, dict]]
@@ -41,9 +41,9 @@ def fit_policies(
 ) -> Fitted:
     """Fit, apply and describe the three policies.
 
-    outputs: of `rdn` on "train", "calibration" and other splits; madds: (K,) of its sub-networks; the settings of `fit_policy`
-    for the two policies that decide at once, and of `fit_sequential`. answers: (K,) MAdds of the logits of each sub-network
-    (`madds.count_incremental`); None where they take the classifier alone.
+    outputs: of `rdn` on "train", "calibration" and other splits; madds: (K,) of its sub-networks; the settings of
+    `fit_policy` for the two policies that decide at once, and of `fit_sequential`. answers: (K,) MAdds of the logits of
+    each sub-network (`madds.count_incremental`); None where they take the classifier alone.
     """
     train, held_out, saved = outputs["train"], outputs["calibration"], saved_fraction(madds)
     paper = fit_policy(train.features, train.top1, seed=seed, **one_shot)
@@ -92,7 +92,7 @@ def fit_policies(
 
 
 def calibration_record(family: ByLambda | ByThreshold) -> dict:
-    """How λ was found, for the description of a policy: targets with ε, δ (none), λ and accuracy; the exact curve, thinned."""
+    """How λ was found, to describe a policy: targets with ε, δ (none), λ and accuracy; the exact curve, thinned."""
     full, targets = float(family.correct[:, -1].mean()), []
     for gap in GAPS:
         lam, best = calibrate_or_best(family, full - gap)
@@ -110,11 +110,11 @@ def compare_splits(
 ) -> pd.DataFrame:
     """The three ways to use the splits, tested on held-out images that none of them has seen.
 
-    policy: fitted on `train`, with these `settings` of `fit_policy`. train, held_out: pairs of features (N, C) and correct (N, K). Each
-    repeat halves the held-out images at random: one half is for fitting and calibrating (where both happen, each gets half of
-    it), the other is the test. Returns columns choice (one of CHOICES), repeat, calibration (the accuracy of λ on its
-    calibration images, whose target is N_K's minus `gap`, or the best possible), test (on the test half), full (N_K's accuracy
-    there), saved (there).
+    policy: fitted on `train`, with these `settings` of `fit_policy`. train, held_out: pairs of features (N, C) and
+    correct (N, K). Each repeat halves the held-out images at random: one half is for fitting and calibrating (where
+    both happen, each gets half of it), the other is the test. Returns columns choice (one of CHOICES), repeat,
+    calibration (the accuracy of λ on its calibration images, whose target is N_K's minus `gap`, or the best possible),
+    test (on the test half), full (N_K's accuracy there), saved (there).
     """
     rng, rows, (features, correct) = np.random.default_rng(seed), [], held_out
     p_held = predict(policy, features)
@@ -137,7 +137,7 @@ def compare_splits(
 
 
 def split_errors(frame: pd.DataFrame) -> pd.DataFrame:
-    """Per choice of `compare_splits`, means: calibration, test, saved, shortfall (calibration − test), error (its root mean square)."""
+    """Means per choice of `compare_splits`: calibration, test, saved, shortfall (of test), error (root mean square)."""
     short = frame["calibration"] - frame["test"]
     groups = frame.assign(shortfall=short, error=short**2).groupby("choice", sort=False)
     table = groups[["calibration", "test", "saved", "shortfall", "error"]].mean()
