@@ -55,23 +55,8 @@ def calibrate_and_apply(calibration: Family, test: Family, target: float) -> Out
     return Outcome(parameter, *test.take(parameter), note)
 
 
-class _Exits:
-    """What the families whose members choose an exit for each sample have in common."""
-
-    correct: np.ndarray  # (N, K)
-    madds: np.ndarray  # (K,)
-
-    def exits(self, parameter: float) -> np.ndarray:
-        """Exits (N,) from 0 to K−1."""
-        raise NotImplementedError
-
-    def take(self, parameter: float) -> tuple[np.ndarray, np.ndarray]:
-        exits = self.exits(parameter)
-        return self.correct[np.arange(len(exits)), exits], np.asarray(self.madds, dtype=np.float64)[exits]
-
-
 @dataclass(frozen=True)
-class ByLambda(_Exits):
+class ByLambda:
     """f_λ of a policy network: p, correct (N, K), saved (K,) and madds (K,), the policy's own cost included."""
 
     p: np.ndarray
@@ -86,13 +71,16 @@ class ByLambda(_Exits):
     def exits(self, lam: float) -> np.ndarray:
         return choose(self.p, self.saved, lam)
 
+    def take(self, lam: float) -> tuple[np.ndarray, np.ndarray]:
+        return _taken(self, self.exits(lam))
+
     def curve(self, max_points: int | None = None) -> pd.DataFrame:
         """As `sweep` gives it."""
         return sweep(self.p, self.correct, self.saved, max_points, madds=self.madds)
 
 
 @dataclass(frozen=True)
-class ByThreshold(_Exits):
+class ByThreshold:
     """Policies that go on from exit i while a parameter exceeds above[:, i]: (N, K−1); correct (N, K), madds (K,).
 
     For the usual cascade, which runs N_1, N_2, … until one is sure, `above` are the confidences of all but N_K.
@@ -108,6 +96,9 @@ class ByThreshold(_Exits):
 
     def exits(self, value: float) -> np.ndarray:
         return threshold_exits(self.above, value)
+
+    def take(self, value: float) -> tuple[np.ndarray, np.ndarray]:
+        return _taken(self, self.exits(value))
 
     def curve(self, max_points: int | None = None) -> pd.DataFrame:
         """Columns: the parameter, accuracy, madds, exit_1 … exit_K; one row per distinct policy, as in `sweep`."""
@@ -158,8 +149,5 @@ class Mix(OneForAll):
         return mixed, np.full(len(mixed), (1 - share) * self.madds[a] + share * self.madds[b])
 
 
-def oracle(correct, madds) -> tuple[float, float]:
-    """(accuracy, mean MAdds) of leaving at the first correct sub-network; a sample none gets right leaves at N_1."""
-    correct = np.asarray(correct, dtype=bool)  # (N, K)
-    exits = correct.argmax(axis=1)  # 0 where the whole row is False
-    return float(correct.any(axis=1).mean()), float(np.asarray(madds)[exits].mean())
+def _taken(family: ByLambda | ByThreshold, exits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return family.correct[np.arange(len(exits)), exits], np.asarray(family.madds, dtype=np.float64)[exits]

@@ -15,7 +15,6 @@ from rdnlib.calibration.families import (
     OneForAll,
     calibrate_and_apply,
     calibrate_or_best,
-    oracle,
 )
 from rdnlib.calibration.multiplier import saved_fraction
 from rdnlib.errors import InfeasibleError
@@ -146,8 +145,3 @@ def test_a_cascade_equals_brute_force(case):
         assert row.accuracy == pytest.approx(accuracy)
         assert row.madds == pytest.approx(cost)
         np.testing.assert_allclose(row.filter(like="exit_").to_numpy(float), share, atol=1e-12)
-
-
-def test_the_oracle_leaves_at_the_first_correct_exit():
-    correct = [[False, True, True], [True, False, False], [False, False, False], [False, False, True]]
-    assert oracle(correct, [1, 2, 4]) == (0.75, (2 + 1 + 1 + 4) / 4)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from rdnlib.calibration.families import calibrate_or_best
+from rdnlib.calibration.families import calibrate_and_apply
 from rdnlib.reproduction.analysis.outcomes import dynamic, split_rows
 from rdnlib.reproduction.analysis.statistics import Estimate, Evidence, difference, estimate, same_images
 from rdnlib.reproduction.analysis.tradeoff import adaptive_gains
@@ -68,13 +68,13 @@ def table1_claims(evidence: Evidence) -> list[Claim]:
         shared, adaptive = _same_images(rdn), [_adaptive(*pair) for pair in zip(rdn, policy, strict=True)]
         whole = base[0].result["madds"][0]
         more = 100 * (rdn[0].result["madds"][-1] / whole - 1)
-        lost = estimate([correct - full for correct, full, _ in adaptive], same_images=shared)
-        spared = estimate([1 - spent / whole for _, _, spent in adaptive], same_images=shared)
+        gain = estimate([gain for gain, _ in adaptive], same_images=shared)
+        spared = estimate([1 - madds / whole for _, madds in adaptive], same_images=shared)
         claims += [
             (f"RDN, {init}: N_K is about as accurate as its base", nested, difference(rdn, base), -COMPARABLE),
             (f"RDN, {init}: N_K needs at most {max(cost):.0f} % more MAdds than its base, as the paper's",
              _signed(cost, 0), Estimate(more, more, more), max(cost), "<", share),
-            (f"RDN, {init}: † is about as accurate as N_K", adapted, lost, -COMPARABLE),
+            (f"RDN, {init}: † is about as accurate as N_K", adapted, gain, -COMPARABLE),
             (f"RDN, {init}: † saves MAdds against its base", _signed(saved, 0), spared, 0.0, ">", share),
         ]  # fmt: skip
     return [Claim("Table 1", *claim) for claim in claims]
@@ -89,11 +89,12 @@ def figure8_claims(evidence: Evidence) -> list[Claim]:
         low, high = [_mean(each[:, :half]) for each in gains], [_mean(each[:, half:]) for each in gains]
         shared = _same_images(rdn)
         contrast = estimate([a - b for a, b in zip(low, high, strict=True)], same_images=shared)
-        statement = f"RDN, {init}: adapting beats the smaller sub-networks at their cost"
-        claims.append(Claim("Figure 8", statement, "“clearly improves”", estimate(low, same_images=shared)))
-        statement = f"RDN, {init}: it gains more at low cost than at high"
-        claims.append(Claim("Figure 8", statement, "“particularly at lower MACs”", contrast))
-    return claims
+        claims += [
+            (f"RDN, {init}: adapting beats the smaller sub-networks at their cost",
+             "“clearly improves”", estimate(low, same_images=shared)),
+            (f"RDN, {init}: it gains more at low cost than at high", "“particularly at lower MACs”", contrast),
+        ]  # fmt: skip
+    return [Claim("Figure 8", *claim) for claim in claims]
 
 
 def table2_claims(evidence: Evidence) -> list[Claim]:
@@ -159,13 +160,11 @@ def ledger(evidence: Evidence) -> pd.DataFrame:
     )
 
 
-def _adaptive(rdn: Run, policy: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each validation image: whether † is right, whether N_K is, and the MAdds of †; λ* is set on held-out
-    images."""
+def _adaptive(rdn: Run, policy: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Of each validation image: what † gains over N_K (−1, 0 or 1), and its MAdds; λ* is set on held-out images."""
     held_out, samples = (dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
-    lam, _ = calibrate_or_best(held_out, held_out.correct[:, -1].mean())
-    correct, spent = samples.take(lam)
-    return correct.astype(np.float64), samples.correct[:, -1].astype(np.float64), spent
+    outcome = calibrate_and_apply(held_out, samples, held_out.correct[:, -1].mean())
+    return outcome.correct.astype(np.float64) - samples.correct[:, -1], outcome.madds
 
 
 def _same_images(runs: Sequence[Run]) -> bool:

@@ -4,7 +4,6 @@ Accuracies are per cent, as in the paper.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -71,8 +70,7 @@ def table1(runs: dict[str, Run], dynamic_runs: dict[str, tuple[Run, Run]] | None
         exits = samples.exits(lam)
         cost = {"params_m": samples.params[exits].mean() / 1e6, "madds_m": samples.madds[exits].mean() / 1e6}
         each = np.arange(len(exits)), exits
-        nets = f"{len(samples.saved)} sub-networks"
-        about = {"integrated_nets": nets, "lam": lam, "note": note}
+        about = {"integrated_nets": f"{len(samples.saved)} sub-networks", "lam": lam, "note": note}
         rows.append({"model": f"{name}†", **cost, **_accuracies(samples.correct[each], samples.top5[each]), **about})
     return pd.DataFrame(rows)
 
@@ -138,10 +136,9 @@ class Untrained:
     surgery: Run
     init: str
 
-    @cached_property
+    @property
     def result(self) -> dict:
-        costs = {column: self.surgery.result[column] for column in ("madds", "params")}
-        return {"name": f"{self.init}, untrained", "epochs": 0, **costs}
+        return {**self.surgery.result, "name": f"{self.init}, untrained", "epochs": 0}
 
     def samples(self) -> pd.DataFrame:
         return self.surgery.samples().rename(columns=lambda name: name.replace(f"{self.init}_", "top1_", 1))

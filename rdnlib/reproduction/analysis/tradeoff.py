@@ -7,7 +7,7 @@ cost is included: the policy networks, and the classifier at every stop where it
 import numpy as np
 import pandas as pd
 
-from rdnlib.calibration.families import ByThreshold, Family, Mix, OneForAll, Outcome, calibrate_and_apply, oracle
+from rdnlib.calibration.families import ByThreshold, Family, Mix, OneForAll, Outcome, calibrate_and_apply
 from rdnlib.errors import DataError
 from rdnlib.policy.sequential import earlier_answers
 from rdnlib.reproduction.analysis.outcomes import columns, dynamic, interval, paired_difference, split_rows, wilson
@@ -129,8 +129,7 @@ def figure8(
     calibration split), "base networks", "random mix of N_1 and N_K" (no interval: it is computed, not sampled), "oracle
     (first correct exit)". lam and the shares are NaN where there are none.
     """
-    validation = families(rdn_run, policy_run, base_runs, split="validation")
-    calibration = families(rdn_run, policy_run, base_runs, split="calibration")
+    calibration, validation = (families(rdn_run, policy_run, base_runs, split=s) for s in ("calibration", "validation"))
     static, full = subnetwork_table(rdn_run), calibration["dynamic"].correct[:, -1].mean()
     n, exits = len(validation["dynamic"].p), [f"exit_{v}" for v in static["subnetwork"]]
     names = [f"N_{v}" for v in static["subnetwork"]]
@@ -154,8 +153,9 @@ def figure8(
         parts.append(_points("base networks", base["madds"], base["top1"] / 100, images, name=name))
     ends = static.iloc[[0, -1]].reset_index(drop=True)
     parts.append(_points("random mix of N_1 and N_K", ends["madds"], ends["top1"] / 100, None))
-    accuracy, madds = oracle(validation["dynamic"].correct, rdn_run.result["madds"])
-    parts.append(_points("oracle (first correct exit)", [madds], [accuracy], n))
+    correct = validation["dynamic"].correct
+    madds = static["madds"].to_numpy()[correct.argmax(axis=1)]  # an image that none gets right leaves at N_1
+    parts.append(_points("oracle (first correct exit)", [madds.mean()], [correct.any(axis=1).mean()], n))
     order = ["series", "name", "madds", "top1", "low", "high", "lam", *exits, "note"]
     return pd.concat(parts, ignore_index=True).reindex(columns=order)
 

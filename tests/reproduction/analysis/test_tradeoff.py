@@ -67,6 +67,8 @@ def test_figure8_has_every_series_with_the_right_numbers(runs):
     assert star["madds"] == pytest.approx(first["madds_m"] * 1e6)
     oracle = series["oracle (first correct exit)"].iloc[0]
     assert oracle["top1"] == pytest.approx(100 * samples.correct.any(axis=1).mean())
+    first = [next((v for v in range(K) if row[v]), 0) for row in samples.correct]
+    assert oracle["madds"] == pytest.approx(np.mean([MADDS[v] for v in first]))
     np.testing.assert_allclose(series["random mix of N_1 and N_K"]["madds"], [MADDS[0], MADDS[-1]])
     assert list(series["base networks"]["name"]) == ["large", "small"]
     sampled = frame[~frame["series"].str.startswith("random")]
