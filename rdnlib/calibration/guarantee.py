@@ -52,8 +52,8 @@ def certified_gap(curve: ExactCurve, alone: ExactCurve, full: int, gap: float, d
         lost, won = harmed[0] / n, helped[0] / n
         remedy = _remedy(lambda m: rejects(round(lost * m), round(won * m), m), lost - won < gap)
         raise InfeasibleError(
-            f"a loss of at most {gap:.4f} against N_K cannot be guaranteed with probability {1 - delta:g}: on these {n} samples "
-            f"the safest policy (λ = ∞) loses {lost - won:.4f}; at its rates {remedy}",
+            f"a loss of at most {gap:.4f} against N_K cannot be guaranteed with probability {1 - delta:g}: on these {n} "
+            f"samples the safest policy (λ = ∞) loses {lost - won:.4f}; at its rates {remedy}",
             best=float((full - harmed[0] + helped[0]) / n),
         )
     return float(SAFE_TO_CHEAP[last])

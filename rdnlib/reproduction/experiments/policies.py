@@ -75,13 +75,12 @@ def fit_policies(
         "classifier_madds": np.asarray(answers).tolist(),
     }
     rows, correct, madds = columns["calibration"], held_out.top1, np.asarray(madds, dtype=np.float64)
+    thresholded = ByThreshold(rows["above"], correct, madds + costs["sequential_madds"], "lam")
     fitted = {
         "model": ("policy", paper, ByLambda(rows["p"], correct, saved, madds + costs["policy_madds"])),
         "informed": ("policy", informed, ByLambda(rows["q"], correct, saved, madds + costs["informed_madds"])),
-        "sequential": (
-            "sequential", repeated, ByThreshold(rows["above"], correct, madds + costs["sequential_madds"], "lam"),
-        ),
-    }  # fmt: skip
+        "sequential": ("sequential", repeated, thresholded),
+    }
     provenance = {"network": network_hash(rdn), "fitted_on": "train", "calibrated_on": "calibration"}
     policies = {
         name: (policy, {kind: policy.config(), **provenance, "saved": saved.tolist(), **calibration_record(family)})

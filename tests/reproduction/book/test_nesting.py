@@ -11,11 +11,11 @@ from rdnlib.reproduction.book import nesting
 def test_the_pictures_show_every_block_and_every_node(images):
     rdn = grid_of("resnext50", images)
     drawn = [text.get_text() for text in nesting.depth_split(rdn).axes[0].texts]
-    for part, times in ((rdn.front, 2), (rdn.back, 2), (rdn.light, 1)):  # two of them before and after
+    for part, times in ((rdn.front, 2), (rdn.back, 2), (rdn.early_exit, 1)):  # two of them before and after
         blocks = nesting.blocks_of(part)
         assert sum(name.count(".") < 2 for name, _ in blocks) == len(blocks) > 1
         for name, channels in blocks:
-            assert drawn.count(f"{name.removeprefix('light.')} · {channels}") == times
+            assert drawn.count(f"{name.removeprefix('early_exit.')} · {channels}") == times
     plt.close("all")
 
 
