@@ -1,7 +1,8 @@
-"""How good a policy network is: can it tell right from wrong (failure prediction), and are its probabilities honest?"""
+"""Quality of estimated probabilities: failure prediction (do they tell right from wrong?) and calibration."""
 
 import numpy as np
 import pandas as pd
+from scipy.stats import mannwhitneyu
 
 from rdnlib.errors import DataError
 
@@ -9,16 +10,15 @@ BINS = 15
 
 
 def auroc(score, correct) -> float:
-    """Probability that a right sample scores higher than a wrong one, ties counting half; NaN if all are right or wrong.
+    """Probability that a right sample scores higher than a wrong one, ties count half; NaN without both kinds.
 
-    score: (N,) numbers; correct: (N,) bool. From the ranks: the Mann–Whitney statistic.
+    score: (N,) numbers; correct: (N,) bool. It is the Mann–Whitney statistic, over the number of pairs.
     """
     score, correct = _checked(score, correct)
-    right, wrong = int(correct.sum()), int((~correct).sum())
-    if not right or not wrong:
+    pairs = int(correct.sum()) * int((~correct).sum())
+    if not pairs:
         return float("nan")
-    ranks = pd.Series(score).rank().to_numpy()  # ties share their mean rank
-    return float((ranks[correct].sum() - right * (right + 1) / 2) / (right * wrong))
+    return float(mannwhitneyu(score[correct], score[~correct], method="asymptotic").statistic / pairs)
 
 
 def risk_coverage(score, correct) -> pd.DataFrame:
@@ -38,47 +38,39 @@ def risk_coverage_area(score, correct) -> float:
 
     Within a tie the order is random, and this is the expectation over it.
     """
-    score, correct = _checked(score, correct)
-    frame = risk_coverage(score, correct)
-    ends = np.rint(frame["coverage"] * len(score)).astype(np.int64).to_numpy()
+    frame, n = risk_coverage(score, correct), len(score)
+    ends = np.rint(frame["coverage"] * n).to_numpy()
     wrong = frame["risk"].to_numpy() * ends
-    samples = np.arange(1, len(score) + 1)
+    samples = np.arange(1, n + 1)
     expected = np.interp(samples, np.append(0, ends), np.append(0.0, wrong))  # errors among the first n, on average
     return float((expected / samples).mean())
 
 
 def reliability(p, correct, bins: int = BINS) -> pd.DataFrame:
-    """Rows of equal size in order of p: count, said (mean probability) and right (share that was right)."""
+    """Rows of equal size in order of p: count, predicted (mean probability) and observed (share that was right)."""
     p, correct = _checked(p, correct)
     parts = [part for part in np.array_split(np.argsort(p, kind="stable"), bins) if len(part)]
     rows = [(len(part), p[part].mean(), correct[part].mean()) for part in parts]
-    return pd.DataFrame(rows, columns=["count", "said", "right"])
+    return pd.DataFrame(rows, columns=["count", "predicted", "observed"])
 
 
 def ece(p, correct, bins: int = BINS) -> float:
-    """Expected calibration error: the mean of |said − right| over bins of equal size."""
+    """Expected calibration error: the mean of |predicted − observed| over bins of equal size."""
     frame = reliability(p, correct, bins)
-    return float(np.average((frame["said"] - frame["right"]).abs(), weights=frame["count"]))
+    return float(np.average((frame["predicted"] - frame["observed"]).abs(), weights=frame["count"]))
 
 
 def quality(p, correct) -> pd.DataFrame:
-    """One row per sub-network, p and correct (N, K): subnetwork, accuracy, said, auroc, risk_coverage_area, ece, brier."""
+    """One row per sub-network, p and correct (N, K): accuracy, mean of p as `predicted`, and the measures above."""
     p, correct = np.asarray(p, dtype=np.float64), np.asarray(correct, dtype=bool)
     if p.ndim != 2 or p.shape != correct.shape:
         raise DataError(f"p and correct must both be (samples, K), not {p.shape} and {correct.shape}")
-    rows = [
-        {
-            "subnetwork": v + 1,
-            "accuracy": right.mean(),
-            "said": said.mean(),
-            "auroc": auroc(said, right),
-            "risk_coverage_area": risk_coverage_area(said, right),
-            "ece": ece(said, right),
-            "brier": ((said - right) ** 2).mean(),
-        }
-        for v, (said, right) in enumerate(zip(p.T, correct.T, strict=True))
-    ]
-    return pd.DataFrame(rows)
+    names = ["subnetwork", "accuracy", "predicted", "auroc", "risk_coverage_area", "ece", "brier"]
+    rows = []
+    for v, (p_v, right) in enumerate(zip(p.T, correct.T, strict=True), start=1):
+        ranking = auroc(p_v, right), risk_coverage_area(p_v, right)
+        rows.append((v, right.mean(), p_v.mean(), *ranking, ece(p_v, right), ((p_v - right) ** 2).mean()))
+    return pd.DataFrame(rows, columns=names)
 
 
 def _checked(score, correct) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,5 @@
-"""Dynamic inference with real early exit (Section 3.4): a policy chooses for each image how far to go, and only the images that
-go on are computed further. The paper's policy decides once, after N_1; the sequential one looks again after every sub-network.
+"""Dynamic inference with real early exit (Section 3.4): a policy chooses an exit for each image, and only images that
+go on are computed further. The paper's policy decides once, after N_1; the sequential one after every sub-network.
 """
 
 import math
@@ -23,7 +23,7 @@ class DynamicRDN(nn.Module):
     """
 
     def __init__(self, rdn: RDN, policy: PolicyNetwork | SequentialPolicy, saved, lam: float):
-        """saved: (K,) saved fractions r_v, decreasing to 0; lam: λ ≥ 0, may be infinite (always the likeliest to be right).
+        """saved: (K,) saved fractions r_v, decreasing to 0; lam: λ ≥ 0, ∞ for the exit likeliest to be right.
 
         Raises ConfigError if shapes disagree, CheckpointError if the policy was saved for a network with other weights.
         """
@@ -47,44 +47,41 @@ class DynamicRDN(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         state = self.rdn.start(x)
         if isinstance(self.policy, SequentialPolicy):
-            return self._look_again(state)
+            return self._sequentially(state)
         exits = self._decide(state)
-        rows, found = torch.arange(len(x), device=x.device), []
-        for index in exits.unique().tolist():  # ascending: every stop that some image makes
+        rows, parts = torch.arange(len(x), device=x.device), []
+        for index in exits.unique().tolist():  # ascending: every exit that some image takes
             if index > state.index:
                 state = self.rdn.advance(state, to=index)
             leaving = exits[rows] == index
-            found.append((rows[leaving], state.take(leaving).logits))  # the classifier: where one leaves
+            parts.append((rows[leaving], state.take(leaving).logits))  # the classifier runs on those that leave
             rows, state = rows[~leaving], state.take(~leaving)
-        order = torch.cat([rows for rows, _ in found]).argsort()
-        return torch.cat([logits for _, logits in found])[order], exits
+        order = torch.cat([rows for rows, _ in parts]).argsort()
+        return torch.cat([logits for _, logits in parts])[order], exits
 
     def _decide(self, state: State) -> Tensor:
+        """Exits (B,) in 1…K from what N_1 has computed."""
         inputs = self.rdn.first_features(state.features)
         if self.policy.from_logits:
             inputs = torch.cat([inputs, evidence(state.logits)], dim=1)
-        return self._tensor(choose(self.policy(inputs).cpu().numpy(), self.saved, self.lam) + 1, state)
+        exits = choose(self.policy(inputs).cpu().numpy(), self.saved, self.lam) + 1
+        return torch.from_numpy(exits).to(inputs.device)
 
-    def _look_again(self, state: State) -> tuple[Tensor, Tensor]:
+    def _sequentially(self, state: State) -> tuple[Tensor, Tensor]:
         logits, rows = state.logits.clone(), torch.arange(len(state.logits), device=state.logits.device)
         exits = torch.full_like(rows, self.rdn.num_subnetworks)
-        said, guesses = [], []  # evidence (b, E) and guesses (b,) of every sub-network so far, of the images still here
+        history = []  # evidence (b, E) and guesses (b,) of every sub-network so far, of the b images that have not left
         while state.index < self.rdn.num_subnetworks and len(rows):
-            said.append(evidence(state.logits))
-            guesses.append(state.logits.argmax(dim=1))
-            p = self.policy(torch.stack(said, dim=1), torch.stack(guesses, dim=1))
-            going = self._tensor(self.lam > going_on(p.cpu(), self.saved[state.index - 1 :]), state)
+            history.append((evidence(state.logits), state.logits.argmax(dim=1)))
+            p = self.policy(*(torch.stack(values, dim=1) for values in zip(*history, strict=True)))
+            going = torch.from_numpy(self.lam > going_on(p.cpu(), self.saved[state.index - 1 :])).to(rows.device)
             exits[rows[~going]] = state.index
             rows, state = rows[going], state.take(going)
-            said, guesses = [value[going] for value in said], [value[going] for value in guesses]
+            history = [(seen[going], guesses[going]) for seen, guesses in history]
             if len(rows):
                 state = self.rdn.advance(state, to=state.index + 1)
                 logits[rows] = state.logits
         return logits, exits
-
-    @staticmethod
-    def _tensor(values, state: State) -> Tensor:
-        return torch.from_numpy(values).to(state.logits.device)
 
     def extra_repr(self) -> str:
         return "λ=∞" if math.isinf(self.lam) else f"λ={self.lam:.4g}"

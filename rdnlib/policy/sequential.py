@@ -1,9 +1,9 @@
-"""A policy that learns on the way (beyond the paper): it looks again after every sub-network that has been executed.
+"""A sequential policy (beyond the paper): it decides again after every sub-network that has been executed.
 
-The paper's policy decides once, from the features of N_1. This one has a small stage network per sub-network i < K that reads
-the answers of N_1 … N_i and estimates p_v for all v ≥ i. The rule is the paper's, applied again at each stage: stay if no later v
-has a larger (r_v + λ) p_v. Line v overtakes line i at one λ, and the smallest of these is the λ above which the image goes on. So
-the whole policy is K − 1 numbers per image, and its curve is as exact as that of f_λ.
+The paper's policy decides once, from the features of N_1. This one has a small stage network per sub-network i < K,
+which reads the outputs of N_1 … N_i and estimates p_v for all v ≥ i. The rule is the paper's, applied at each stage:
+leave at i if no later v has a larger (r_v + λ) p_v. Line v overtakes line i at one λ, and the image goes on above the
+smallest of these. So the whole policy is K − 1 thresholds per image (`envelope.threshold_curve`).
 """
 
 import numpy as np
@@ -49,15 +49,15 @@ class SequentialPolicy(nn.Module):
         return sum(stage.params for stage in self.stages)
 
     def forward(self, evidence: Tensor, guesses: Tensor) -> Tensor:
-        """What stage i thinks: (B, i, E) and (B, i) → p_i … p_K, (B, K − i + 1)."""
+        """Estimates of stage i: (B, i, E) and (B, i) → p_i … p_K, (B, K − i + 1)."""
         return self.stages[evidence.shape[1] - 1](_inputs(evidence, guesses))
 
 
 def fit_sequential(evidence, guesses, correct, *, hidden=(32,), **settings) -> SequentialPolicy:
     """Fit every stage by `fit_policy`, whose settings these are, on all samples.
 
-    evidence: (N, K, E) as `evidence` gives it; guesses: (N, K) the classes guessed; correct: (N, K) bool. Raises DataError on
-    shapes that disagree, and what `fit_policy` raises.
+    evidence: (N, K, E) as `evidence` gives it; guesses: (N, K) the classes guessed; correct: (N, K) bool. Raises
+    DataError on shapes that disagree, and what `fit_policy` raises.
     """
     evidence, guesses, correct = torch.as_tensor(evidence), torch.as_tensor(guesses), torch.as_tensor(correct)
     if evidence.ndim != 3 or not evidence.shape[:2] == guesses.shape == correct.shape:
@@ -72,7 +72,7 @@ def fit_sequential(evidence, guesses, correct, *, hidden=(32,), **settings) -> S
 
 @torch.no_grad()
 def thresholds(policy: SequentialPolicy, evidence, guesses, saved) -> np.ndarray:
-    """For each image and stage the λ above which it goes on: evidence (N, K, E), guesses (N, K), saved (K,) → (N, K−1)."""
+    """The λ above which each image goes on at each stage: evidence (N, K, E), guesses (N, K), saved (K,) → (N, K−1)."""
     evidence, guesses = torch.as_tensor(evidence), torch.as_tensor(guesses)
     columns = [
         going_on(policy(evidence[:, :i], guesses[:, :i]).cpu(), saved[i - 1 :])
@@ -82,13 +82,13 @@ def thresholds(policy: SequentialPolicy, evidence, guesses, saved) -> np.ndarray
 
 
 def sequential_madds(policy: SequentialPolicy, answers) -> np.ndarray:
-    """What leaving at exit i costs beside N_i itself, (K,): stages 1 … min(i, K−1), and the answers at all earlier stops."""
+    """Cost of leaving at exit i beside N_i itself, (K,): stages 1 … min(i, K−1), and the logits at earlier stops."""
     stages = np.cumsum([stage.madds for stage in policy.stages])
     return np.append(stages, stages[-1]) + earlier_answers(answers, policy.num_subnetworks)
 
 
 def earlier_answers(answers, count: int) -> np.ndarray:
-    """MAdds of the answers at all stops before each of `count` exits; answers: of one exit, or (count,) of each."""
+    """MAdds of the logits at all stops before each of `count` exits; answers: of one exit, or (count,) of each."""
     return np.concatenate([[0], np.broadcast_to(answers, count).cumsum()[:-1]])
 
 

@@ -1,4 +1,4 @@
-"""Comparison policies: each family against the obvious way to find its cheapest member."""
+"""Policy families: each family against the obvious way to find its cheapest member."""
 
 import itertools
 
@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.policies import any_floats, measured
 
-from rdnlib.calibration.families import ByLambda, ByThreshold, Mix, OneForAll, settle
+from rdnlib.calibration.families import (
+    ByLambda,
+    ByThreshold,
+    Mix,
+    OneForAll,
+    calibrate_and_apply,
+    calibrate_or_best,
+)
 from rdnlib.calibration.multiplier import saved_fraction
 from rdnlib.errors import InfeasibleError
 
@@ -89,10 +97,51 @@ def test_thresholds_equal_a_loop_over_samples(case, target, negative):
 def test_a_family_that_cannot_reach_the_target_is_taken_at_its_best():
     correct = np.array([[True, False, True], [False, True, False]])
     family = OneForAll(correct, MADDS)
-    outcome = settle(family, family, 0.9)
+    outcome = calibrate_and_apply(family, family, 0.9)
     assert outcome.parameter == 0 and outcome.accuracy == 0.5
     assert "target 90.00 % not reachable" in outcome.note and "50.00 %" in outcome.note
     p = np.array([[0.9, 0.8, 0.7]] * 2)
     flat = ByLambda(p, correct, saved_fraction(MADDS), MADDS)
-    assert "not reachable" in settle(flat, flat, 0.9).note
-    assert settle(flat, flat, 0.5).note == ""
+    assert "not reachable" in calibrate_and_apply(flat, flat, 0.9).note
+    assert calibrate_and_apply(flat, flat, 0.5).note == ""
+
+
+@settings(max_examples=100, deadline=None)
+@given(outcomes(), st.floats(0, 1))
+def test_calibrate_or_best_falls_back_to_the_best_reachable_accuracy(case, target):
+    correct, rng = case
+    p, saved = rng.random(correct.shape), saved_fraction(MADDS)
+    for family in (
+        ByLambda(p, correct, saved, MADDS),
+        ByThreshold(p[:, :-1], correct, MADDS),
+        OneForAll(correct, MADDS),
+    ):
+        parameter, best = calibrate_or_best(family, target)
+        try:
+            assert (parameter, best) == (family.reach(target), None)
+        except InfeasibleError as error:
+            assert best == error.best < target
+            assert family.take(parameter)[0].mean() == pytest.approx(best)
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_floats())
+def test_a_cascade_equals_brute_force(case):
+    confidence, correct, _ = case
+    k = confidence.shape[1]
+    madds = np.arange(1, k + 1) ** 2
+    frame = ByThreshold(confidence[:, :-1], correct, madds).curve()
+    thresholds = np.unique(np.concatenate([[0.0], np.nextafter(confidence[:, :-1].ravel().astype(float), 2)]))
+    seen = []
+    for threshold in thresholds:
+        passed = confidence.astype(float) >= threshold
+        passed[:, -1] = True
+        exits = passed.argmax(axis=1)
+        if not seen or (exits != seen[-1][1]).any():
+            seen.append((threshold, exits))
+    np.testing.assert_array_equal(frame.threshold, [threshold for threshold, _ in seen])
+    for (_, row), (_, exits) in zip(frame.iterrows(), seen, strict=True):
+        accuracy, cost, share = measured(exits, correct, madds)
+        assert row.accuracy == pytest.approx(accuracy)
+        assert row.madds == pytest.approx(cost)
+        np.testing.assert_allclose(row.filter(like="exit_").to_numpy(float), share, atol=1e-12)

@@ -55,7 +55,7 @@ def test_honest_probabilities_have_no_calibration_error():
     assert ece(p, correct) < 0.01
     assert ece(p**2, correct) == pytest.approx(np.mean(p - p**2), abs=0.01)
     frame = reliability(p, correct, bins=10)
-    np.testing.assert_allclose(frame["said"], frame["right"], atol=0.01)
+    np.testing.assert_allclose(frame["predicted"], frame["observed"], atol=0.01)
     assert frame["count"].sum() == 200_000
     assert len(reliability(p[:3], correct[:3])) == 3  # fewer samples than bins
 

@@ -9,22 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.policies import any_floats, exits_of, measured
 
-from rdnlib.calibration.families import cascade, chord, oracle
 from rdnlib.calibration.multiplier import Calibration, calibrate, choose, saved_fraction, sweep
 from rdnlib.errors import ConfigError, InfeasibleError
 
 SAVED = saved_fraction([1, 2, 4])
-
-
-def exits_of(frame):
-    return frame.filter(like="exit_").to_numpy()
-
-
-def measured(exits, correct, saved):
-    """Accuracy, saved fraction and exit shares of given exits, the obvious way."""
-    share = np.bincount(exits, minlength=len(saved)) / len(exits)
-    return correct[np.arange(len(exits)), exits].mean(), saved[exits].mean(), share
 
 
 def assert_row(row, expected, atol=1e-12):
@@ -73,22 +63,6 @@ def test_sweep_equals_brute_force_in_exact_arithmetic(case):
     np.testing.assert_allclose(frame.lam, [lam for lam, _ in policies], rtol=1e-12, atol=1e-300)
     for (_, row), (_, exits) in zip(frame.iterrows(), policies, strict=True):
         assert_row(row, measured(exits, correct, saved / 64))
-
-
-@st.composite
-def any_floats(draw):
-    k, n = draw(st.integers(1, 9)), draw(st.integers(1, 200))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    p = rng.random((n, k)) ** draw(st.sampled_from([0.1, 1, 10]))
-    p[rng.random((n, k)) < draw(st.sampled_from([0, 0.2]))] = 0
-    p[rng.random((n, k)) < draw(st.sampled_from([0, 0.2]))] = 1
-    if draw(st.booleans()):
-        p = np.sort(p, axis=1)
-    p = p[rng.integers(0, n, n)]  # duplicates
-    if draw(st.booleans()):
-        p = p.astype(np.float32)
-    saved = np.append(np.sort(rng.random(k - 1))[::-1], 0)
-    return p, rng.random((n, k)) < 0.6, saved
 
 
 @settings(max_examples=150, deadline=None)
@@ -153,8 +127,8 @@ def test_max_points_keeps_exact_rows_and_both_ends():
     everything = sweep(p, correct, saved)
     few = sweep(p, correct, saved, max_points=40)
     assert len(few) == 40
-    kept = everything[everything.lam.isin(few.lam)].reset_index(drop=True)
-    np.testing.assert_array_equal(few, kept)
+    same = everything[everything.lam.isin(few.lam)].reset_index(drop=True)
+    np.testing.assert_array_equal(few, same)
     assert few.lam.iloc[-1] == everything.lam.iloc[-1]
     assert len(sweep(p, correct, saved, max_points=10**6)) == len(everything)
 
@@ -179,14 +153,6 @@ def test_lines_through_one_point_do_not_step_back():
         assert (np.diff(shares.argmax(axis=1)) > 0).all()
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 64])
-def test_chunks_do_not_matter(monkeypatch, chunk):
-    p, correct, saved = random_case(130, 4)
-    whole = sweep(p, correct, saved)
-    monkeypatch.setattr("rdnlib.calibration.envelope.CHUNK", chunk)
-    np.testing.assert_array_equal(sweep(p, correct, saved), whole)
-
-
 @settings(max_examples=100, deadline=None)
 @given(any_floats(), st.floats(0, 0.99))
 def test_calibrate_is_the_smallest_lambda_that_reaches_the_target(case, epsilon):
@@ -198,9 +164,9 @@ def test_calibrate_is_the_smallest_lambda_that_reaches_the_target(case, epsilon)
             calibrate(p, correct, saved, epsilon)
         return
     result = calibrate(p, correct, saved, epsilon)
-    accuracy, kept, share = measured(choose(p, saved, result.lam), correct, saved)
+    accuracy, spared, share = measured(choose(p, saved, result.lam), correct, saved)
     assert result.accuracy == accuracy >= 1 - epsilon - 1e-12
-    assert result.saved == pytest.approx(kept)
+    assert result.saved == pytest.approx(spared)
     np.testing.assert_allclose(result.exits, share)
     # not before its row, and well before the next one, unless rounding blurs an interval
     first = good.index[0]
@@ -329,36 +295,6 @@ def test_lambda_out_of_range(lam):
 
 
 @settings(max_examples=60, deadline=None)
-@given(any_floats())
-def test_cascade_equals_brute_force(case):
-    confidence, correct, _ = case
-    k = confidence.shape[1]
-    madds = np.arange(1, k + 1) ** 2
-    frame = cascade(confidence, correct, madds)
-    thresholds = np.unique(np.concatenate([[0.0], np.nextafter(confidence[:, :-1].ravel().astype(float), 2)]))
-    seen = []
-    for threshold in thresholds:
-        passed = confidence.astype(float) >= threshold
-        passed[:, -1] = True
-        exits = passed.argmax(axis=1)
-        if not seen or (exits != seen[-1][1]).any():
-            seen.append((threshold, exits))
-    np.testing.assert_array_equal(frame.threshold, [threshold for threshold, _ in seen])
-    for (_, row), (_, exits) in zip(frame.iterrows(), seen, strict=True):
-        accuracy, cost, share = measured(exits, correct, madds)
-        assert row.accuracy == pytest.approx(accuracy)
-        assert row.madds == pytest.approx(cost)
-        np.testing.assert_allclose(row.filter(like="exit_").to_numpy(float), share, atol=1e-12)
-
-
-def test_oracle_and_chord():
-    correct = [[False, True, True], [True, False, False], [False, False, False], [False, False, True]]
-    assert oracle(correct, [1, 2, 4]) == (0.75, (2 + 1 + 1 + 4) / 4)
-    line = chord(0.6, 10, 0.8, 30, points=3)
-    np.testing.assert_allclose(line, [[0, 0.6, 10], [0.5, 0.7, 20], [1, 0.8, 30]])
-
-
-@settings(max_examples=60, deadline=None)
 @given(any_floats(), st.floats(0, 0.99))
 def test_binary_search_reaches_the_target_but_perhaps_later(case, epsilon):
     p, correct, saved = case
@@ -401,3 +337,7 @@ def test_paired_is_the_same_as_asking_for_that_accuracy():
     for gap in (0.0, 0.01, 0.05):
         epsilon = 1 - correct[:, -1].mean() + gap
         assert calibrate(p, correct, saved, gap, paired=True) == calibrate(p, correct, saved, epsilon)
+
+
+def test_saved_fraction():
+    np.testing.assert_allclose(saved_fraction([1, 2, 4]), [0.75, 0.5, 0])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.networks import NETWORKS, build, make, slim
+from support.networks import NETWORKS, build, fill, make, slim
 from torch import nn
 from torch.nn import functional as F
 
@@ -70,7 +70,7 @@ def test_other_networks_can_be_split_too(other):
     """Flat features behind hidden Linear layers, squeeze-and-excitation, grouped convolution."""
     model, images = compatibility.blank(other), torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     model = slim(model) if compatibility.FAMILY[other] in ("AlexNet", "VGG") else model
-    rdn = deepen(to_rdn(compatibility.fill(model), 4, select="identity", plain=compatibility.PLAIN.get(other, ())))
+    rdn = deepen(to_rdn(fill(model), 4, select="identity", plain=compatibility.PLAIN.get(other, ())))
     with torch.no_grad():
         logits = rdn(images)
         for index in (3, 10):

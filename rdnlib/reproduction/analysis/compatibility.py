@@ -1,11 +1,10 @@
 """torchvision's classification networks: which of them become an RDN, and why the others do not (Section 3.2).
 
-The surgery only looks at shapes and at the graph. So the networks are built on torch's `meta` device, which has shapes but no
-numbers: even the largest takes a second and no memory.
+The surgery looks only at shapes and at the graph, so the networks are built on torch's `meta` device, which has shapes
+but no numbers: even the largest takes a second and no memory.
 """
 
 from collections.abc import Iterable
-from math import prod
 
 import pandas as pd
 import torch
@@ -14,7 +13,6 @@ from accelerate import init_empty_weights
 from torch import nn
 
 from rdnlib.errors import ConfigError, UnsupportedModuleError
-from rdnlib.graph.refusals import NORMS
 from rdnlib.madds import count, count_subnetworks
 from rdnlib.models import MobileNetV2, ResNeXt
 from rdnlib.surgery.nest import to_rdn
@@ -36,8 +34,8 @@ FAMILIES = {
     "transformers": ("vit_b_16", "swin_t", "maxvit_t"),
 }
 FAMILY = {name: family for family, names in FAMILIES.items() for name in names}
-# What stays plain besides the layers that read the image: the paper's choice for its own networks, and a first stage that has
-# fewer conv-groups than an RDN of k = 4 has groups.
+# What stays plain besides the layers that read the image: the paper's choice for its own networks, and a first stage
+# that has fewer conv-groups than an RDN of k = 4 has groups.
 PLAIN = {
     "mobilenet_v2": MobileNetV2.plain_by_default,
     "resnext50_32x4d": ResNeXt.plain_by_default,
@@ -46,7 +44,7 @@ PLAIN = {
 
 
 def blank(name: str) -> nn.Module:
-    """A network of torchvision without numbers, on the meta device, in eval mode. Raises ConfigError for an unknown name."""
+    """A network of torchvision on the meta device, in eval mode. Raises ConfigError for an unknown name."""
     if name not in FAMILY:
         raise ConfigError(f"unknown network '{name}': choose from {', '.join(FAMILY)}")
     options = {"init_weights": False} if FAMILY[name] == "Inception" else {}  # these two warn unless told
@@ -55,26 +53,8 @@ def blank(name: str) -> nn.Module:
     return model.to("meta").eval()
 
 
-@torch.no_grad()
-def fill(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give a blank network numbers: normal weights that keep the size of the features, batch norms that do nothing.
-
-    Much faster than torchvision's own initialisation, which draws from truncated normal distributions.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    model = model.to_empty(device="cpu")
-    for module in model.modules():
-        if isinstance(module, NORMS):
-            module.reset_parameters()
-            continue
-        for parameter in module.parameters(recurse=False):
-            fan_in = prod(parameter.shape[1:])
-            parameter.normal_(0, (2 / fan_in) ** 0.5, generator=generator) if parameter.ndim > 1 else parameter.zero_()
-    return model
-
-
 def try_model(name: str, k: int = 4, *, plain: tuple[str, ...] | None = None, input_size: int = 224) -> dict:
-    """Try `to_rdn` on one network; `plain` None takes the table `PLAIN`. The result is a row of `table`."""
+    """Try `to_rdn` on one network; `plain` None takes the table `PLAIN`. The result is a row of `survey`."""
     model = blank(name)
     plain = PLAIN.get(name, ()) if plain is None else plain
     row = {"model": name, "family": FAMILY[name], "accepted": False, "plain": ", ".join(plain)}
@@ -98,26 +78,15 @@ def try_model(name: str, k: int = 4, *, plain: tuple[str, ...] | None = None, in
     }
 
 
-def table(names: Iterable[str] = tuple(FAMILY), k: int = 4, *, input_size: int = 224) -> pd.DataFrame:
+def survey(names: Iterable[str] = tuple(FAMILY), k: int = 4, *, input_size: int = 224) -> pd.DataFrame:
     """One row for each network, the accepted ones first.
 
     Columns: model, family, accepted, plain (what was kept untransformed), subnetworks (K), align ("its own" where the
-    super-net's last convolution serves as align layer, else "new"), params and madds of the super-net, params_rdn,
-    N_1 … N_K (MAdds of the sub-networks), all in millions for one image of `input_size` pixels, and the reason of a refusal.
+    super-net's last convolution serves as align layer, else "new"), params and madds of the super-net, params_rdn, N_1
+    … N_K (MAdds of the sub-networks), all in millions at `input_size` pixels, and the reason of a refusal.
     """
     rows = pd.DataFrame([try_model(name, k, input_size=input_size) for name in names])
-    numbers = ["madds", *(column for column in rows if column.startswith("N_"))]
-    columns = [
-        "model",
-        "family",
-        "accepted",
-        "plain",
-        "subnetworks",
-        "align",
-        "params",
-        "params_rdn",
-        *numbers,
-        "reason",
-    ]
-    rows = rows.reindex(columns=list(dict.fromkeys(columns))).astype({"subnetworks": "Int64"})
+    first = ["model", "family", "accepted", "plain", "subnetworks", "align", "params", "params_rdn", "madds"]
+    columns = [*first, *(column for column in rows if column.startswith("N_")), "reason"]
+    rows = rows.reindex(columns=columns).astype({"subnetworks": "Int64"})
     return rows.sort_values("accepted", ascending=False, kind="stable", ignore_index=True)

@@ -1,34 +1,33 @@
-"""The ledger: every claim of the paper's tables and of Figure 8 as a statement, the paper's numbers, ours, and a verdict.
+"""The ledger: every claim of the paper's tables and Figure 8 as a statement, the paper's numbers, ours, a verdict.
 
-A claim says that a quantity is above a bound, mostly that a difference of accuracies is above zero. It is *reproduced* if our whole
-interval, over the images and over the seeds, is above the bound, *not reproduced* if all of it is below, and else *inconclusive*. The
-bounds were fixed before the networks were trained. `CLAIMS` lists the functions that make the claims, one for each table.
+A claim says that a quantity is above a bound, mostly that a difference of accuracies is above zero. It is *reproduced*
+if our whole interval, over the images and over the seeds, is above the bound, *not reproduced* if all of it is below,
+and else *inconclusive*. The bounds were fixed before the networks were trained. `CLAIMS` lists the functions that make
+them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from rdnlib.calibration.multiplier import choose
-from rdnlib.reproduction.analysis.outcomes import Run, calibrated, dynamic, split_rows
-from rdnlib.reproduction.analysis.statistics import Estimate, difference, estimate, same_images
+from rdnlib.calibration.families import calibrate_and_apply
+from rdnlib.reproduction.analysis.outcomes import dynamic, split_rows
+from rdnlib.reproduction.analysis.statistics import Estimate, Evidence, difference, estimate, same_images
 from rdnlib.reproduction.analysis.tradeoff import adaptive_gains
-from rdnlib.reproduction.experiments import ablations, workspace
+from rdnlib.reproduction.experiments import ablations
 from rdnlib.reproduction.experiments.config import PROJECT
+from rdnlib.reproduction.experiments.workspace import Run
 from rdnlib.surgery.nest import INITS
 
-COMPARABLE = (
-    1.0  # points: the paper calls losses of up to 0.2 points comparable; our validation sets cannot resolve that
-)
+COMPARABLE = 1.0  # points: the paper calls losses of up to 0.2 comparable; our validation sets cannot resolve that
 LARGEST, LIGHTEST = -1, 1
 TABLE2_NAMES = {"mobilenext": "MnXt1.5", "mobilenet_v2": "MBv21.4"}
 
 
 class Claim(NamedTuple):
-    """It holds if `ours` is on that `side` of `bound`, all in `unit`; an exact quantity has an interval without width."""
+    """It holds if `ours` is on that `side` of `bound`, all in `unit`; an exact quantity's interval has no width."""
 
     where: str
     statement: str
@@ -41,10 +40,8 @@ class Claim(NamedTuple):
     @property
     def verdict(self) -> str:
         low, high = self.ours.hull
-        if low > self.bound:
-            return "reproduced" if self.side == ">" else "not reproduced"
-        if high < self.bound:
-            return "not reproduced" if self.side == ">" else "reproduced"
+        if low > self.bound or high < self.bound:
+            return "reproduced" if (low > self.bound) == (self.side == ">") else "not reproduced"
         return "inconclusive"
 
     def sentence(self) -> str:
@@ -53,34 +50,15 @@ class Claim(NamedTuple):
         return f"{self.statement}: paper {self.paper}, ours {ours} {self.unit}. **{self.verdict.capitalize()}**."
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """The finished experiments of several seeds, by name."""
-
-    places: Sequence[workspace.Workplace]
-
-    def runs(self, name: str, seeds: int | None = None) -> list[Run]:
-        """An experiment at all seeds, or at the first few."""
-        return [workspace.ensure_in(place, name) for place in self.places[:seeds]]
-
-    @property
-    def profile(self):
-        return self.places[0].profile
-
-    def gain(self, a: str, b: str, subnetwork: int = LARGEST) -> Estimate:
-        """Accuracy of a sub-network of experiment a, minus that of experiment b."""
-        return difference(self.runs(a), self.runs(b), subnetwork)
-
-
 def printed(table: int) -> pd.DataFrame:
     """A table of the paper, the numbers as printed."""
     return pd.read_csv(PROJECT / "data" / "paper" / f"table{table}.csv")
 
 
-def table1(evidence: Evidence) -> list[Claim]:
+def table1_claims(evidence: Evidence) -> list[Claim]:
     top1, madds = (printed(1).set_index("model")[column] for column in ("top1", "madds_m"))
     bases = [name for name in top1.index if not name.startswith("RDN")]
-    kept = _signed(top1[f"RDN-{base}"] - top1[base] for base in bases)
+    nested = _signed(top1[f"RDN-{base}"] - top1[base] for base in bases)
     adapted = _signed(top1[f"RDN-{base}†"] - top1[f"RDN-{base}"] for base in bases)
     cost = [100 * (madds[f"RDN-{base}"] / madds[base] - 1) for base in bases]
     saved = [100 * (1 - madds[f"RDN-{base}†"] / madds[base]) for base in bases]
@@ -90,19 +68,19 @@ def table1(evidence: Evidence) -> list[Claim]:
         shared, adaptive = _same_images(rdn), [_adaptive(*pair) for pair in zip(rdn, policy, strict=True)]
         whole = base[0].result["madds"][0]
         more = 100 * (rdn[0].result["madds"][-1] / whole - 1)
-        lost = estimate([correct - full for correct, full, _ in adaptive], same_images=shared)
-        spared = estimate([1 - spent / whole for _, _, spent in adaptive], same_images=shared)
+        gain = estimate([gain for gain, _ in adaptive], same_images=shared)
+        spared = estimate([1 - madds / whole for _, madds in adaptive], same_images=shared)
         claims += [
-            (f"RDN, {init}: N_K is about as accurate as its base", kept, difference(rdn, base), -COMPARABLE),
+            (f"RDN, {init}: N_K is about as accurate as its base", nested, difference(rdn, base), -COMPARABLE),
             (f"RDN, {init}: N_K needs at most {max(cost):.0f} % more MAdds than its base, as the paper's",
              _signed(cost, 0), Estimate(more, more, more), max(cost), "<", share),
-            (f"RDN, {init}: † is about as accurate as N_K", adapted, lost, -COMPARABLE),
+            (f"RDN, {init}: † is about as accurate as N_K", adapted, gain, -COMPARABLE),
             (f"RDN, {init}: † saves MAdds against its base", _signed(saved, 0), spared, 0.0, ">", share),
         ]  # fmt: skip
     return [Claim("Table 1", *claim) for claim in claims]
 
 
-def figure8(evidence: Evidence) -> list[Claim]:
+def figure8_claims(evidence: Evidence) -> list[Claim]:
     claims = []
     for init in INITS:
         rdn, policy = evidence.runs(f"rdn-{init}"), evidence.runs(f"policy-{init}")
@@ -111,14 +89,15 @@ def figure8(evidence: Evidence) -> list[Claim]:
         low, high = [_mean(each[:, :half]) for each in gains], [_mean(each[:, half:]) for each in gains]
         shared = _same_images(rdn)
         contrast = estimate([a - b for a, b in zip(low, high, strict=True)], same_images=shared)
-        statement = f"RDN, {init}: adapting beats the smaller sub-networks at their cost"
-        claims.append(Claim("Figure 8", statement, "“clearly improves”", estimate(low, same_images=shared)))
-        statement = f"RDN, {init}: it gains more at low cost than at high"
-        claims.append(Claim("Figure 8", statement, "“particularly at lower MACs”", contrast))
-    return claims
+        claims += [
+            (f"RDN, {init}: adapting beats the smaller sub-networks at their cost",
+             "“clearly improves”", estimate(low, same_images=shared)),
+            (f"RDN, {init}: it gains more at low cost than at high", "“particularly at lower MACs”", contrast),
+        ]  # fmt: skip
+    return [Claim("Figure 8", *claim) for claim in claims]
 
 
-def table2(evidence: Evidence) -> list[Claim]:
+def table2_claims(evidence: Evidence) -> list[Claim]:
     paper = printed(2).set_index(["integrated_nets", "base_model"])["top1"]
     claims = []
     for model, (seven, fourteen) in evidence.profile.table2().items():
@@ -130,7 +109,7 @@ def table2(evidence: Evidence) -> list[Claim]:
     return claims
 
 
-def table3(evidence: Evidence) -> list[Claim]:
+def table3_claims(evidence: Evidence) -> list[Claim]:
     paper, names = printed(3)["top1"], list(ablations.table3(evidence.profile).values())
     statements = "a pre-trained super-net helps", "it still helps when training from scratch takes twice as long"
     return [
@@ -139,7 +118,7 @@ def table3(evidence: Evidence) -> list[Claim]:
     ]
 
 
-def table4(evidence: Evidence) -> list[Claim]:
+def table4_claims(evidence: Evidence) -> list[Claim]:
     paper, names = printed(4), ablations.table4(evidence.profile)
     claims = []
     for subnetwork, what, column in ((LIGHTEST, "lightest", "top1_light"), (LARGEST, "largest", "top1")):
@@ -149,7 +128,7 @@ def table4(evidence: Evidence) -> list[Claim]:
     return claims
 
 
-def table5(evidence: Evidence) -> list[Claim]:
+def table5_claims(evidence: Evidence) -> list[Claim]:
     paper, names = printed(5)["top1"], list(ablations.table5(evidence.profile).values())
     return [
         Claim("Table 5", "training all sub-networks makes the largest more accurate than training it alone",
@@ -159,7 +138,9 @@ def table5(evidence: Evidence) -> list[Claim]:
     ]  # fmt: skip
 
 
-CLAIMS: list[Callable[[Evidence], list[Claim]]] = [table1, figure8, table2, table3, table4, table5]
+CLAIMS: list[Callable[[Evidence], list[Claim]]] = [
+    table1_claims, figure8_claims, table2_claims, table3_claims, table4_claims, table5_claims,
+]  # fmt: skip
 
 
 def ledger(evidence: Evidence) -> pd.DataFrame:
@@ -179,13 +160,11 @@ def ledger(evidence: Evidence) -> pd.DataFrame:
     )
 
 
-def _adaptive(rdn: Run, policy: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each validation image: whether † is right, whether N_K is, and the MAdds of †; λ* for N_K's accuracy, held out."""
-    found, _ = calibrated(dynamic(rdn, policy, split="calibration"))
-    samples = dynamic(rdn, policy, split="validation")
-    exits = choose(samples.p, samples.saved, found.lam)
-    correct = samples.correct.astype(np.float64)  # (N, K)
-    return correct[np.arange(len(exits)), exits], correct[:, -1], samples.madds[exits]
+def _adaptive(rdn: Run, policy: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Of each validation image: what † gains over N_K (−1, 0 or 1), and its MAdds; λ* is set on held-out images."""
+    held_out, samples = (dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
+    outcome = calibrate_and_apply(held_out, samples, held_out.correct[:, -1].mean())
+    return outcome.correct.astype(np.float64) - samples.correct[:, -1], outcome.madds
 
 
 def _same_images(runs: Sequence[Run]) -> bool:

@@ -1,19 +1,39 @@
-"""One number from several seeds, with its interval over the images and its interval over the seeds; Tables 3, 4 and 5 from those.
+"""One number from several seeds, with its interval over the images and its interval over the seeds.
 
-A comparison is paired: two networks of one seed have seen the same validation images, so we average the difference image by
-image. Seeds that share their validation images (photographs) are averaged on each image first; seeds that drew images of their own
-are pooled. All numbers are per cent, or points.
+A comparison is paired: two networks of one seed have seen the same validation images, so the difference is averaged
+image by image. Seeds that share their validation images (photographs) are averaged on each image first; seeds that drew
+images of their own are pooled. All numbers are per cent, or points.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from rdnlib.errors import DataError
-from rdnlib.reproduction.analysis.outcomes import Interval, Run, interval, paired_difference, split_rows
+from rdnlib.reproduction.analysis.outcomes import Interval, interval, paired_difference, split_rows
+from rdnlib.reproduction.experiments.workspace import Run, Workplace, ensure_in
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The finished experiments of several seeds, by name."""
+
+    places: Sequence[Workplace]
+
+    def runs(self, name: str, seeds: int | None = None) -> list[Run]:
+        """An experiment at all seeds, or at the first few."""
+        return [ensure_in(place, name) for place in self.places[:seeds]]
+
+    @property
+    def profile(self):
+        return self.places[0].profile
+
+    def gain(self, a: str, b: str, subnetwork: int = -1) -> "Estimate":
+        """Accuracy of a sub-network of experiment a, minus that of experiment b."""
+        return difference(self.runs(a), self.runs(b), subnetwork)
 
 
 @dataclass(frozen=True)
@@ -40,25 +60,12 @@ class Estimate:
 
     def columns(self, name: str) -> dict[str, float]:
         """As columns of a table: name, name_low, name_high, name_seeds_low, name_seeds_high."""
-        ends = {"low": self.low, "high": self.high, "seeds_low": self.seeds_low, "seeds_high": self.seeds_high}
-        return {name: self.value, **{f"{name}_{end}": value for end, value in ends.items()}}
-
-
-@lru_cache
-def student(confidence: float, freedom: int) -> float:
-    """The two-sided quantile of Student's t: |t| stays below it with probability `confidence`.
-
-    With t = √ν tan θ the density becomes cos^{ν−1} θ on (−π/2, π/2), which is summed by the midpoint rule.
-    """
-    cells = 200_000
-    theta = (np.arange(cells) + 0.5) * (np.pi / 2 / cells)
-    share = np.cumsum(np.cos(theta) ** (freedom - 1))
-    edge = np.interp(confidence, share / share[-1], theta + np.pi / 4 / cells)
-    return float(np.sqrt(freedom) * np.tan(edge))
+        ends = ("low", "high", "seeds_low", "seeds_high")
+        return {name: self.value, **{f"{name}_{end}": getattr(self, end) for end in ends}}
 
 
 def estimate(values: Sequence[np.ndarray], *, same_images: bool) -> Estimate:
-    """The mean of what each seed gives for each image, `values[s]` (N_s,), in per cent.
+    """The mean of per-image `values[s]` (N_s,) of each seed s, in per cent.
 
     same_images: whether position n is the same image at all seeds. Raises DataError without any image.
     """
@@ -70,7 +77,7 @@ def estimate(values: Sequence[np.ndarray], *, same_images: bool) -> Estimate:
     means = np.array([each.mean() for each in values])
     if len(means) == 1:
         return Estimate(float(means[0]), low, high)
-    reach = student(0.95, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means))
+    reach = float(student.ppf(0.975, len(means) - 1)) * means.std(ddof=1) / np.sqrt(len(means))
     middle = float(means.mean())
     return Estimate(middle, low, high, len(means), middle - reach, middle + reach)
 
@@ -78,25 +85,24 @@ def estimate(values: Sequence[np.ndarray], *, same_images: bool) -> Estimate:
 def accuracy(runs: Sequence[Run], subnetwork: int) -> Estimate:
     """Top-1 accuracy of N_subnetwork (negative: from the largest), one run for each seed."""
     rows = [split_rows(run, "validation") for run in runs]
-    right = [_right(run, frame, subnetwork) for run, frame in zip(runs, rows, strict=True)]
-    found = estimate(right, same_images=same_images(rows))
-    if len(runs) > 1:
-        return found
-    low, high = interval(right[0])  # of one network alone: exact near 0 and 100 %, where a bootstrap is not
-    return Estimate(found.value, 100 * low, 100 * high)
+    correct = [_correct(run, frame, subnetwork) for run, frame in zip(runs, rows, strict=True)]
+    if len(runs) != 1:
+        return estimate(correct, same_images=same_images(rows))
+    low, high = interval(correct[0])  # of one network alone: exact near 0 and 100 %, where a bootstrap is not
+    return Estimate(float((100 * correct[0]).mean()), 100 * low, 100 * high)
 
 
 def difference(a: Sequence[Run], b: Sequence[Run], subnetwork: int = -1, other: int | None = None) -> Estimate:
     """Top-1 accuracy of a's N_subnetwork minus that of b's N_other (default: the same), paired by seed and image."""
     rows, values = [], []
-    for one, two in zip(a, b, strict=True):
-        mine, theirs = split_rows(one, "validation"), split_rows(two, "validation")
-        if not np.array_equal(mine["id"], theirs["id"]):
-            names = " and ".join(run.result.get("name", "a run") for run in (one, two))
+    for run_a, run_b in zip(a, b, strict=True):
+        rows_a, rows_b = split_rows(run_a, "validation"), split_rows(run_b, "validation")
+        if not np.array_equal(rows_a["id"], rows_b["id"]):
+            names = " and ".join(run.result.get("name", "a run") for run in (run_a, run_b))
             raise DataError(f"{names} were not evaluated on the same images")
-        right = _right(two, theirs, subnetwork if other is None else other)
-        rows.append(mine)
-        values.append(_right(one, mine, subnetwork).astype(np.float64) - right)
+        correct_b = _correct(run_b, rows_b, subnetwork if other is None else other)
+        rows.append(rows_a)
+        values.append(_correct(run_a, rows_a, subnetwork).astype(np.float64) - correct_b)
     return estimate(values, same_images=same_images(rows))
 
 
@@ -107,24 +113,6 @@ def same_images(rows: Sequence[pd.DataFrame]) -> bool:
     return all(first.equals(other[keys].reset_index(drop=True)) for other in rows[1:])
 
 
-def comparison(rows: dict[str, Sequence[Run]], subnetworks: dict[str, int]) -> pd.DataFrame:
-    """Networks one below the other, each against the first: a table of the paper with intervals.
-
-    rows: name → its runs, one for each seed. subnetworks: column → which sub-network (negative: from the largest). Columns: name,
-    epochs, seeds, and for each column its accuracy, and as `<column>_gain` what it has more than the first row; each with
-    `_low`, `_high`, `_seeds_low`, `_seeds_high`.
-    """
-    reference, table = next(iter(rows.values())), []
-    for name, runs in rows.items():
-        row = {"name": name, "epochs": runs[0].result["epochs"], "seeds": len(runs)}
-        for column, subnetwork in subnetworks.items():
-            row |= accuracy(runs, subnetwork).columns(column)
-            row |= difference(runs, reference, subnetwork).columns(f"{column}_gain")
-        table.append(row)
-    return pd.DataFrame(table)
-
-
-def _right(run: Run, frame: pd.DataFrame, subnetwork: int) -> np.ndarray:
-    count = len(run.result["madds"])
-    index = subnetwork if subnetwork > 0 else count + 1 + subnetwork
-    return frame[f"top1_{index}"].to_numpy(dtype=bool)
+def _correct(run: Run, rows: pd.DataFrame, subnetwork: int) -> np.ndarray:
+    index = subnetwork if subnetwork > 0 else len(run.result["madds"]) + 1 + subnetwork
+    return rows[f"top1_{index}"].to_numpy(dtype=bool)

@@ -1,7 +1,7 @@
-"""The policies of one RDN, fitted and calibrated: the paper's, one that also reads N_1's logits, and the sequential one.
+"""The policies of one RDN, fitted and calibrated: the paper's, one that also reads N_1's logits, the sequential one.
 
-All are fitted on the training images and calibrated on held-out ones (`compare_splits` asks whether that is wise). Each comes
-with its provenance: which network it belongs to, on what it was fitted and calibrated, ε, λ, and the curve.
+All are fitted on the training images and calibrated on held-out ones (`compare_splits` tests this choice). Each is
+described by the network it belongs to, on what it was fitted and calibrated, its targets with ε and λ, and its curve.
 """
 
 from dataclasses import dataclass
@@ -11,25 +11,24 @@ import pandas as pd
 import torch
 from torch import nn
 
-from rdnlib.calibration.coverage import compare_splits
-from rdnlib.calibration.families import ByLambda, ByThreshold
-from rdnlib.calibration.multiplier import saved_fraction
-from rdnlib.errors import InfeasibleError
+from rdnlib.calibration.families import ByLambda, ByThreshold, calibrate_or_best
+from rdnlib.calibration.multiplier import choose, saved_fraction
 from rdnlib.nn.rdn import RDN
-from rdnlib.policy.network import fit_policy
+from rdnlib.policy.network import PolicyNetwork, fit_policy
 from rdnlib.policy.sequential import fit_sequential, sequential_madds, thresholds
 from rdnlib.training.evaluate import Outputs
 from rdnlib.utils.hashing import network_hash
 
 GAPS = (0.0, 0.005, 0.01, 0.02)  # targets: N_K's accuracy on the calibration images, minus these
-CURVE_POINTS = 200  # of the curve that is kept with a policy
+CURVE_POINTS = 200  # of the curve that is stored with a policy
+CHOICES = ("train / train", "train / held-out", "held-out / held-out")  # policy fitted on / λ calibrated on
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """columns: split → per-image columns for `sample_table`: p (features), q (features and N_1's logits), above (`thresholds`
-    of the sequential policy), top1, top5. policies: file name → network and its description, for `checkpoint.save`.
-    splits: as `compare_splits` gives it. costs: MAdds and parameters, plain numbers."""
+    """columns: split → per-image columns for `sample_table`: p (features), q (features and N_1's logits), above
+    (`thresholds` of the sequential policy), top1, top5. policies: file name → network and its description, for
+    `checkpoint.save`. splits: as `compare_splits` gives it. costs: MAdds and parameters, plain numbers."""
 
     columns: dict[str, dict[str, np.ndarray]]
     policies: dict[str, tuple[nn.Module, dict]]
@@ -40,74 +39,121 @@ class Fitted:
 def fit_policies(
     rdn: RDN, outputs: dict[str, Outputs], madds, *, one_shot: dict, sequential: dict, seed: int, answers=None
 ) -> Fitted:
-    """outputs: of `rdn` on "train", "calibration" and other splits; madds: (K,) of its sub-networks; the settings of
-    `fit_policy` for the two policies that decide at once, and of `fit_sequential`. answers: (K,) MAdds of each sub-network's
-    answer (`madds.count_incremental`); None where it is the classifier alone."""
-    train, held_out = outputs["train"], outputs["calibration"]
-    saved, madds = saved_fraction(madds), np.asarray(madds, dtype=np.float64)
-    read = train.evidence.shape[2]
-    paper = fit_policy(train.features, train.top1, seed=seed, **one_shot)
-    informed = fit_policy(_with_logits(train), train.top1, seed=seed, logits=read, **one_shot)
-    looking = fit_sequential(train.evidence, train.guesses, train.top1, seed=seed, **sequential)
-    columns = {}
-    for split, seen in outputs.items():
-        with torch.inference_mode():
-            p = paper(torch.from_numpy(seen.features)).numpy()
-            q = informed(torch.from_numpy(_with_logits(seen))).numpy()
-        above = thresholds(looking, seen.evidence, seen.guesses, saved)
-        columns[split] = {"p": p, "q": q, "above": above, "top1": seen.top1, "top5": seen.top5}
+    """Fit, apply and describe the three policies.
 
-    classifier = sum(weight.numel() for weight in rdn.heads.classifier.parameters() if weight.ndim > 1)
-    answers = classifier if answers is None else np.asarray(answers)
+    outputs: of `rdn` on "train", "calibration" and other splits; madds: (K,) of its sub-networks; the settings of
+    `fit_policy` for the two policies that decide at once, and of `fit_sequential`. answers: (K,) MAdds of the logits of
+    each sub-network (`madds.count_incremental`); None where they take the classifier alone.
+    """
+    train, held_out, saved = outputs["train"], outputs["calibration"], saved_fraction(madds)
+    paper = fit_policy(train.features, train.top1, seed=seed, **one_shot)
+    reads = train.evidence.shape[2]
+    informed = fit_policy(_with_logits(train), train.top1, seed=seed, logits=reads, **one_shot)
+    repeated = fit_sequential(train.evidence, train.guesses, train.top1, seed=seed, **sequential)
+    columns = {
+        split: {
+            "p": predict(paper, output.features),
+            "q": predict(informed, _with_logits(output)),
+            "above": thresholds(repeated, output.evidence, output.guesses, saved),
+            "top1": output.top1,
+            "top5": output.top5,
+        }
+        for split, output in outputs.items()
+    }
+    if answers is None:
+        answers = sum(weight.numel() for weight in rdn.heads.classifier.parameters() if weight.ndim > 1)
+    first = np.broadcast_to(answers, len(saved))[
+        0
+    ]  # the logits of N_1, which images that leave later have had in addition
     costs = {
         "policy_madds": paper.madds,
         "policy_params": paper.params,
-        "informed_madds": informed_madds(informed.madds, answers, len(madds)).tolist(),
+        "informed_madds": (informed.madds + first * (np.arange(len(saved)) > 0)).tolist(),
         "informed_params": informed.params,
-        "sequential_madds": sequential_madds(looking, answers).tolist(),
-        "sequential_params": looking.params,
-        "classifier_madds": answers if np.ndim(answers) == 0 else answers.tolist(),
+        "sequential_madds": sequential_madds(repeated, answers).tolist(),
+        "sequential_params": repeated.params,
+        "classifier_madds": np.asarray(answers).tolist(),
     }
-    held, correct = columns["calibration"], held_out.top1
-    families = {
-        "model": ByLambda(held["p"], correct, saved, madds + costs["policy_madds"]),
-        "informed": ByLambda(held["q"], correct, saved, madds + costs["informed_madds"]),
-        "sequential": ByThreshold(held["above"], correct, madds + costs["sequential_madds"], "lam"),
+    rows, correct, madds = columns["calibration"], held_out.top1, np.asarray(madds, dtype=np.float64)
+    thresholded = ByThreshold(rows["above"], correct, madds + costs["sequential_madds"], "lam")
+    fitted = {
+        "model": ("policy", paper, ByLambda(rows["p"], correct, saved, madds + costs["policy_madds"])),
+        "informed": ("policy", informed, ByLambda(rows["q"], correct, saved, madds + costs["informed_madds"])),
+        "sequential": ("sequential", repeated, thresholded),
     }
-    kinds = {"model": ("policy", paper), "informed": ("policy", informed), "sequential": ("sequential", looking)}
-    about = {
-        "network": network_hash(rdn),
-        "fitted_on": "train",
-        "calibrated_on": "calibration",
-        "saved": saved.tolist(),
-    }
+    provenance = {"network": network_hash(rdn), "fitted_on": "train", "calibrated_on": "calibration"}
     policies = {
-        name: (policy, {kind: policy.config(), **about, **calibration_record(families[name], correct)})
-        for name, (kind, policy) in kinds.items()
+        name: (policy, {kind: policy.config(), **provenance, "saved": saved.tolist(), **calibration_record(family)})
+        for name, (kind, policy, family) in fitted.items()
     }
-    splits = compare_splits(paper, train, held_out, saved, GAPS[2], seed=seed, **one_shot)
-    return Fitted(columns, policies, splits, costs)
+    splits = [(output.features, output.top1) for output in (train, held_out)]
+    return Fitted(columns, policies, compare_splits(paper, *splits, saved, GAPS[2], seed=seed, **one_shot), costs)
 
 
-def informed_madds(policy: int, answers, count: int) -> np.ndarray:
-    """(count,) extra MAdds of a policy that reads N_1's logits: images that leave later have had N_1's answer in addition."""
-    return policy + np.broadcast_to(answers, count)[0] * (np.arange(count) > 0)
-
-
-def calibration_record(family, correct: np.ndarray) -> dict:
-    """How λ was found, for the description of a saved policy: targets with ε, δ (none), λ and accuracy; the exact curve, thinned."""
-    full, targets = float(correct[:, -1].mean()), []
+def calibration_record(family: ByLambda | ByThreshold) -> dict:
+    """How λ was found, to describe a policy: targets with ε, δ (none), λ and accuracy; the exact curve, thinned."""
+    full, targets = float(family.correct[:, -1].mean()), []
     for gap in GAPS:
-        target = {"gap": gap, "epsilon": 1 - full + gap, "delta": None}
-        try:
-            lam = family.reach(full - gap)
-        except InfeasibleError as error:
-            targets.append({**target, "lam": None, "best": error.best})
-            continue
-        right, spent = family.take(lam)
-        targets.append({**target, "lam": lam, "accuracy": float(right.mean()), "madds": float(spent.mean())})
-    curve = family.curve(CURVE_POINTS)
-    return {"calibration_images": len(correct), "targets": targets, "curve": curve.to_dict("list")}
+        lam, best = calibrate_or_best(family, full - gap)
+        correct, spent = family.take(lam)
+        found = {"lam": lam, "accuracy": float(correct.mean()), "madds": float(spent.mean())}
+        if best is not None:
+            found = {"lam": None, "best": best}
+        targets.append({"gap": gap, "epsilon": 1 - full + gap, "delta": None, **found})
+    curve = family.curve(CURVE_POINTS).to_dict("list")
+    return {"calibration_images": len(family.correct), "targets": targets, "curve": curve}
+
+
+def compare_splits(
+    policy: PolicyNetwork, train, held_out, saved, gap: float, *, repeats: int = 20, seed: int = 0, **settings
+) -> pd.DataFrame:
+    """The three ways to use the splits, tested on held-out images that none of them has seen.
+
+    policy: fitted on `train`, with these `settings` of `fit_policy`. train, held_out: pairs of features (N, C) and
+    correct (N, K). Each repeat halves the held-out images at random: one half is for fitting and calibrating (where
+    both happen, each gets half of it), the other is the test. Returns columns choice (one of CHOICES), repeat,
+    calibration (the accuracy of λ on its calibration images, whose target is N_K's minus `gap`, or the best possible),
+    test (on the test half), full (N_K's accuracy there), saved (there).
+    """
+    rng, rows, (features, correct) = np.random.default_rng(seed), [], held_out
+    p_held = predict(policy, features)
+    on_train = _calibrated(predict(policy, train[0]), train[1], saved, gap)
+    for repeat in range(repeats):
+        own, test = np.array_split(rng.permutation(len(p_held)), 2)
+        fitting, calibrating = np.array_split(own, 2)
+        small = fit_policy(features[fitting], correct[fitting], seed=seed, **settings)
+        p_small = predict(small, features)
+        ways = (
+            (p_held, on_train),
+            (p_held, _calibrated(p_held[own], correct[own], saved, gap)),
+            (p_small, _calibrated(p_small[calibrating], correct[calibrating], saved, gap)),
+        )
+        for choice, (p, (lam, accuracy)) in zip(CHOICES, ways, strict=True):
+            exits = choose(p[test], saved, lam)
+            outcome, full = correct[test, exits].mean(), correct[test, -1].mean()
+            rows.append((choice, repeat, accuracy, outcome, full, saved[exits].mean()))
+    return pd.DataFrame(rows, columns=["choice", "repeat", "calibration", "test", "full", "saved"])
+
+
+def split_errors(frame: pd.DataFrame) -> pd.DataFrame:
+    """Means per choice of `compare_splits`: calibration, test, saved, shortfall (of test), error (root mean square)."""
+    short = frame["calibration"] - frame["test"]
+    groups = frame.assign(shortfall=short, error=short**2).groupby("choice", sort=False)
+    table = groups[["calibration", "test", "saved", "shortfall", "error"]].mean()
+    return table.assign(error=np.sqrt(table["error"])).reset_index()
+
+
+@torch.inference_mode()
+def predict(policy: PolicyNetwork, features: np.ndarray) -> np.ndarray:
+    """Features (N, C) → probabilities (N, K)."""
+    return policy(torch.from_numpy(features)).numpy()
+
+
+def _calibrated(p: np.ndarray, correct: np.ndarray, saved: np.ndarray, gap: float) -> tuple[float, float]:
+    """λ for N_K's accuracy minus `gap`, or the best reachable, and its accuracy on these images."""
+    family = ByLambda(p, correct, saved, 1 - saved)
+    lam, _ = calibrate_or_best(family, correct[:, -1].mean() - gap)
+    return lam, family.take(lam)[0].mean()
 
 
 def _with_logits(outputs: Outputs) -> np.ndarray:

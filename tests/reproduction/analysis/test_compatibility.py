@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision.models as tv
-from support.networks import slim
+from support.networks import fill, slim
 
 from rdnlib import to_rdn
 from rdnlib.errors import ConfigError
@@ -19,7 +19,7 @@ ACCEPTED = [name for name in compatibility.FAMILY if name not in REFUSED]
 LARGE = ("vgg16_bn", "resnet50", "wide_resnet50_2", "efficientnet_b1", "efficientnet_v2_s")
 
 
-def test_the_zoo_is_large_and_both_outcomes_occur():
+def test_the_survey_is_large_and_both_outcomes_occur():
     assert len(compatibility.FAMILY) >= 28
     assert len(ACCEPTED) >= 20 and len(REFUSED) >= 8
     assert {compatibility.FAMILY[name] for name in ACCEPTED}.isdisjoint(compatibility.FAMILY[name] for name in REFUSED)
@@ -33,7 +33,7 @@ def test_an_accepted_network_nests_strictly(name):
     model = compatibility.blank(name)
     if compatibility.FAMILY[name] in ("AlexNet", "VGG"):
         model = slim(model)
-    rdn = to_rdn(compatibility.fill(model), K, select="identity", plain=compatibility.PLAIN.get(name, ()))
+    rdn = to_rdn(fill(model), K, select="identity", plain=compatibility.PLAIN.get(name, ()))
     kept = (K,) if name in LARGE else (2 * K - 2, K, 1)
     with torch.no_grad():
         clean = rdn(images)  # (2, K, classes)
@@ -72,11 +72,11 @@ def test_the_networks_are_torchvisions(name):
 
 def test_the_table_counts_without_numbers_what_is_counted_with_them():
     name = "mobilenet_v3_small"
-    table = compatibility.table(["squeezenet1_0", name], k=3, input_size=96)
+    table = compatibility.survey(["squeezenet1_0", name], k=3, input_size=96)
     assert table["model"].tolist() == [name, "squeezenet1_0"]
     assert table["accepted"].tolist() == [True, False]
     row = table.iloc[0]
-    model = compatibility.fill(compatibility.blank(name))
+    model = fill(compatibility.blank(name))
     counted = count_subnetworks(to_rdn(model, 3, select="identity"), 96)
     assert row[[f"N_{i}" for i in range(1, 6)]].tolist() == pytest.approx(counted["madds"] / 1e6)
     assert row["params_rdn"] == pytest.approx(counted["params"].iloc[-1] / 1e6)
@@ -100,10 +100,3 @@ def test_stages_with_too_few_conv_groups_are_why_some_layers_stay_plain():
 def test_an_unknown_network_is_refused():
     with pytest.raises(ConfigError, match="unknown network 'lenet'"):
         compatibility.try_model("lenet")
-
-
-def test_random_networks_are_seeded():
-    first, again, other = (
-        compatibility.fill(compatibility.blank("mnasnet0_5"), seed).classifier[1].weight for seed in (3, 3, 4)
-    )
-    assert torch.equal(first, again) and not torch.equal(first, other)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from support.fakes import FakeRun, K, fake_base, fake_runs
 
-from rdnlib.reproduction.analysis.ledger import CLAIMS, Claim, Evidence, ledger
-from rdnlib.reproduction.analysis.statistics import Estimate
+from rdnlib.reproduction.analysis.ledger import CLAIMS, Claim, ledger
+from rdnlib.reproduction.analysis.statistics import Estimate, Evidence
 from rdnlib.reproduction.experiments import ablations
 from rdnlib.reproduction.experiments.config import load_profile
 
@@ -60,7 +60,7 @@ class FakeEvidence(Evidence):
 
 
 def verdicts(evidence, where):
-    claims = next(make for make in CLAIMS if make.__name__ == where.replace(" ", "").lower())(evidence)
+    claims = next(make for make in CLAIMS if make.__name__ == where.replace(" ", "").lower() + "_claims")(evidence)
     return [claim.verdict for claim in claims]
 
 

@@ -8,15 +8,19 @@ from support.fakes import K, fake_base, fake_runs
 
 from rdnlib.errors import DataError
 from rdnlib.reproduction.analysis.outcomes import interval, paired_difference
-from rdnlib.reproduction.analysis.statistics import Estimate, accuracy, comparison, difference, estimate, student
+from rdnlib.reproduction.analysis.statistics import Estimate, accuracy, difference, estimate
 
 
-@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (2, 4.30265), (4, 2.77645), (30, 2.04227)])
-def test_student_as_in_the_tables(freedom, quantile):
-    assert student(0.95, freedom) == pytest.approx(quantile, rel=1e-4)
+@pytest.mark.parametrize(("seeds", "quantile"), [(2, 12.7062), (3, 4.30265), (5, 2.77645), (31, 2.04227)])
+def test_the_interval_over_seeds_takes_students_t_as_in_the_tables(seeds, quantile):
+    values = np.random.default_rng(0).random(seeds)
+    found = estimate([np.full(4, value) for value in values], same_images=True)
+    reach = 100 * values.std(ddof=1) / np.sqrt(seeds)
+    assert (found.seeds_high - found.value) / reach == pytest.approx(quantile, rel=1e-4)
+    assert found.seeds_high - found.value == pytest.approx(found.value - found.seeds_low)
 
 
-def test_one_seed_is_what_results_say():
+def test_one_seed_has_the_interval_of_its_outcomes():
     run, _ = fake_runs()
     right = run.frame.query("split == 'validation'")[f"top1_{K}"].to_numpy()
     found = accuracy([run], -1)
@@ -69,18 +73,6 @@ def test_the_interval_over_seeds_covers_the_mean_of_all_seeds():
         hits += found.seeds_low <= 50 <= found.seeds_high
         assert found.hull.low <= found.low and found.hull.high >= found.high
     assert 180 <= hits <= 199
-
-
-def test_a_table_compares_with_its_first_row():
-    run, _ = fake_runs()
-    worse = replace(run, frame=run.frame.assign(**{f"top1_{K}": run.frame["top1_1"]}))
-    for each in (run, worse):
-        each.result["epochs"] = 4
-    table = comparison({"a": [run, run], "b": [worse, run]}, {"top1": -1, "light": 1})
-    assert list(table["name"]) == ["a", "b"] and list(table["seeds"]) == [2, 2]
-    assert table["top1_gain"][0] == 0 and table["top1_gain"][1] < 0 and (table["light_gain"] == 0).all()
-    assert table["top1_gain"][1] == pytest.approx(table["top1"][1] - table["top1"][0])
-    assert table["top1_gain_seeds_high"][1] > table["top1_gain_high"][1]  # two seeds say little
 
 
 def test_nothing_is_no_estimate():

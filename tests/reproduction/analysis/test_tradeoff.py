@@ -1,4 +1,4 @@
-"""Figure 8 and its rivals: every number recomputed the obvious way, and nothing chosen on validation."""
+"""Figure 8 and its alternatives: every number recomputed the obvious way, and nothing chosen on validation."""
 
 import numpy as np
 import pandas as pd
@@ -7,9 +7,9 @@ from support.fakes import MADDS, POLICY, POLICY_MADDS, FakeRun, K, fake_base, fa
 
 from rdnlib.calibration.multiplier import choose
 from rdnlib.errors import DataError
-from rdnlib.reproduction.analysis import outcomes as outcomes_module
 from rdnlib.reproduction.analysis import tradeoff
 from rdnlib.reproduction.analysis.outcomes import dynamic
+from rdnlib.reproduction.analysis.tables import table1
 
 GAPS = (0.0, 0.02)
 NAMES = [
@@ -42,7 +42,7 @@ def test_figure8_has_every_series_with_the_right_numbers(runs):
         "oracle (first correct exit)",
     }
     series = dict(list(frame.groupby("series")))
-    samples = outcomes_module.dynamic(rdn, policy, split="validation")
+    samples = dynamic(rdn, policy, split="validation")
     assert list(series["sub-networks"]["madds"]) == MADDS
     np.testing.assert_allclose(series["sub-networks"]["top1"], 100 * samples.correct.mean(axis=0))
     extra = {
@@ -61,12 +61,14 @@ def test_figure8_has_every_series_with_the_right_numbers(runs):
         assert stars["madds"].iloc[1] < stars["madds"].iloc[0]
         shares = stars[["exit_1", "exit_2", "exit_3"]].to_numpy()
         np.testing.assert_allclose(stars["madds"], shares @ (np.array(MADDS) + extra[name]))
-    first = outcomes_module.table1({}, {"RDN": (rdn, policy)}).iloc[0]
+    first = table1({}, {"RDN": (rdn, policy)}).iloc[0]
     star = series["dynamic, calibrated"].iloc[0]
     assert star["top1"] == pytest.approx(first["top1"])
     assert star["madds"] == pytest.approx(first["madds_m"] * 1e6)
     oracle = series["oracle (first correct exit)"].iloc[0]
     assert oracle["top1"] == pytest.approx(100 * samples.correct.any(axis=1).mean())
+    first = [next((v for v in range(K) if row[v]), 0) for row in samples.correct]
+    assert oracle["madds"] == pytest.approx(np.mean([MADDS[v] for v in first]))
     np.testing.assert_allclose(series["random mix of N_1 and N_K"]["madds"], [MADDS[0], MADDS[-1]])
     assert list(series["base networks"]["name"]) == ["large", "small"]
     sampled = frame[~frame["series"].str.startswith("random")]
@@ -83,7 +85,7 @@ def test_all_policies_aim_at_the_same_target(runs):
         for name, family in calibration.items():
             right, _ = family.take(family.reach(full - gap))
             assert right.mean() >= full - gap - 1e-9, name
-    validation = outcomes_module.dynamic(rdn, policy, split="validation")
+    validation = dynamic(rdn, policy, split="validation")
     for row in table.itertuples():
         assert row.to_full == pytest.approx(row.top1 - 100 * validation.correct[:, -1].mean())
         assert row.to_full_low <= row.to_full + 1e-9
@@ -112,7 +114,7 @@ def test_duels_are_paired_and_complete(runs):
     table = tradeoff.duel_table(*runs, gaps=(0.0,))
     assert len(table) == 2 * (len(NAMES) - 1)
     row = table[(table["policy"] == "sequential") & (table["rival"] == "dynamic")].iloc[0]
-    outcomes, _ = tradeoff.settled(*runs)
+    outcomes, _ = tradeoff.calibrated_outcomes(*runs)
     gain = outcomes["sequential"].correct.mean() - outcomes["dynamic"].correct.mean()
     assert row["gain"] == pytest.approx(100 * gain)
     cost = (outcomes["sequential"].madds - outcomes["dynamic"].madds).mean() / MADDS[-1]

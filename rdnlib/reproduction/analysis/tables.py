@@ -1,0 +1,187 @@
+"""The tables, from outcomes of finished experiments: sub-networks, Tables 1 to 5, lengths of training.
+
+Accuracies are per cent, as in the paper.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from rdnlib.calibration.families import calibrate_or_best
+from rdnlib.errors import DataError
+from rdnlib.reproduction.analysis.outcomes import dynamic, measured, paired_difference, split_rows
+from rdnlib.reproduction.analysis.statistics import Evidence, accuracy, difference
+from rdnlib.reproduction.experiments import ablations
+from rdnlib.reproduction.experiments.workspace import Run
+from rdnlib.surgery.nest import INITS
+
+
+def subnetwork_table(run: Run) -> pd.DataFrame:
+    """One row per sub-network on validation: subnetwork (1 … K), madds, params, top1, top5 and their 95 % intervals."""
+    frame = split_rows(run, "validation")
+    rows = [
+        {"subnetwork": v, "madds": madds, "params": params} | _accuracies(frame[f"top1_{v}"], frame[f"top5_{v}"])
+        for v, (madds, params) in enumerate(zip(run.result["madds"], run.result["params"], strict=True), start=1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def every_subnetwork(runs: dict[str, Run]) -> pd.DataFrame:
+    """`subnetwork_table` of several runs, one below the other.
+
+    Columns: model (the name given), those of `subnetwork_table`, and top1_before, top5_before: validation accuracy
+    straight after surgery, before training (NaN for a base network).
+    """
+    parts = []
+    for name, run in runs.items():
+        table = subnetwork_table(run)
+        table.insert(0, "model", name)
+        before = run.result.get("before_training", {})
+        for top in ("top1", "top5"):
+            table[f"{top}_before"] = 100 * np.asarray(before.get(top, [np.nan] * len(table)))
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)
+
+
+def table1(runs: dict[str, Run], dynamic_runs: dict[str, tuple[Run, Run]] | None = None) -> pd.DataFrame:
+    """The paper's Table 1 on validation.
+
+    `runs`: model name → run; a row shows its largest network. `dynamic_runs`: name → (RDN run, policy run); a row
+    (its name gets the paper's †) shows sample-adaptive inference at the λ* whose accuracy on the calibration split
+    reaches N_K's there. Columns: model, params_m ("Avg Mem Used (M)": parameters touched, averaged over the images),
+    madds_m (mean, millions), top1, top1_low, top1_high, top5, top5_low, top5_high, integrated_nets, lam (NaN in
+    static rows), note (where no λ reaches the target).
+    """
+    rows = []
+    for name, run in runs.items():
+        last, count = subnetwork_table(run).iloc[-1].drop("subnetwork"), len(run.result["madds"])
+        cost = {"params_m": last.pop("params") / 1e6, "madds_m": last.pop("madds") / 1e6}
+        nets = "1 full network" if count == 1 else f"{count} sub-networks"
+        rows.append({"model": name, **cost, **last, "integrated_nets": nets, "lam": np.nan, "note": ""})
+    for name, pair in (dynamic_runs or {}).items():
+        held_out, samples = (dynamic(*pair, split=split) for split in ("calibration", "validation"))
+        target, note = held_out.correct[:, -1].mean(), ""
+        lam, best = calibrate_or_best(held_out, target)
+        if best is not None:
+            note = (
+                f"target {100 * target:.2f} % not reachable on the calibration split: λ of the best, {100 * best:.2f} %"
+            )
+        exits = samples.exits(lam)
+        cost = {"params_m": samples.params[exits].mean() / 1e6, "madds_m": samples.madds[exits].mean() / 1e6}
+        each = np.arange(len(exits)), exits
+        about = {"integrated_nets": f"{len(samples.saved)} sub-networks", "lam": lam, "note": note}
+        rows.append({"model": f"{name}†", **cost, **_accuracies(samples.correct[each], samples.top5[each]), **about})
+    return pd.DataFrame(rows)
+
+
+def grid_table(run: Run, split: str = "validation") -> pd.DataFrame:
+    """Every node of a depth-wise nested network: [width, depth, madds, params, accuracy, low, high], 95 % intervals.
+
+    It is what `order.best_order` reads. Raises DataError when the run is not depth-wise nested.
+    """
+    if "nodes" not in run.result:
+        raise DataError(f"{run.result.get('name', 'this run')} is not nested along its depth: it has no grid")
+    frame, rows = split_rows(run, split), []
+    costs = zip(run.result["nodes"], run.result["madds"], run.result["params"], strict=True)
+    for number, ((width, depth), madds, params) in enumerate(costs, start=1):
+        value, low, high = (100 * x for x in measured(frame[f"top1_{number}"].to_numpy()))
+        rows.append((width, depth, madds, params, value, low, high))
+    return pd.DataFrame(rows, columns=["width", "depth", "madds", "params", "accuracy", "low", "high"])
+
+
+def table2(pairs: dict[str, tuple[Run, Run]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The paper's Table 2 on validation: the largest sub-network, trained with 6 others or with 13.
+
+    pairs: base model → (RDN, the same nested along its depth as well). Returns the table [base_model, integrated_nets,
+    madds_m, top1, top1_low, top1_high], and the paired differences 14 − 7, [base_model, difference, low, high] in
+    points.
+    """
+    rows, differences = [], []
+    for name, runs in pairs.items():
+        frames = [split_rows(run, "validation") for run in runs]
+        if not np.array_equal(frames[0]["id"], frames[1]["id"]):
+            raise DataError(f"{name}: the two networks were not measured on the same images")
+        counts = [len(run.result["madds"]) for run in runs]
+        correct = [frame[f"top1_{count}"].to_numpy() for frame, count in zip(frames, counts, strict=True)]
+        for run, count, outcome in zip(runs, counts, correct, strict=True):
+            about = {"base_model": name, "integrated_nets": f"{count} sub-networks"}
+            rows.append({**about, "madds_m": run.result["madds"][-1] / 1e6, **measured(outcome).columns("top1")})
+        change = (100 * x for x in paired_difference(correct[1], correct[0]))
+        differences.append((name, *change))
+    return pd.DataFrame(rows), pd.DataFrame(differences, columns=["base_model", "difference", "low", "high"])
+
+
+def comparison(rows: dict[str, list[Run]], subnetworks: dict[str, int]) -> pd.DataFrame:
+    """Networks one below the other, each against the first, with intervals: Tables 3, 4 and 5.
+
+    rows: name → its runs, one for each seed. subnetworks: column → which sub-network (negative: from the largest).
+    Columns: name, epochs, seeds, and for each column its accuracy, and as `<column>_gain` what it has more than the
+    first row; each with `_low`, `_high`, `_seeds_low`, `_seeds_high`.
+    """
+    reference, table = next(iter(rows.values())), []
+    for name, runs in rows.items():
+        row = {"name": name, "epochs": runs[0].result["epochs"], "seeds": len(runs)}
+        for column, subnetwork in subnetworks.items():
+            row |= accuracy(runs, subnetwork).columns(column)
+            row |= difference(runs, reference, subnetwork).columns(f"{column}_gain")
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """An initialisation before any training, as a run: its columns of a `surgery` experiment."""
+
+    surgery: Run
+    init: str
+
+    @property
+    def result(self) -> dict:
+        return {**self.surgery.result, "name": f"{self.init}, untrained", "epochs": 0}
+
+    def samples(self) -> pd.DataFrame:
+        return self.surgery.samples().rename(columns=lambda name: name.replace(f"{self.init}_", "top1_", 1))
+
+
+def length_table(evidence: Evidence) -> pd.DataFrame:
+    """`copy` against `reconstruct`, a row for each length of training and sub-network.
+
+    Columns: epochs, subnetwork, then with their intervals (see `Estimate.columns`) copy and reconstruct (top-1), and
+    gain, what reconstruct has more (points, paired).
+    """
+    rows, profile = [], evidence.profile
+    for epochs in ablations.lengths(profile):
+        if epochs:
+            runs = {init: evidence.runs(ablations.trained(profile, init, epochs)) for init in INITS}
+        else:
+            surgeries = evidence.runs(f"surgery-{profile.model['name']}")
+            runs = {init: [Untrained(surgery, init) for surgery in surgeries] for init in INITS}
+        for subnetwork in range(1, len(runs["copy"][0].result["madds"]) + 1):
+            row = {"epochs": epochs, "subnetwork": subnetwork}
+            for init in INITS:
+                row |= accuracy(runs[init], subnetwork).columns(init)
+            rows.append(row | difference(runs["reconstruct"], runs["copy"], subnetwork).columns("gain"))
+    return pd.DataFrame(rows)
+
+
+def repaired(lengths: pd.DataFrame) -> pd.DataFrame:
+    """For each sub-network: how much of what training gives to `copy` needs no training at all; from `length_table`.
+
+    Columns: subnetwork, trained (points that copy gains from the surgery to the longest training), given (points by
+    which reconstruct is ahead of copy before any), share (given / trained), epochs (the shortest training after which
+    reconstruct is where copy ends; NaN if it never is).
+    """
+    rows = []
+    for subnetwork, part in lengths.groupby("subnetwork"):
+        part = part.sort_values("epochs")
+        final, start = part["copy"].iloc[-1], part["copy"].iloc[0]
+        given = part["reconstruct"].iloc[0] - start
+        share = given / (final - start) if final > start else np.nan
+        epochs = part["epochs"][part["reconstruct"] >= final].min()  # NaN of none
+        rows.append((subnetwork, final - start, given, share, epochs))
+    return pd.DataFrame(rows, columns=["subnetwork", "trained", "given", "share", "epochs"])
+
+
+def _accuracies(top1, top5) -> dict[str, float]:
+    return measured(top1).columns("top1") | measured(top5).columns("top5")

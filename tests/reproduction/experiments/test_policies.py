@@ -1,0 +1,36 @@
+"""How the splits are used: what is known of made-up outcomes is recovered."""
+
+import numpy as np
+import pytest
+import torch
+
+from rdnlib.calibration.multiplier import saved_fraction
+from rdnlib.policy.network import fit_policy
+from rdnlib.reproduction.experiments.policies import CHOICES, compare_splits, split_errors
+
+SAVED = saved_fraction([1, 2, 4])
+
+
+def outcomes(n, seed, *, overfitted=False):
+    """Features that tell how easy an image is, and outcomes; an over-fitted network is right more often on its training images."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 3, generator=generator)
+    chance = (2 * x[:, :1] + 0.8 + torch.tensor([-0.5, 0.3, 0.6])).sigmoid()
+    correct = torch.rand(n, 1, generator=generator) < chance + (0.15 if overfitted else 0)
+    return x.numpy(), correct.numpy()
+
+
+def test_accuracy_on_training_images_is_too_good():
+    train, held_out = outcomes(2000, 0, overfitted=True), outcomes(1200, 1)
+    settings = {"hidden": (8,), "epochs": 15}
+    policy = fit_policy(*train, **settings)
+    frame = compare_splits(policy, train, held_out, SAVED, 0.02, repeats=6, **settings)
+    assert list(frame["choice"].unique()) == list(CHOICES)
+    table = split_errors(frame).set_index("choice")
+    assert table.loc["train / train", "shortfall"] > 0.05
+    assert abs(table.loc["train / held-out", "shortfall"]) < 0.04
+    assert table.loc["train / held-out", "error"] < table.loc["train / train", "error"]
+    one = frame[frame["choice"] == "train / held-out"]
+    assert table.loc["train / held-out", "error"] == pytest.approx(
+        np.sqrt(((one["calibration"] - one["test"]) ** 2).mean())
+    )

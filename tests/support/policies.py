@@ -1,0 +1,30 @@
+"""Made-up policies: probabilities with outcomes, and what exits give, computed the obvious way."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+
+def exits_of(frame):
+    return frame.filter(like="exit_").to_numpy()
+
+
+def measured(exits, correct, saved):
+    """Accuracy, saved fraction and exit shares of given exits, the obvious way."""
+    share = np.bincount(exits, minlength=len(saved)) / len(exits)
+    return correct[np.arange(len(exits)), exits].mean(), saved[exits].mean(), share
+
+
+@st.composite
+def any_floats(draw):
+    k, n = draw(st.integers(1, 9)), draw(st.integers(1, 200))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    p = rng.random((n, k)) ** draw(st.sampled_from([0.1, 1, 10]))
+    p[rng.random((n, k)) < draw(st.sampled_from([0, 0.2]))] = 0
+    p[rng.random((n, k)) < draw(st.sampled_from([0, 0.2]))] = 1
+    if draw(st.booleans()):
+        p = np.sort(p, axis=1)
+    p = p[rng.integers(0, n, n)]  # duplicates
+    if draw(st.booleans()):
+        p = p.astype(np.float32)
+    saved = np.append(np.sort(rng.random(k - 1))[::-1], 0)
+    return p, rng.random((n, k)) < 0.6, saved
