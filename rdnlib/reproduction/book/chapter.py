@@ -6,13 +6,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from rdnlib.reproduction.book import figures
+from rdnlib.reproduction.book.style import STYLE
 from rdnlib.reproduction.experiments.workspace import Workplace, workplace
 
 
 def open_chapter(profile: str, *, data_root=None, seed: int = 0, out=None) -> Workplace:
     """Set the book's plotting style and return the place of the chapter's experiments."""
-    plt.rcParams.update(figures.STYLE)
+    plt.rcParams.update(STYLE)
     return workplace(profile, data_root=data_root, seed=seed, out=out)
 
 
