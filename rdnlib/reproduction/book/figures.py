@@ -78,15 +78,19 @@ def stacked_bars(
     *,
     colors: Sequence[str] = CYCLE,
     width: float = 0.8,
-    texts: Sequence[str] = (),
+    texts: Sequence[str] | str | None = None,
     horizontal: bool = False,
 ) -> None:
-    """Draw bars whose parts add up: name of the part → its size in each bar; `texts` stand at the ends of the bars."""
+    """Draw bars whose parts add up: name of the part → its size in each bar.
+
+    texts: what stands at the end of each bar, or a format for its total, such as "{:.2f}".
+    """
     total = np.zeros(len(places))
     for (name, part), colour in zip(parts.items(), colors, strict=False):
         bars = (ax.barh if horizontal else ax.bar)(places, part, width, total, color=colour, label=name)
         total = total + np.asarray(part)
-    if len(texts):
+    if texts is not None:
+        texts = [texts.format(number) for number in total] if isinstance(texts, str) else texts
         ax.bar_label(bars, texts, padding=3)
 
 
