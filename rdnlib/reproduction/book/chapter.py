@@ -35,8 +35,8 @@ def show_table(table: pd.DataFrame, formats=None, *, digits=1, index=False, miss
     formats: as of `Styler.format`: one for all columns, or column → format; other numbers get `digits` decimals. index: show the
     row names. missing: the text for NaN.
     """
-    style = (table if index else table.reset_index(drop=True)).style.format(formats, precision=digits, na_rep=missing)
-    style = style.set_properties(**{"white-space": "nowrap"})
+    style = table.style.format(formats, precision=digits, na_rep=missing)
+    style = style.set_table_styles([{"selector": "td, th", "props": "white-space: nowrap"}])
     style = style if index else style.hide(axis="index")
     display(style if caption is None else style.set_caption(caption))
 
