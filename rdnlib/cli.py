@@ -178,7 +178,7 @@ def run_experiments(
         path = workspace_module.ensure_in(place, name).path
         if devices.here().is_main_process:
             print(path, flush=True)
-    devices.leave()
+    devices.shutdown()
 
 
 @experiment.command("status")

@@ -34,4 +34,4 @@ class InfeasibleError(RdnError):
 
 
 class DivergedError(RdnError):
-    """A training run whose loss is no longer finite."""
+    """A training run whose loss or weights are no longer finite, or whose loss is hopelessly high."""

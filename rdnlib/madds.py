@@ -1,16 +1,16 @@
-"""Counting multiply-adds and parameters, in closed form from the shapes of one forward pass.
+"""Counting multiply-adds and parameters, in closed form from the shapes of one forward pass, and the table of layers.
 
 Convention (the paper's columns): `madds` counts convolutions and fully-connected layers, one per multiply-accumulate;
 biases, batch norm (which folds into the convolution) and additions are free. `madds_elementwise` adds one per output
 element of an activation. Counted for a single image. `count` measures any network; `count_groups` says what each group of
-an RDN adds, from which follow its sub-networks, incremental execution and averages over exits.
+an RDN adds, from which follow its sub-networks, incremental execution and averages over exits; `describe` says what surgery did.
 
 Limitations: only modules are seen, not functions called inside `forward`; a module that runs twice counts twice; anything
 that is not convolution, Linear, activation or a layer of ours counts as free.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.graph.operators import ACTIVATIONS
-from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
+from rdnlib.graph.refusals import ACTIVATIONS, NORMS, WEIGHTED
+from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d, NestedLayer
+from rdnlib.nn.depthwise import DepthwiseRDN
+from rdnlib.nn.groups import Space
 from rdnlib.nn.heads import NestedAlign, PrivateBatchNorm
-from rdnlib.nn.rdn import RDN, Trunk
+from rdnlib.nn.rdn import RDN
 
 COUNTS = ["madds", "madds_elementwise", "params"]
 
@@ -43,18 +45,18 @@ def weights_by_group(layer: nn.Module) -> list[int]:
     if isinstance(layer, NestedAlign):  # A_1 x_1 + … + A_K x_K; tail and classifier are layers of their own
         return [align.numel() for align in layer.align]
     if isinstance(layer, NestedBatchNorm2d):
-        return [0] * len(layer.space.sizes)
-    return [layer.weight.numel() if isinstance(layer, (nn.Conv2d, nn.Linear)) else 0]
+        return [0] * len(layer.writes.sizes)
+    return [layer.weight.numel() if isinstance(layer, WEIGHTED) else 0]
 
 
 def params_by_group(layer: nn.Module) -> list[int]:
     """Parameters of each group; a plain layer is a single group."""
     weights = weights_by_group(layer)
-    if isinstance(layer, NestedBatchNorm2d):
-        return [2 * size for size in layer.space.sizes]
-    if isinstance(layer, (NestedConv2d, NestedGroupedConv2d)):
-        biases = [0] * len(weights) if layer.bias is None else layer.writes.sizes
-        return [weight + bias for weight, bias in zip(weights, biases, strict=True)]
+    if isinstance(layer, NestedLayer):
+        each = (
+            2 if isinstance(layer, NestedBatchNorm2d) else int(layer.bias is not None)
+        )  # beside the weights, a channel
+        return [weight + each * size for weight, size in zip(weights, layer.writes.sizes, strict=True)]
     if isinstance(layer, NestedAlign):  # the bias of the align layer is N_1's
         return [weights[0] + (0 if layer.bias is None else layer.bias.numel()), *weights[1:]]
     return [sum(parameter.numel() for parameter in layer.parameters())]
@@ -72,8 +74,8 @@ def count(module: nn.Module, input_size: int | tuple[int, int]) -> pd.DataFrame:
     rows, hooks = [], []
 
     def add(name: str, layer: nn.Module, output: Tensor) -> None:
-        places = 1 if isinstance(layer, nn.Linear) else _positions(output)
-        madds = sum(weights_by_group(layer)) * places
+        positions = 1 if isinstance(layer, nn.Linear) else _positions(output)
+        madds = sum(weights_by_group(layer)) * positions
         elementwise = output[0].numel() if isinstance(layer, ACTIVATIONS) else 0
         params = sum(params_by_group(layer))
         if madds or elementwise or params:
@@ -104,29 +106,44 @@ def _run_once(module: nn.Module, run: Callable, input_size: int | tuple[int, int
 @torch.no_grad()
 def shapes(rdn: RDN, input_size: int | tuple[int, int]) -> dict[str, tuple[int, int]]:
     """Name of each module that runs for the first group → channels of its output, and positions, which are the same in all groups."""
-    found: dict[str, tuple[int, int]] = {}
+    sizes: dict[str, tuple[int, int]] = {}
 
     def note(name: str, output: Tensor) -> None:
-        found[name] = (output.shape[1], _positions(output))
+        sizes[name] = (output.shape[1], _positions(output))
 
     hooks = [
         layer.register_forward_hook(lambda _, __, output, name=name: note(name, output))
         for name, layer in rdn.named_modules()
         if isinstance(layer, (NestedAlign, NestedConv2d)) or not list(layer.children())
     ]
-    _run_once(rdn, rdn.narrowest, input_size, hooks)
-    return found
+    # Every layer runs just once, for its first group.
+    narrowest = rdn.along([(1, 0), (1, 1)]) if isinstance(rdn, DepthwiseRDN) else lambda x: rdn(x, upto=1)
+    _run_once(rdn, narrowest, input_size, hooks)
+    return sizes
 
 
-def answer_layers(rdn: RDN) -> dict[str, nn.Module]:
-    """What runs for every answer, behind the align layers, by module name; of private batch norms N_1's."""
-    layers = {}
-    for part, align in rdn.parts().items():
-        if isinstance(align, NestedAlign) and align.tail is not None:
-            for name, layer in align.tail.layers.items():
-                private = isinstance(layer, PrivateBatchNorm)
-                layers[f"{part}.tail.layers.{name}{'.0' if private else ''}"] = layer[0] if private else layer
-    return {**layers, "heads.classifier": rdn.heads.classifier}
+def _layers(rdn: RDN) -> dict[str, tuple[nn.Module, str, Space | None]]:
+    """All layers of trunks and heads by module name, in order of execution: (layer, its name in the super-net, its space).
+
+    What runs for every answer, behind the align layers, has no space; of private batch norms it is N_1's.
+    """
+    layers, answers = {}, {}
+    for part, module in rdn.named_children():
+        if not isinstance(module, NestedAlign):
+            for step in module.steps:
+                if step.function is None:
+                    layers[f"{part}.layers.{step.name}"] = (
+                        module.layers[step.name],
+                        step.target,
+                        module.spaces[step.name],
+                    )
+            continue
+        layers[part] = module, "align", module.space
+        for name, layer in module.tail.items() if module.tail is not None else ():
+            path, private = f"{part}.tail.{name}", isinstance(layer, PrivateBatchNorm)
+            path, layer = (f"{path}.0", layer[0]) if private else (path, layer)
+            answers[path] = layer, path.removeprefix("heads.tail."), None
+    return {**layers, **answers, "heads.classifier": (rdn.heads.classifier, "classifier", None)}
 
 
 def count_groups(rdn: RDN, input_size: int | tuple[int, int]) -> pd.DataFrame:
@@ -136,25 +153,22 @@ def count_groups(rdn: RDN, input_size: int | tuple[int, int]) -> pd.DataFrame:
     classifier and what lies between it and the align layers (of private batch norms just its own). N_i costs groups 0…i. With
     depth-wise nesting that holds within each part of the network, by which the names begin (see `RDN.needs`).
     """
-    seen, rows = shapes(rdn, input_size), []
+    sizes, rows = shapes(rdn, input_size), []
 
     def add(name: str, layer: nn.Module, channels: Sequence[int], *, first: int = 1) -> None:
         """channels: of each group of its output."""
         elements = channels if isinstance(layer, ACTIVATIONS) else ()
         by_group = zip_longest(weights_by_group(layer), elements, params_by_group(layer), fillvalue=0)
         for group, (weights, elements, params) in enumerate(by_group, start=first):
-            madds, elementwise = weights * seen[name][1], elements * seen[name][1]
+            madds, elementwise = weights * sizes[name][1], elements * sizes[name][1]
             if madds or elementwise or params:
                 rows.append((name, group, madds, madds + elementwise, params))
 
-    for part, module in rdn.parts().items():
-        if isinstance(module, Trunk):
-            for name, layer in module.layers.items():
-                add(f"{part}.layers.{name}", layer, module.spaces[name].sizes)
+    for name, (layer, _, space) in _layers(rdn).items():
+        if space is None:
+            add(name, layer, sizes[name][:1], first=0)
         else:
-            add(part, module, ())
-    for name, layer in answer_layers(rdn).items():
-        add(name, layer, seen[name][:1], first=0)
+            add(name, layer, space.sizes)
     return pd.DataFrame(rows, columns=["name", "group", *COUNTS])
 
 
@@ -168,10 +182,10 @@ def count_incremental(rdn: RDN, input_size: int | tuple[int, int]) -> pd.DataFra
     by_part, networks = _by_part(count_groups(rdn, input_size)), range(1, rdn.num_subnetworks + 1)
     totals = _sums(by_part, [_runs(rdn, index) for index in networks])
     answers = _sums(by_part, [_runs(rdn, index, answer=True) for index in networks])
-    kept = totals["madds"] - answers["madds"]
+    groups = totals["madds"] - answers["madds"]
     touched = [frozenset().union(*(_runs(rdn, i) for i in range(1, index + 1))) for index in networks]
     params = _sums(by_part, touched)["params"]
-    table = {"groups": kept.diff().fillna(kept), "answer": answers["madds"], "total": totals["madds"]}
+    table = {"groups": groups.diff().fillna(groups), "answer": answers["madds"], "total": totals["madds"]}
     table |= {"params": params.diff().fillna(params)}
     return pd.DataFrame(table).astype(int).rename_axis("subnetwork").reset_index()
 
@@ -191,9 +205,8 @@ def _by_part(groups: pd.DataFrame) -> pd.DataFrame:
 
 def _runs(rdn: RDN, index: int, *, answer: bool = False) -> frozenset[tuple[str, int]]:
     """The (part, group) pairs that N_index runs, or those of its answer alone. Group 0 of a part belongs to the answer."""
-    needs, exits = rdn.needs(index), rdn.exits(index)
-    groups = {(part, group) for part, last in needs.items() for group in range(last + 1)}
-    return frozenset({("classifier", 0)} | {g for g in groups if not answer or g[1] == 0 or g[0] in exits})
+    groups = {(part, group) for part, last in rdn.needs(index).items() for group in range(last + 1)}
+    return frozenset({("classifier", 0)} | {g for g in groups if not answer or g[1] == 0 or g[0] in rdn.new_parts})
 
 
 def _sums(by_part: pd.DataFrame, runs: Sequence[frozenset]) -> pd.DataFrame:
@@ -214,3 +227,80 @@ def average(counts: pd.DataFrame, exits: Sequence[float], policy: nn.Module | No
     if policy is not None:
         mean += pd.Series([policy.madds, policy.madds, policy.params], index=COUNTS)
     return mean
+
+
+def describe(rdn: RDN, input_size: int | tuple[int, int] | None = None) -> pd.DataFrame:
+    """What surgery did, layer by layer: one row for each layer with weights, in execution order, and then the heads.
+
+    layer: its name in the super-net; kind: "conv 3×3", "1×1", "depthwise 3×3", "grouped 3×3", "linear", "align".
+    groups: of the channels that it writes, original | new, such as "4×24 | 3×24". blocks: how many weight blocks the
+    super-net's layer has, and how many remain in all groups together. params_supernet, params_N1, params_N<K>, and with
+    `input_size` (pixels, or (height, width)) the same for madds; their sums are the totals. A batch norm counts with the
+    layer before it. With depth-wise nesting N_i stands for N_{i,0} and N_{i,1} together.
+    """
+    sizes, nets = None if input_size is None else shapes(rdn, input_size), ("supernet", "N1", f"N{2 * rdn.k - 1}")
+    rows: list[dict] = []
+    for module, (layer, name, space) in _layers(rdn).items():
+        weights, params = weights_by_group(layer), params_by_group(layer)
+        if not any(params):
+            continue
+        before = (0, 0) if module.split(".")[0] in rdn.new_parts else _before_surgery(layer)
+        counts = {"params": (before[1], params[0], sum(params))}
+        if sizes is not None:
+            counts["madds"] = [number * sizes[module][1] for number in (before[0], weights[0], sum(weights))]
+        cells = {f"{what}_{net}": number for what, row in counts.items() for net, number in zip(nets, row, strict=True)}
+        if rows and kind(layer) == "norm":  # it folds into the layer before it
+            rows[-1] |= {column: rows[-1][column] + number for column, number in cells.items()}
+        else:
+            groups = "shared" if space is None else _readable(space, rdn.k)
+            rows.append(
+                {"layer": name, "kind": kind(layer), "groups": groups, "blocks": _blocks(layer, rdn.k), **cells}
+            )
+    return pd.DataFrame(rows)
+
+
+def kind(layer: nn.Module) -> str:
+    """The operator, in the words of the paper."""
+    if isinstance(layer, NestedAlign):
+        return "align"
+    if isinstance(layer, (*NORMS, NestedBatchNorm2d)):
+        return "norm"
+    size = "×".join(map(str, getattr(layer, "kernel_size", ())))
+    if not size:
+        return "linear"
+    if isinstance(layer, NestedGroupedConv2d) or getattr(layer, "groups", 1) > 1:
+        return f"depthwise {size}" if layer.weight.shape[1] == 1 else f"grouped {size}"
+    return size if size == "1×1" else f"conv {size}"
+
+
+def _before_surgery(layer: nn.Module) -> tuple[int, int]:
+    """Weights used once per output position, and parameters, of the super-net's layer behind a layer of the RDN."""
+    if isinstance(layer, NestedBatchNorm2d):
+        return 0, 2 * layer.writes.channels
+    if isinstance(layer, NestedLayer):
+        pairs = layer.reads.channels * layer.taps if isinstance(layer, NestedConv2d) else layer.weight[0].numel()
+        weights = layer.writes.channels * pairs
+        return weights, weights + (0 if layer.bias is None else layer.writes.channels)
+    if isinstance(layer, NestedAlign):  # with a tail, the super-net's own last 1×1 convolution; else a new layer
+        weights = 0 if layer.tail is None else len(layer.align[0]) * layer.space.channels
+        return weights, weights + (0 if layer.bias is None else layer.bias.numel())
+    return sum(weights_by_group(layer)), sum(params_by_group(layer))
+
+
+def _blocks(layer: nn.Module, k: int) -> str:
+    """Blocks of weights in the super-net → in the RDN; nothing for a plain layer."""
+    if isinstance(layer, NestedConv2d):
+        return f"{k * k} → {sum(map(len, layer.sources))}"
+    if isinstance(layer, NestedGroupedConv2d):  # only the diagonal
+        return f"{k} → {2 * k - 1}"
+    if isinstance(layer, NestedAlign):
+        return f"{0 if layer.tail is None else k} → {2 * k - 1}"
+    return ""
+
+
+def _readable(space: Space, k: int) -> str:
+    """Group sizes, original | new: "4×24 | 3×24", or "2×13 + 2×12 | 1×12 + 2×13" where they are uneven."""
+    if space.plain:
+        return f"plain {space.channels}"
+    parts = (space.sizes[:k], space.sizes[k:])
+    return " | ".join(" + ".join(f"{len(list(same))}×{size}" for size, same in groupby(part)) for part in parts)

@@ -33,11 +33,11 @@ def arrays(draw, size=4):
 @cache
 def all_chains(shape, start=(0, 0)):
     """Every chain of nested places from `start` to the last: 252 in a 4 × 4 grid."""
-    found = [] if start != (shape[0] - 1, shape[1] - 1) else [[start]]
+    chains = [] if start != (shape[0] - 1, shape[1] - 1) else [[start]]
     for place in np.ndindex(shape):
         if place != start and place[0] >= start[0] and place[1] >= start[1]:
-            found += [[start, *rest] for rest in all_chains(shape, place)]
-    return found
+            chains += [[start, *rest] for rest in all_chains(shape, place)]
+    return chains
 
 
 def area_of(chain, madds, accuracy) -> float:

@@ -24,7 +24,7 @@ def draw(
 
     Image n depends on (seed, split, n) only: fewer images are a prefix of more, and another size shows the same scene.
     Every ten images in a row hold one of each class. Difficulty is uniform in [0, 1]: with it the figure gets smaller,
-    contrast falls, and clutter, occlusion and noise grow; colour, place and rotation vary freely.
+    contrast falls, and clutter, occlusion and noise grow; colour, position and rotation do not depend on it.
 
     Returns images uint8 (count, 3, size, size), labels int64 (count,) into `CLASSES`, difficulty float32 (count,).
     Raises ConfigError for an unknown split, or a count, size or seed that is out of range.
@@ -39,11 +39,8 @@ def draw(
     for start in range(0, count, _BLOCK):
         rng = np.random.default_rng([seed, SPLITS.index(split), start // _BLOCK])
         rows = slice(start, min(start + _BLOCK, count))
-        kept = rows.stop - rows.start
-        block = _Block(rng, size)
-        images[rows], labels[rows], difficulty[rows] = (
-            part[:kept] for part in (block.image, block.labels, block.level)
-        )
+        block, wanted = _Block(rng, size), slice(rows.stop - start)
+        images[rows], labels[rows], difficulty[rows] = block.image[wanted], block.labels[wanted], block.level[wanted]
     return images, labels, difficulty
 
 
@@ -61,8 +58,8 @@ class _Block:
         self._background(size)
         self._figure()
         self._occluders()
-        contrast = 1 - 0.6 * self._grown()[:, None]  # (B, 1, 1, 1)
-        noise = 0.01 + 0.055 * self._grown()[:, None]
+        contrast = 1 - 0.6 * self._nuisance()[:, None]  # (B, 1, 1, 1)
+        noise = 0.01 + 0.055 * self._nuisance()[:, None]
         self.canvas = 0.5 + contrast * (self.canvas - 0.5)
         self.canvas += noise * rng.standard_normal(self.canvas.shape, np.float32)
         self.image = (self.canvas.clip(0, 1) * 255).round().astype(np.uint8)
@@ -71,8 +68,8 @@ class _Block:
         """One number for each image, (B, 1, 1)."""
         return self.rng.uniform(low, high, (_BLOCK, 1, 1)).astype(np.float32)
 
-    def _grown(self) -> np.ndarray:
-        """How far one nuisance has grown, (B, 1, 1) in [0, 1]: the difficulty, a little different for each nuisance."""
+    def _nuisance(self) -> np.ndarray:
+        """The strength of one nuisance, (B, 1, 1) in [0, 1]: the difficulty, with an offset drawn for each nuisance."""
         return (self.level[:, None, None] + self._uniform(-0.15, 0.15)).clip(0, 1)
 
     def _colour(self, luminance: np.ndarray) -> np.ndarray:
@@ -86,8 +83,8 @@ class _Block:
         self.canvas += cover[:, None] * (colour - self.canvas)
 
     def _blob(self, radius: np.ndarray) -> np.ndarray:
-        """Signed distance to a randomly placed and turned ellipse or bar, (B, S, S)."""
-        u, v = _turned(self.x - self._uniform(-1, 1), self.y - self._uniform(-1, 1), self._uniform(0, 2 * np.pi))
+        """Signed distance to an ellipse or bar of random position and rotation, (B, S, S)."""
+        u, v = _rotated(self.x - self._uniform(-1, 1), self.y - self._uniform(-1, 1), self._uniform(0, 2 * np.pi))
         flat = self._uniform(0.3, 1)
         bar = np.maximum(np.abs(u) - radius, np.abs(v) - 0.6 * flat * radius)
         return np.where(self._uniform() < 0.5, bar, _ellipse(u, v, radius, flat * radius))
@@ -96,20 +93,20 @@ class _Block:
         self.dark = self._uniform(0.3, 0.7)  # luminance of the background
         self.canvas = np.empty((_BLOCK, 3, size, size), np.float32)
         self.canvas[:] = self._colour(self.dark)
-        u, v = _turned(self.x, self.y, self._uniform(0, 2 * np.pi))
+        u, v = _rotated(self.x, self.y, self._uniform(0, 2 * np.pi))
         waves = np.sin(self._uniform(2, 9) * u + self._uniform(0, 6)) * np.sin(self._uniform(1, 6) * v)
-        self.canvas += (self._uniform(0.02, 0.1) * u + 0.12 * self._grown() * waves)[:, None]
-        shown = self._grown() * _CLUTTER
+        self.canvas += (self._uniform(0.02, 0.1) * u + 0.12 * self._nuisance() * waves)[:, None]
+        shown = self._nuisance() * _CLUTTER
         for number in range(_CLUTTER):
             colour = self._colour(self.dark + self._uniform(-0.25, 0.25))
             self._paint(self._blob(self._uniform(0.1, 0.35)), colour, (shown - number).clip(0, 1))
 
     def _figure(self) -> None:
         """The doll itself, in its own frame: v runs from -1 (top of the head) to 1 (feet)."""
-        scale = 0.92 - 0.36 * self._grown() - self._uniform(0, 0.08)
+        scale = 0.92 - 0.36 * self._nuisance() - self._uniform(0, 0.08)
         room = 1 - 0.95 * scale  # how far it may stand from the centre
         self.scale, self.at = scale, (self._uniform(-1, 1) * room, self._uniform(-1, 1) * room)
-        u, v = _turned(self.x - self.at[0], self.y - self.at[1], self._uniform(-1.6, 1.6))
+        u, v = _rotated(self.x - self.at[0], self.y - self.at[1], self._uniform(-1.6, 1.6))
         u, v = u / (scale * self._uniform(0.9, 1.15)), v / scale
         figure, belly = np.divmod(self.labels[:, None, None], len(BELLIES))
 
@@ -138,16 +135,16 @@ class _Block:
     def _occluders(self) -> None:
         """Rectangles over the rim of the figure, so that little of what tells the class is lost."""
         for _ in range(_OCCLUDERS):
-            radius = 0.3 * self.scale * self._grown()
+            radius = 0.3 * self.scale * self._nuisance()
             away = self._uniform(0, 2 * np.pi)
             x = self.at[0] + 0.6 * self.scale * np.cos(away)
             y = self.at[1] + 0.8 * self.scale * np.sin(away)
-            u, v = _turned(self.x - x, self.y - y, self._uniform(0, np.pi))
+            u, v = _rotated(self.x - x, self.y - y, self._uniform(0, np.pi))
             distance = np.maximum(np.abs(u) - radius, np.abs(v) - 0.7 * radius)
             self._paint(distance, self._colour(self.dark + self._uniform(-0.25, 0.25)))
 
 
-def _turned(x: np.ndarray, y: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _rotated(x: np.ndarray, y: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     cos, sin = np.cos(angle), np.sin(angle)
     return cos * x + sin * y, cos * y - sin * x
 

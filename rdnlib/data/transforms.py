@@ -1,8 +1,8 @@
 """Augmentation of whole batches on their own device, without a Python loop over samples.
 
 The usual ImageNet recipe (the paper, Section 4.1, takes it from earlier work): random resized crop, horizontal flip,
-normalisation. Random numbers come from a CPU generator, so a seed gives the same batch on every device. Pixel values
-are 0…255 until `normalise`.
+normalisation. torchvision's transforms draw one crop for a whole batch; here each image has its own. Random numbers come
+from a CPU generator, so a seed gives the same batch on every device. Pixel values are 0…255 until `normalise`.
 """
 
 import math
@@ -40,8 +40,8 @@ def crop_boxes(
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first = fits.byte().argmax(0, keepdim=True)  # (1, count)
     w, h = widths.gather(0, first)[0], heights.gather(0, first)[0]
-    place = torch.rand((2, count), generator=generator, dtype=torch.float64)
-    top, left = (place[0] * (height - h + 1)).floor(), (place[1] * (width - w + 1)).floor()
+    position = torch.rand((2, count), generator=generator, dtype=torch.float64)
+    top, left = (position[0] * (height - h + 1)).floor(), (position[1] * (width - w + 1)).floor()
 
     aspect = min(max(width / height, ratio[0]), ratio[1])
     whole_w, whole_h = min(width, round(height * aspect)), min(height, round(width / aspect))
@@ -65,25 +65,7 @@ def crop(images: torch.Tensor, boxes: torch.Tensor, *, size: int) -> torch.Tenso
     return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def random_resized_crop(
-    images: torch.Tensor,
-    *,
-    size: int,
-    scale: tuple[float, float] = (0.35, 1.0),
-    ratio: tuple[float, float] = RATIO,
-    generator: torch.Generator,
-) -> torch.Tensor:
-    """A random box of each image, resized: (B, C, H, W) → float (B, C, size, size). See `crop_boxes` and `crop`."""
-    boxes = crop_boxes(len(images), *images.shape[-2:], scale=scale, ratio=ratio, generator=generator)
-    return crop(images, boxes, size=size)
-
-
-def random_flip(images: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
-    """Mirror each image left to right with probability 1/2: (B, C, H, W), dtype kept."""
-    return mirror(images, _coins(len(images), generator))
-
-
-def mirror(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+def flip(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """Mirror the chosen (B,) of the images (B, C, H, W) left to right, dtype kept."""
     return torch.where(chosen.to(images.device, non_blocking=True)[:, None, None, None], images.flip(-1), images)
 
@@ -97,7 +79,7 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 @cache
 def _statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of pixels 0…255, (3, 1, 1) each: sent to a device once, not with every batch."""
-    with torch.inference_mode(False):  # they outlive whatever mode they are first asked for in
+    with torch.inference_mode(False):  # the cached tensors must also be usable in training
         return tuple(torch.tensor(values, device=device)[:, None, None] * 255 for values in (MEAN, STD))
 
 
@@ -109,22 +91,11 @@ def resize_eval(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What augmentation has drawn for B images: boxes (B, 4), see `crop_boxes`; mirrored (B,) bool, None: no image is."""
-
-    boxes: torch.Tensor
-    mirrored: torch.Tensor | None
-
-    def __getitem__(self, part: slice) -> "Drawn":
-        return Drawn(self.boxes[part], None if self.mirrored is None else self.mirrored[part])
-
-
-@dataclass(frozen=True)
 class Augment:
     """Random resized crop, flip and normalisation: uint8 (B, 3, S, S) → float (B, 3, size, size).
 
-    `scale` is the range of a crop's share of the image's area. Raises ConfigError where it is not within (0, 1]. To draw
-    for a whole batch and apply to parts of it gives the same images as to do both at once.
+    scale: the range of a crop's share of the image's area. To draw for a whole batch and to apply the draws to its parts
+    gives the images of the whole. Raises ConfigError where `scale` is not within (0, 1].
     """
 
     size: int
@@ -135,22 +106,16 @@ class Augment:
         if self.size < 1 or not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ConfigError(f"augmentation needs size ≥ 1 and 0 < scale ≤ 1, not {self.size} and {self.scale}")
 
-    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return self.apply(images, self.draw(len(images), *images.shape[-2:], generator))
+    def draw(
+        self, count: int, height: int, width: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """For `count` images of height × width pixels: boxes (count, 4), see `crop_boxes`, and which are mirrored, (count,)."""
+        mirrored = torch.rand(count, generator=generator) < 0.5 if self.flip else torch.zeros(count, dtype=torch.bool)
+        return crop_boxes(count, height, width, scale=self.scale, ratio=RATIO, generator=generator), mirrored
 
-    def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Drawn:
-        """What happens to `count` images of this extent, in pixels."""
-        mirrored = _coins(count, generator) if self.flip else None
-        return Drawn(crop_boxes(count, height, width, scale=self.scale, ratio=RATIO, generator=generator), mirrored)
-
-    def apply(self, images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
-        if drawn.mirrored is not None:
-            images = mirror(images, drawn.mirrored)
-        return normalise(crop(images, drawn.boxes, size=self.size))
-
-
-def _coins(count: int, generator: torch.Generator) -> torch.Tensor:
-    return torch.rand(count, generator=generator) < 0.5
+    def apply(self, images: torch.Tensor, boxes: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
+        """Augment images (B, 3, H, W) by what was drawn for them."""
+        return normalise(crop(flip(images, mirrored), boxes, size=self.size))
 
 
 def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> torch.Tensor:

@@ -10,20 +10,18 @@ from torch import nn
 from rdnlib import models
 from rdnlib.errors import CheckpointError, RdnError
 from rdnlib.models.slimmable import Slimmable
-from rdnlib.nn.depthwise import deepen
-from rdnlib.nn.rdn import RDN
 from rdnlib.policy.network import PolicyNetwork
 from rdnlib.policy.sequential import SequentialPolicy
-from rdnlib.surgery.nest import to_rdn
+from rdnlib.surgery import deepen, to_rdn
 from rdnlib.utils.files import write_json, write_tensors
 
 
 def save(path: Path, network: nn.Module, description: dict) -> None:
     """Write `path` (.safetensors) and, beside it, `path` with suffix .json.
 
-    description: {"model": {"name", **options}} of the super-net, and {"rdn": rdn.config} for an RDN, {"slimmable": {"widths"}} for a slimmable network, or
-    {"policy": policy.config()} or {"sequential": policy.config()}; enough to rebuild the network before its numbers are
-    loaded. With a policy, {"network": `network_hash` of the RDN} makes it refuse any other; more may stand beside it: on which
+    description: what it takes to rebuild the network before its numbers are loaded. {"model": {"name", **options}} of the super-net,
+    with {"rdn": rdn.config} for an RDN or {"slimmable": {"widths"}} for a slimmable network; {"policy": policy.config()} or
+    {"sequential": policy.config()} for a policy. With a policy, {"network": `network_hash` of the RDN} makes it refuse any other; more may stand beside it: on which
     split it was fitted and calibrated, ε, δ, λ, the curve.
     """
     write_tensors(path, network.state_dict())
@@ -49,7 +47,7 @@ def load(path: Path) -> nn.Module:
 
 
 def build(description: dict) -> nn.Module:
-    """The untrained network that a description speaks of."""
+    """The untrained network of a description, with the names and shapes that `load_state_dict` needs."""
     for kind, policy_class in (("policy", PolicyNetwork), ("sequential", SequentialPolicy)):
         if kind in description:
             policy = policy_class(**description[kind])
@@ -58,11 +56,9 @@ def build(description: dict) -> nn.Module:
     model = models.build(**description["model"])
     if "slimmable" in description:
         return Slimmable(model, **description["slimmable"])
-    return skeleton(model, description["rdn"]) if "rdn" in description else model
-
-
-def skeleton(model: nn.Module, config: dict) -> RDN:
-    """An RDN of the right shape for `load_state_dict`: the channel order is in the weights, so none need be chosen."""
+    if "rdn" not in description:
+        return model
+    config = description["rdn"]  # the channel order is in the weights, so none need be chosen
     rdn = to_rdn(model, config["k"], select="identity", init="copy", plain=config["plain"], align=config.get("align"))
     if "depth" in config:
         rdn = deepen(rdn, config["depth"]["split"])

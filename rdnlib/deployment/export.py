@@ -35,8 +35,8 @@ class _Chain(nn.Module):
         """Images (B, 3, H, W) → logits (B, classes)."""
         trunk, heads, last = self.network.trunk, self.network.heads, self.network.index
         z = heads(trunk(x, 1, last), 1, last)[:, -1]  # (B, D[, H, W])
-        for name, function in heads.tail.order if heads.tail else ():
-            z = (function or heads.tail.layers[name])(z)
+        for layer in () if heads.tail is None else heads.tail.values():
+            z = layer(z)
         return heads.classifier(z)
 
 

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.graph.operators import DENSE, NORMS
-from rdnlib.graph.tracing import Step, Trace, is_grouped, trace
+from rdnlib.graph.ir import Step, Trace, is_grouped, run
+from rdnlib.graph.refusals import NORMS, WEIGHTED
+from rdnlib.graph.tracing import trace
 
 
 class Slimmable(nn.Module):
@@ -28,8 +29,8 @@ class Slimmable(nn.Module):
         traced = trace(deepcopy(model), align="insert")
         self.widths, self.image, self.features = tuple(widths), traced.image, traced.features
         self.steps = [replace(step, module=None) for step in traced.steps]  # the layers alone hold parameters
-        kept = [_kept(traced, width) for width in widths]
-        self.channels = {name: [at[name] for at in kept] for name in kept[0]}  # of each value, for each width
+        channels = [_channels(traced, width) for width in widths]
+        self.channels = {name: [at[name] for at in channels] for name in channels[0]}  # of each value, for each width
         self.layers = nn.ModuleDict({step.name: self._layer(step) for step in traced.steps if step.module is not None})
         self.classifier = traced.classifier
         self.train(model.training)
@@ -37,7 +38,7 @@ class Slimmable(nn.Module):
     def _layer(self, step: Step) -> nn.Module:
         if not isinstance(step.module, NORMS):
             return step.module
-        return nn.ModuleList(_slim_norm(step.module, channels) for channels in self.channels[step.name])
+        return nn.ModuleList(_narrow_norm(step.module, channels) for channels in self.channels[step.name])
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) → logits (B, widths, classes), width by width."""
@@ -45,59 +46,50 @@ class Slimmable(nn.Module):
 
     def at(self, x: Tensor, index: int) -> Tensor:
         """Images (B, 3, H, W) → logits (B, classes) of `widths[index]`."""
-        values = {self.image: x}
-        for step in self.steps:
-            inputs = [values[name] for name in step.inputs]
+
+        def call(step: Step, *inputs: Tensor) -> Tensor:
             if step.function is not None:
-                values[step.name] = step.apply(*inputs)
-                continue
+                return step.apply(*inputs)
             layer = self.layers[step.name]
-            if isinstance(layer, nn.ModuleList):
-                values[step.name] = layer[index](*inputs)
-            elif isinstance(layer, DENSE):
-                values[step.name] = _sliced(layer, inputs[0], self.channels[step.name][index])
-            else:
-                values[step.name] = layer(*inputs)
-        x = values[self.features]  # (B, C)
+            if isinstance(layer, WEIGHTED):
+                return _first_filters(layer, *inputs, self.channels[step.name][index])
+            return layer[index](*inputs) if isinstance(layer, nn.ModuleList) else layer(*inputs)
+
+        x = run(self.steps, {self.image: x}, call)  # (B, C)
         return F.linear(x, self.classifier.weight[:, : x.shape[1]], self.classifier.bias)
 
     def alone(self, index: int) -> "SlimNetwork":
         """The network of `widths[index]` in plain torch layers, with weights of its own."""
-        layers = {}
+        steps = []
         for step in self.steps:
-            if step.function is not None:
-                continue
-            layer = self.layers[step.name]
-            if isinstance(layer, DENSE):
-                reads = self.channels[step.inputs[0]][index]
-                layers[step.name] = _narrowed(layer, reads, self.channels[step.name][index])
-            else:
-                layers[step.name] = deepcopy(layer[index] if isinstance(layer, nn.ModuleList) else layer)
-        classifier = _narrowed(self.classifier, self.channels[self.features][index], self.classifier.out_features)
-        return SlimNetwork(self.steps, layers, classifier, image=self.image).train(self.training)
+            layer = None if step.function is not None else self.layers[step.name]
+            if isinstance(layer, WEIGHTED):
+                layer = _narrow(layer, self.channels[step.inputs[0]][index], self.channels[step.name][index])
+            elif layer is not None:
+                layer = deepcopy(layer[index] if isinstance(layer, nn.ModuleList) else layer)
+            steps.append(replace(step, module=layer))
+        classifier = _narrow(self.classifier, self.channels[self.features][index], self.classifier.out_features)
+        return SlimNetwork(steps, classifier, image=self.image).train(self.training)
 
 
 class SlimNetwork(nn.Module):
     """One width, cut out."""
 
-    def __init__(self, steps: list[Step], layers: dict[str, nn.Module], classifier: nn.Linear, *, image: str):
+    def __init__(self, steps: list[Step], classifier: nn.Linear, *, image: str):
         super().__init__()
-        self.steps, self.layers, self.classifier, self.image = steps, nn.ModuleDict(layers), classifier, image
+        self.steps, self.classifier, self.image = steps, classifier, image
+        self.layers = nn.ModuleDict({step.name: step.module for step in steps if step.module is not None})
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) → logits (B, classes)."""
-        values = {self.image: x}
-        for step in self.steps:
-            run = step.function or self.layers[step.name]
-            x = values[step.name] = run(*(values[name] for name in step.inputs))
-        return self.classifier(x)
+        return self.classifier(run(self.steps, {self.image: x}))
 
 
-def _kept(traced: Trace, width: float) -> dict[str, int]:
+def _channels(traced: Trace, width: float) -> dict[str, int]:
     """Value name → how many of its channels a width keeps; the image stays whole, and conv-groups are never cut."""
-    of, units = traced.space_of, traced.units
-    slim = {space: max(1, round(width * count)) for space, count in units.items()} | {of[traced.image]: 1}
-    return {name: slim[space] * traced.width(name) for name, space in of.items()}
+    space_of, units = traced.space_of, traced.units
+    slim = {space: max(1, round(width * count)) for space, count in units.items()} | {space_of[traced.image]: 1}
+    return {name: slim[space] * traced.width(name) for name, space in space_of.items()}
 
 
 def _slice(layer: nn.Conv2d | nn.Linear, reads: int, writes: int) -> tuple[Tensor, Tensor | None, int]:
@@ -106,15 +98,16 @@ def _slice(layer: nn.Conv2d | nn.Linear, reads: int, writes: int) -> tuple[Tenso
     return layer.weight[:writes, : reads // groups], None if layer.bias is None else layer.bias[:writes], groups
 
 
-def _sliced(layer: nn.Conv2d | nn.Linear, x: Tensor, writes: int) -> Tensor:
-    """What the first `writes` filters say of an input (B, C, …) that holds the layer's first channels."""
+def _first_filters(layer: nn.Conv2d | nn.Linear, x: Tensor, writes: int) -> Tensor:
+    """The outputs of the first `writes` filters for an input (B, C, …) that holds the layer's first channels."""
     weight, bias, groups = _slice(layer, x.shape[1], writes)
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight, bias)
     return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, groups)
 
 
-def _narrowed(layer: nn.Conv2d | nn.Linear, reads: int, writes: int) -> nn.Conv2d | nn.Linear:
+def _narrow(layer: nn.Conv2d | nn.Linear, reads: int, writes: int) -> nn.Conv2d | nn.Linear:
+    """A copy of a layer with its first filters for the first channels of its input."""
     weight, bias, groups = _slice(layer, reads, writes)
     slim = deepcopy(layer)
     slim.weight = nn.Parameter(weight.detach().clone())
@@ -126,7 +119,7 @@ def _narrowed(layer: nn.Conv2d | nn.Linear, reads: int, writes: int) -> nn.Conv2
     return slim
 
 
-def _slim_norm(norm: nn.Module, channels: int) -> nn.Module:
+def _narrow_norm(norm: nn.Module, channels: int) -> nn.Module:
     """A private copy of a batch norm for its first channels."""
     slim = type(norm)(channels, eps=norm.eps, momentum=norm.momentum, affine=norm.affine)
     slim.load_state_dict({name: value[:channels] if value.ndim else value for name, value in norm.state_dict().items()})

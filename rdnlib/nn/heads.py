@@ -10,56 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdnlib.graph.operators import Call
+from rdnlib.graph.ir import Call
 from rdnlib.nn.groups import Space
 
-
-class PrivateBatchNorm(nn.ModuleList):
-    """One batch norm for each sub-network: behind the align layers every sub-network has features of its own."""
-
-    def forward(self, z: Tensor, first: int) -> Tensor:
-        """z_first, z_first+1, … as (B, n, D, …) → the same shape."""
-        return torch.stack([self[first - 1 + i](z[:, i]) for i in range(z.shape[1])], dim=1)
-
-
-class Tail(nn.Module):
-    """What the super-net has between its align layer and its classifier: shared by all sub-networks, but for batch norm."""
-
-    def __init__(self, layers: dict[str, nn.Module | Call]):
-        super().__init__()
-        self.order = [(name, layer if isinstance(layer, Call) else None) for name, layer in layers.items()]
-        self.layers = nn.ModuleDict({name: layer for name, layer in layers.items() if isinstance(layer, nn.Module)})
-
-    def forward(self, z: Tensor, first: int) -> Tensor:
-        """z_first, z_first+1, … as (B, n, D, …) → (B, n, features of the classifier)."""
-        for name, function in self.order:
-            layer = function or self.layers[name]
-            if isinstance(layer, PrivateBatchNorm):
-                z = layer(z, first)
-            else:
-                z = layer(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        return z
-
-    def first_norms(self) -> PrivateBatchNorm | None:
-        """The batch norms that read z directly, if any."""
-        first = self.layers[self.order[0][0]] if self.order and self.order[0][1] is None else None
-        return first if isinstance(first, PrivateBatchNorm) else None
-
-    def restrict(self, upto: int) -> "Tail":
-        """The tail of N_upto alone: of the private batch norms only its own."""
-        layers = {name: function or self.layers[name] for name, function in self.order}
-        own = {n: layer[upto - 1] if isinstance(layer, PrivateBatchNorm) else layer for n, layer in layers.items()}
-        return Tail({name: deepcopy(layer) for name, layer in own.items()})
-
-    def owners(self) -> dict[str, Tensor]:
-        return {
-            f"layers.{name}.{index}.{key}": torch.full(value.shape, index + 1)
-            for name, norms in self.layers.items()
-            if isinstance(norms, PrivateBatchNorm)
-            for index, norm in enumerate(norms)
-            for key, value in norm.state_dict().items()
-            if value.ndim
-        }
+TOP = 5  # log-probabilities of each sub-network that a policy may read
 
 
 class NestedAlign(nn.Module):
@@ -69,7 +23,7 @@ class NestedAlign(nn.Module):
     align layers are 1×1 convolutions, which is how the super-net's own last convolution becomes one. A bias is N_1's.
     """
 
-    def __init__(self, *, space: Space, aligned: int, bias: bool = False, tail: Tail | None = None):
+    def __init__(self, *, space: Space, aligned: int, bias: bool = False, tail: "Tail | None" = None):
         super().__init__()
         self.space = space
         self.align = nn.ParameterList(nn.Parameter(torch.zeros(aligned, size)) for size in space.sizes)
@@ -78,14 +32,12 @@ class NestedAlign(nn.Module):
 
     def forward(self, x: Tensor, first: int, last: int, aligned: Tensor | None = None) -> Tensor:
         """Features of groups first…last (B, ΣC[, H, W]) and z_{first−1} → z_first…z_last as (B, last−first+1, D[, H, W])."""
-        parts = x.split(list(self.space.sizes[first - 1 : last]), dim=1)
-        z = [] if aligned is None else [aligned]
-        for part, align in zip(parts, self.align[first - 1 : last], strict=True):
-            if z:
-                z.append(z[-1] + self._product(part, align))
-            else:
-                z.append(self._product(part, align, self.bias))
-        return torch.stack(z if aligned is None else z[1:], dim=1)
+        groups = x.split(list(self.space.sizes[first - 1 : last]), dim=1)
+        z, sums = aligned, []
+        for x_j, A_j in zip(groups, self.align[first - 1 : last], strict=True):
+            z = self._product(x_j, A_j, self.bias) if z is None else z + self._product(x_j, A_j)
+            sums.append(z)
+        return torch.stack(sums, dim=1)
 
     @staticmethod
     def _product(x: Tensor, align: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -95,24 +47,18 @@ class NestedAlign(nn.Module):
         """z_first, z_first+1, … as (B, n, D[, H, W]) → what the classifier reads, (B, n, features)."""
         return z if self.tail is None else self.tail(z, first)
 
-    def settings(self, upto: int | None = None) -> dict:
-        """The arguments that build the same layers, or those of N_upto alone."""
-        space, tail = self.space, self.tail
-        if upto is not None:
-            space, tail = space.restrict(upto), None if tail is None else tail.restrict(upto)
-        return {"space": space, "aligned": len(self.align[0]), "bias": self.bias is not None, "tail": deepcopy(tail)}
-
-    def copy_align(self, other: "NestedAlign") -> "NestedAlign":
-        """Take over the weights of another's align layers, as far as there are groups; returns itself."""
-        for mine, theirs in zip(self.align, other.align, strict=False):
-            mine.data.copy_(theirs)
-        if self.bias is not None:
-            self.bias.data.copy_(other.bias)
-        return self
+    def head(self, upto: int, classifier: nn.Linear) -> "NestedHeads":
+        """The head of N_upto alone: a copy of its align layers and of a classifier."""
+        tail, bias = None if self.tail is None else self.tail.restrict(upto), self.bias is not None
+        space, aligned = self.space.restrict(upto), len(self.align[0])
+        head = NestedHeads(classifier, space=space, aligned=aligned, bias=bias, tail=tail)
+        head.load_state_dict(self.state_dict(), strict=False)  # later groups and their batch norms have no place in it
+        return head
 
     def owners(self) -> dict[str, Tensor]:
-        rows = {f"align.{group}": torch.full((len(align),), group + 1) for group, align in enumerate(self.align)}
-        return rows if self.bias is None else {**rows, "bias": torch.ones(len(self.bias), dtype=torch.long)}
+        """For each parameter that belongs to a group, the group (from 1) that owns each of its rows."""
+        owners = {f"align.{j}": torch.full((len(align),), j + 1) for j, align in enumerate(self.align)}
+        return owners if self.bias is None else {**owners, "bias": torch.ones(len(self.bias), dtype=torch.long)}
 
 
 class NestedHeads(NestedAlign):
@@ -127,12 +73,57 @@ class NestedHeads(NestedAlign):
         """z_first, z_first+1, … as (B, n, D[, H, W]) → (B, n, classes)."""
         return self.classifier(self.finish(z, first))
 
-    def restrict(self, upto: int) -> "NestedHeads":
-        return restrict_heads(self, self.classifier, upto)
+
+class PrivateBatchNorm(nn.ModuleList):
+    """One batch norm for each sub-network: behind the align layers every sub-network has features of its own."""
+
+    def forward(self, z: Tensor, first: int) -> Tensor:
+        """z_first, z_first+1, … as (B, n, D, …) → the same shape."""
+        return torch.stack([self[first - 1 + i](z[:, i]) for i in range(z.shape[1])], dim=1)
+
+    def owners(self) -> dict[str, Tensor]:
+        """For each parameter and statistic, the sub-network (from 1) that owns it."""
+        tensors = {name: tensor for name, tensor in self.state_dict().items() if tensor.ndim}  # names are "index.…"
+        return {name: torch.full(tensor.shape, int(name.split(".")[0]) + 1) for name, tensor in tensors.items()}
 
 
-def restrict_heads(align: NestedAlign, classifier: nn.Linear, upto: int) -> NestedHeads:
-    """The head of N_upto alone: a copy of its align layers, and of a classifier."""
-    heads = NestedHeads(classifier, **align.settings(upto))
-    heads.copy_align(align)
-    return heads
+class Tail(nn.ModuleDict):
+    """What the super-net has between its align layer and its classifier: shared by all sub-networks, but for batch norm."""
+
+    def forward(self, z: Tensor, first: int) -> Tensor:
+        """z_first, z_first+1, … as (B, n, D, …) → (B, n, features of the classifier)."""
+        for layer in self.values():
+            if isinstance(layer, PrivateBatchNorm):
+                z = layer(z, first)
+            else:
+                z = layer(z.flatten(0, 1)).unflatten(0, z.shape[:2])  # (B · n, D, …) and back
+        return z
+
+    def first_norms(self) -> PrivateBatchNorm | None:
+        """The batch norms that read z directly, if any."""
+        first = next(iter(self.values()), None)
+        return first if isinstance(first, PrivateBatchNorm) else None
+
+    def restrict(self, upto: int) -> "Tail":
+        """The tail of N_upto alone: of the private batch norms only its own."""
+        own = {n: layer[upto - 1] if isinstance(layer, PrivateBatchNorm) else layer for n, layer in self.items()}
+        return Tail(deepcopy(own))
+
+
+class Function(nn.Module):
+    """A traced function as a layer of a `Tail`."""
+
+    def __init__(self, call: Call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.call(z)
+
+
+def evidence(logits: Tensor) -> Tensor:
+    """The five largest log-probabilities (fewer if there are fewer classes), descending: (…, classes) → (…, ≤ 5).
+
+    Sorted, so that a policy sees how sure a network is, and need not learn it for every class anew.
+    """
+    return logits.log_softmax(dim=-1).topk(min(TOP, logits.shape[-1]), dim=-1).values

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from rdnlib.calibration.multiplier import choose
 from rdnlib.errors import CheckpointError, ConfigError
+from rdnlib.nn.heads import evidence
 from rdnlib.nn.rdn import RDN, State
 from rdnlib.policy.network import PolicyNetwork
-from rdnlib.policy.sequential import SequentialPolicy, evidence, going_on
+from rdnlib.policy.sequential import SequentialPolicy, going_on
 from rdnlib.utils.hashing import network_hash
 
 

@@ -20,7 +20,7 @@ class PolicyNetwork(nn.Module):
     """MLP from N_1's pooled features (B, C) to p_v(x) = Pr(N_v is correct | x), (B, K).
 
     The features are standardised by stored statistics (`mean`, `std`), so that any network's features may be fed as
-    they are. The last `logits` of the inputs, if there are any, come from N_1's logits (`sequential.evidence`). Output v is
+    they are. The last `logits` of the inputs, if there are any, come from N_1's logits (`nn.heads.evidence`). Output v is
     sigmoid(logit_v / temperature_v), with temperature 1 until `fit_temperature` sets it. `PolicyNetwork(**policy.config())`
     rebuilds it, for `load_state_dict`. `network` is the hash of the network that it was fitted for, if known.
     """

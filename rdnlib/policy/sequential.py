@@ -13,16 +13,6 @@ from torch import Tensor, nn
 from rdnlib.errors import ConfigError, DataError
 from rdnlib.policy.network import PolicyNetwork, fit_policy
 
-TOP = 5  # log-probabilities that a stage reads of each sub-network
-
-
-def evidence(logits: Tensor) -> Tensor:
-    """The five largest log-probabilities (fewer if there are fewer classes), descending: (…, classes) → (…, ≤ 5).
-
-    Sorted, so that a policy sees how sure a network is, and need not learn it for every class anew.
-    """
-    return logits.log_softmax(dim=-1).topk(min(TOP, logits.shape[-1]), dim=-1).values
-
 
 def going_on(p: Tensor | np.ndarray, saved) -> np.ndarray:
     """λ above which an image goes on from the first of K exits: p (N, K), saved (K,) decreasing → (N,), ∞ for never.

@@ -9,14 +9,14 @@ from itertools import takewhile
 from torch import nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.graph.operators import DENSE, Call
-from rdnlib.graph.tracing import Step
+from rdnlib.graph.ir import Call, Step, readers
+from rdnlib.graph.refusals import WEIGHTED
 from rdnlib.madds import weights_by_group
-from rdnlib.nn.conv import NestedConv2d, NestedGroupedConv2d
+from rdnlib.nn.conv import NestedConv2d, NestedGroupedConv2d, NestedLinear
 from rdnlib.nn.rdn import Trunk
 
-ABOUT = 0.1  # how far from the wanted share a better place may be
-WEIGHTED = (*DENSE, NestedConv2d, NestedGroupedConv2d)
+TOLERANCE = 0.1  # how far from the wanted share a cut between larger blocks may be
+CONVOLUTIONS = (*WEIGHTED, NestedConv2d, NestedGroupedConv2d)  # and Linear layers
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,19 @@ class Cut:
 def cuts(trunk: Trunk) -> list[Cut]:
     """All places where the trunk can be cut: just one value is read later, by convolutions or additions; it has positions and
     groups of channels."""
-    reduced, readers = reductions(trunk), _readers(trunk)
+    reduced, users = reductions(trunk), readers(trunk.steps)
     index_of = {step.name: index for index, step in enumerate(trunk.steps)}
-    last_read = {name: index_of[users[-1].name] for name, users in readers.items()}
-    costs = [_cost(layer_of(trunk, step), reduced[step.name]) for step in trunk.steps]
-    found, live, after, done = [], {trunk.image}, "", 0.0
+    last_read = {name: index_of[steps[-1].name] for name, steps in users.items()}
+    costs = [_cost(trunk.layer(step), reduced[step.name]) for step in trunk.steps]
+    places, live, after, done = [], {trunk.image}, "", 0.0
     for index, step in enumerate(trunk.steps):
         live = {name for name in live | {step.name} if last_read.get(name, -1) > index}
         after, done = step.target if step.function is None else after, done + costs[index]
         usable = not trunk.spaces[step.name].plain and reduced[step.name] is not None
-        if live == {step.name} and usable and all(_begins_block(trunk, user) for user in readers[step.name]):
+        if live == {step.name} and usable and all(_begins_block(trunk, user) for user in users[step.name]):
             rest = next((later.target for later in trunk.steps[index + 1 :] if later.function is None), "")
-            found.append(Cut(step.name, after, done / sum(costs), _shared(after, rest)))
-    return [cut for cut in found if cut.share < 1]
+            places.append(Cut(step.name, after, done / sum(costs), _common_prefix(after, rest)))
+    return [cut for cut in places if cut.share < 1]
 
 
 def choose_cut(trunk: Trunk, split: float | str) -> Cut:
@@ -65,7 +65,7 @@ def choose_cut(trunk: Trunk, split: float | str) -> Cut:
     if not isinstance(split, str):
         if isinstance(split, bool) or not isinstance(split, (int, float)) or not 0 < split < 1:
             raise ConfigError(f"split must be a share of the MAdds between 0 and 1, or a module's name, not {split!r}")
-        near = [cut for cut in possible if abs(cut.share - split) <= ABOUT] or possible
+        near = [cut for cut in possible if abs(cut.share - split) <= TOLERANCE] or possible
         return min(near, key=lambda cut: (cut.level, abs(cut.share - split)))
     inside = [index for index, step in enumerate(trunk.steps) if f"{step.target}.".startswith(f"{split}.")]
     places = ", ".join(cut.after for cut in possible)
@@ -75,69 +75,49 @@ def choose_cut(trunk: Trunk, split: float | str) -> Cut:
     behind = [cut for cut in possible if cut.value in rest]
     if behind:
         between = trunk.steps[inside[-1] + 1 :][: rest.index(behind[0].value)]
-        if not any(isinstance(layer_of(trunk, step), WEIGHTED) for step in between):
+        if not any(isinstance(trunk.layer(step), CONVOLUTIONS) for step in between):
             return behind[0]
     raise ConfigError(f"split: behind '{split}' more than one value, or an untransformed one, is read; choose {places}")
 
 
-def _shared(before: str, behind: str) -> int:
+def reductions(trunk: Trunk) -> dict[str, int | None]:
+    """For each value, how many times smaller than the image it is in height; None where positions are pooled or flattened away."""
+    reduced: dict[str, int | None] = {trunk.image: 1}
+    for step in trunk.steps:
+        before = next((reduced[name] for name in step.inputs if reduced[name] is not None), None)
+        stride = _stride(step.function or trunk.layers[step.name])
+        reduced[step.name] = None if before is None or stride is None else before * stride
+    return reduced
+
+
+def _stride(operator: nn.Module | Call) -> int | None:
+    """How many times smaller an operator makes the height; None where it leaves no positions."""
+    stride = getattr(operator, "stride", 1)
+    if isinstance(operator, Call):
+        if operator.name in {"flatten", "view", "reshape", "mean"} or "adaptive" in operator.name:
+            return None
+        if "pool" in operator.name:
+            kwargs, args = operator.kwargs, operator.args
+            given = [kwargs.get("stride"), *args[2:3], kwargs.get("kernel_size"), *args[1:2]]
+            stride = next(value for value in given if value is not None)
+    elif isinstance(operator, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Linear, NestedLinear)):
+        return None
+    return stride if isinstance(stride, int) else stride[0]
+
+
+def _common_prefix(before: str, behind: str) -> int:
     """How many leading parts two modules' names have in common."""
     pairs = zip(before.split("."), behind.split("."), strict=False)
     return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
-def reductions(trunk: Trunk) -> dict[str, int | None]:
-    """For each value, how many times smaller than the image it is in height; None where positions are pooled or flattened away."""
-    found: dict[str, int | None] = {trunk.image: 1}
-    for step in trunk.steps:
-        before = next((found[name] for name in step.inputs if found[name] is not None), None)
-        stride = _stride(step.function if step.function is not None else trunk.layers[step.name])
-        found[step.name] = None if before is None or stride is None else before * stride
-    return found
-
-
-def _stride(operator: nn.Module | Call) -> int | None:
-    if isinstance(operator, Call):
-        name = getattr(operator.target, "__name__", operator.target)
-        if name in {"flatten", "view", "reshape", "mean"} or "adaptive" in name:
-            return None
-        if "pool" in name:
-            given = [
-                operator.kwargs.get("stride"),
-                *operator.args[2:3],
-                operator.kwargs.get("kernel_size"),
-                *operator.args[1:2],
-            ]
-            return _one(next(stride for stride in given if stride is not None))
-        return 1
-    if isinstance(operator, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Linear)):
-        return None
-    return _one(getattr(operator, "stride", 1))
-
-
-def _one(stride: int | tuple[int, ...]) -> int:
-    return stride if isinstance(stride, int) else stride[0]
-
-
-def layer_of(trunk: Trunk, step: Step) -> nn.Module | None:
-    return None if step.function is not None else trunk.layers[step.name]
-
-
-def _readers(trunk: Trunk) -> dict[str, list[Step]]:
-    found: dict[str, list[Step]] = {}
-    for step in trunk.steps:
-        for name in step.inputs:
-            found.setdefault(name, []).append(step)
-    return found
-
-
 def _begins_block(trunk: Trunk, step: Step) -> bool:
     """Whether a new block of layers begins here, rather than a norm, activation or pooling that belongs to the one before."""
-    return isinstance(layer_of(trunk, step), WEIGHTED) or (step.function is not None and step.function.adds)
+    return isinstance(trunk.layer(step), CONVOLUTIONS) or (step.function is not None and step.function.adds)
 
 
 def _cost(layer: nn.Module | None, reduction: int | None) -> float:
     """Multiply-adds, in units of the image's positions; where the positions are gone they do not count."""
-    if layer is None or reduction is None or not isinstance(layer, WEIGHTED):
+    if reduction is None or not isinstance(layer, CONVOLUTIONS):
         return 0.0
     return sum(weights_by_group(layer)) / reduction**2

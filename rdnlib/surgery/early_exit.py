@@ -1,4 +1,4 @@
-"""The light blocks through which N_{i,0} leaves the trunk early (Section 3.2, Figure 5).
+"""The early exits through which N_{i,0} leaves the trunk (Section 3.2, Figure 5: "light blocks").
 
 Depthwise convolutions bring the features at the cut to the resolution of the final ones, and one nested 1×1 convolution to
 their channels. What the super-net does to its final features without parameters (activation, pooling) is done to these too.
@@ -12,20 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.graph.operators import FLATTEN
-from rdnlib.graph.tracing import Step
+from rdnlib.graph.ir import FLATTEN, Call, Step
 from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
 from rdnlib.nn.groups import Space
 from rdnlib.nn.heads import NestedAlign, PrivateBatchNorm
 from rdnlib.nn.rdn import RDN, Trunk
-from rdnlib.surgery.cut import layer_of, reductions
+from rdnlib.surgery.cut import reductions
 from rdnlib.surgery.ridge import fit_dense, fit_heads
 
-POINTWISE, NORM = "light_pointwise", "light_norm"
+PREFIX = "early_exit_"  # of the steps, which stand beside the front's in a sub-network
+POINTWISE, NORM = f"{PREFIX}pointwise", f"{PREFIX}norm"
 
 
-def light_blocks(trunk: Trunk, cut: str, *, k: int, generator: torch.Generator) -> Trunk:
-    """The light blocks of all groups: from the value `cut` to features shaped like the trunk's. Fresh weights.
+def early_exit(trunk: Trunk, cut: str, *, k: int, generator: torch.Generator) -> Trunk:
+    """The blocks of all groups from the value `cut` to features shaped like the trunk's, with fresh weights.
 
     Raises ConfigError when the resolution of the final features is unknown and they are not flat.
     """
@@ -35,70 +35,72 @@ def light_blocks(trunk: Trunk, cut: str, *, k: int, generator: torch.Generator) 
     spaces: dict[str, Space] = {cut: space}
     steps: list[Step] = []
 
-    def add(name: str, space: Space, module: nn.Module | None = None, function=None) -> None:
-        source = steps[-1].name if steps else cut
-        steps.append(Step(name, (source,), name.replace("light_", "light."), module, function))
-        spaces[name] = space
+    def add(name: str, space: Space, module: nn.Module | None = None, function: Call | None = None) -> None:
+        source, full_name = steps[-1].name if steps else cut, PREFIX + name
+        steps.append(Step(full_name, (source,), f"early_exit.{name}", module, function))
+        spaces[full_name] = space
         if module is not None:
-            layers[name] = module
+            layers[full_name] = module
 
     pooled = reduced[final] is None
     if pooled and trunk.spaces[trunk.steps[-1].name].channels != target.channels:
         raise ConfigError("this network cannot be split along its depth: the size of its final feature map is unknown")
     for number, stride in enumerate([1] if pooled else _factors(reduced[final] // reduced[cut]), start=1):
-        add(f"light_depthwise_{number}", space, _depthwise(space, stride))
-        add(f"light_depthwise_norm_{number}", space, _norm(space))
-        add(f"light_activation_{number}", space, nn.ReLU())
+        add(f"depthwise_{number}", space, _depthwise(space, stride))
+        add(f"depthwise_norm_{number}", space, _norm(space))
+        add(f"activation_{number}", space, nn.ReLU())
     if pooled:
-        add("light_pool", space, nn.AdaptiveAvgPool2d(1))
-    add(POINTWISE, target, _pointwise(space, target, k, generator))
-    add(NORM, target, _norm(target))
+        add("pool", space, nn.AdaptiveAvgPool2d(1))
+    add("pointwise", target, _pointwise(space, target, k, generator))
+    add("norm", target, _norm(target))
     for step in suffix:
-        add(f"light_{step.name}", trunk.spaces[step.name], deepcopy(layer_of(trunk, step)), step.function)
+        add(step.name, trunk.spaces[step.name], deepcopy(trunk.layer(step)), step.function)
     if pooled:
-        add("light_flatten", trunk.spaces[trunk.steps[-1].name], function=FLATTEN)
+        add("flatten", trunk.spaces[trunk.steps[-1].name], function=FLATTEN)
     return Trunk(steps, layers, image=cut, spaces=spaces)
 
 
-def light_heads(rdn: RDN) -> NestedAlign:
+def early_exit_heads(rdn: RDN) -> NestedAlign:
     """Align layers and tail of the early exits; at first a copy of the trunk's own."""
-    return NestedAlign(**rdn.heads.settings()).copy_align(rdn.heads)
+    heads, bias = rdn.heads, rdn.heads.bias is not None
+    align = NestedAlign(space=heads.space, aligned=len(heads.align[0]), bias=bias, tail=deepcopy(heads.tail))
+    align.load_state_dict(heads.state_dict(), strict=False)  # all but the classifier
+    return align
 
 
 @torch.no_grad()
-def fit_light(
-    light: Trunk, heads: NestedAlign, *, rdn: RDN, front: Trunk, back: Trunk, batches: Iterable[Tensor]
+def fit_early_exit(
+    blocks: Trunk, heads: NestedAlign, *, rdn: RDN, front: Trunk, back: Trunk, batches: Iterable[Tensor]
 ) -> None:
-    """Fit the light blocks to the final features of `rdn` itself, group by group, and their heads to what its own give N_K."""
+    """Fit the blocks to the final features of `rdn` itself, group by group, and their heads to what its own give N_K."""
     K, (final, _) = rdn.num_subnetworks, _final(back)
-    head, _ = back.split(final)
-    at_cut = [front(batch, 1, K) for batch in batches]
-    wanted = [head(x, 1, K) for x in at_cut]
+    to_final, _ = back.split(final)
+    at_cut = [front(images, 1, K) for images in batches]
+    targets = [to_final(x, 1, K) for x in at_cut]
     inputs = at_cut
-    for step in light.steps[: [step.name for step in light.steps].index(POINTWISE)]:
-        layer = light.layers[step.name]
+    for step in blocks.steps:
+        if step.name == POINTWISE:
+            break
+        layer = blocks.layers[step.name]
         if isinstance(layer, NestedBatchNorm2d):
-            settle(layer, inputs, K)
-        inputs = [light.execute(step, [x], 1, K) for x in inputs]
-    fit_dense(
-        light.layers[POINTWISE], light.layers[NORM],
-        ((x, _resized(t, x)) for x, t in zip(inputs, wanted, strict=True)),
-        k=rdn.k, residual=False,
-    )  # fmt: skip
-    for norms in () if heads.tail is None else heads.tail.layers.values():
+            _estimate_statistics(layer, inputs, K)
+        inputs = [blocks.execute(step, [x], 1, K) for x in inputs]
+    pairs = ((x, _resized(target, x)) for x, target in zip(inputs, targets, strict=True))
+    fit_dense(blocks.layers[POINTWISE], blocks.layers[NORM], pairs, k=rdn.k, residual=False)
+    for norms in () if heads.tail is None else heads.tail.values():
         for norm in norms if isinstance(norms, PrivateBatchNorm) else ():
             norm.load_state_dict(norms[-1].state_dict())  # N_K's, whose aligned features are the target
-    fit_heads(heads, ((light(x, 1, K), rdn.heads(back(x, 1, K), 1, K)[:, -1]) for x in at_cut))
+    fit_heads(heads, ((blocks(x, 1, K), rdn.heads(back(x, 1, K), 1, K)[:, -1]) for x in at_cut))
 
 
 def _resized(target: Tensor, like: Tensor) -> Tensor:
-    """The target (B, C[, H, W]) at the resolution that the light blocks have reached."""
+    """The target (B, C[, H, W]) at the resolution that the blocks have reached."""
     if target.ndim == 2:
         return target[:, :, None, None]
     return F.adaptive_avg_pool2d(target, like.shape[2:])
 
 
-def settle(norm: NestedBatchNorm2d, batches: list[Tensor], last: int) -> None:
+def _estimate_statistics(norm: NestedBatchNorm2d, batches: list[Tensor], last: int) -> None:
     """Give a batch norm the statistics of these features."""
     momentum, norm.momentum = norm.momentum, None  # the mean over all batches
     norm.reset_running_stats()
@@ -111,13 +113,13 @@ def settle(norm: NestedBatchNorm2d, batches: list[Tensor], last: int) -> None:
 
 def _final(trunk: Trunk) -> tuple[str, list[Step]]:
     """The last value made by layers with parameters or by an addition, and the steps behind it, which have neither."""
-    uses = [name for step in trunk.steps for name in step.inputs]
+    reads = [name for step in trunk.steps for name in step.inputs]
     first = len(trunk.steps)
     while first:
         step = trunk.steps[first - 1]
-        layer = layer_of(trunk, step)
+        layer = trunk.layer(step)
         bare = len(step.inputs) == 1 and (layer is None or not list(layer.parameters()))
-        if not bare or uses.count(step.inputs[0]) > 1:
+        if not bare or reads.count(step.inputs[0]) > 1:
             break
         first -= 1
     return trunk.steps[first - 1].name, trunk.steps[first:]
@@ -125,13 +127,13 @@ def _final(trunk: Trunk) -> tuple[str, list[Step]]:
 
 def _factors(ratio: int) -> list[int]:
     """Strides of the depthwise convolutions that reduce height and width `ratio` times: its prime factors, or 1."""
-    found, factor = [], 2
+    factors, factor = [], 2
     while ratio > 1:
         while ratio % factor == 0:
-            found.append(factor)
+            factors.append(factor)
             ratio //= factor
         factor += 1
-    return found or [1]
+    return factors or [1]
 
 
 def _depthwise(space: Space, stride: int) -> NestedGroupedConv2d:
@@ -145,11 +147,12 @@ def _depthwise(space: Space, stride: int) -> NestedGroupedConv2d:
 
 
 def _pointwise(reads: Space, writes: Space, k: int, generator: torch.Generator) -> NestedConv2d:
-    nested = NestedConv2d(nn.Conv2d(reads.channels, writes.channels, 1, bias=False), k=k, reads=reads, writes=writes)
+    conv = nn.Conv2d(reads.channels, writes.channels, 1, bias=False)
+    nested = NestedConv2d(conv, k=k, reads=reads, writes=writes)
     for weight in nested.weight:
         nn.init.kaiming_normal_(weight, generator=generator)
     return nested
 
 
 def _norm(space: Space) -> NestedBatchNorm2d:
-    return NestedBatchNorm2d(nn.BatchNorm2d(space.channels), space=space)
+    return NestedBatchNorm2d(nn.BatchNorm2d(space.channels), writes=space)

@@ -1,184 +1,175 @@
 """Reconstruction: initialise an RDN so that it keeps the super-net's function (ours, beyond the paper).
 
-Copied weights describe a network whose violating connections still exist; without those, the function is lost. Instead, walk the
-layers in order and, for each nested layer, solve a ridge regression from what its groups may read *in the RDN built so far* to
+Copied weights describe a network whose violating connections still exist; without those, the function is lost. Instead, go through
+the layers in order and, for each nested layer, solve a ridge regression from what its groups may read *in the RDN built so far* to
 what the super-net computes there (its value before the activation). New group k+m fits what its counterpart k−m leaves over.
 Behind a residual addition the sum is what counts: the last layer of a branch is asked for the super-net's sum minus what
 the RDN's other branch already gives, and so repairs that branch's errors.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdnlib.graph.operators import NORMS
-from rdnlib.graph.tracing import Step, Trace, is_dense
+from rdnlib.graph.ir import Step, Trace, is_dense, last_readers, readers
+from rdnlib.graph.refusals import NORMS, SIGMOIDS
 from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
-from rdnlib.nn.groups import Layout
 from rdnlib.nn.rdn import RDN
-from rdnlib.surgery.cache import Shelf, shelf
+from rdnlib.surgery.cache import ActivationCache, activation_cache
+from rdnlib.surgery.layout import Layout
 from rdnlib.surgery.ridge import fit_dense, fit_grouped, fit_heads, rows_of
 
-LINEAR = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, nn.Identity, nn.Dropout)  # y(a·x) = a·y(x), in eval mode
+# Operators with y(a·x) = a·y(x), in eval mode
+LINEAR = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, nn.Identity, nn.Dropout)
+LINEAR_FUNCTIONS = {"flatten", "mean", "adaptive_avg_pool2d"}
 
 
 @torch.no_grad()
-def reconstruct(rdn: RDN, layout: Layout, calibration: list[Tensor]) -> None:
+def reconstruct(rdn: RDN, layout: Layout, batches: list[Tensor]) -> None:
     """Refit every nested layer of `rdn` (in place) on batches of images (B, 3, H, W), in one pass over the layers."""
-    with shelf() as values:
-        walk = _Walk(rdn, layout, values, len(calibration))
-        for batch, images in enumerate(calibration):
-            values.put(_before(layout.traced.image), batch, images)
+    with activation_cache() as cache:
+        reconstruction = _Reconstruction(rdn, layout, cache, len(batches))
+        for batch, images in enumerate(batches):
+            cache.put(_in_supernet(layout.traced.image), batch, images)
         for step in layout.traced.steps:
-            walk.visit(step)
-        walk.finish()
+            reconstruction.visit(step)
+        reconstruction.fit_heads()
 
 
-def _before(name: str) -> str:
-    return f"before-{name}"
+def _in_supernet(value: str) -> str:
+    return f"supernet-{value}"
 
 
-def _after(name: str) -> str:
-    return f"after-{name}"
+def _in_rdn(value: str) -> str:
+    return f"rdn-{value}"
 
 
-class _Walk:
+class _Reconstruction:
     """Super-net and RDN side by side, one step at a time over all batches."""
 
-    def __init__(self, rdn: RDN, layout: Layout, values: Shelf, batches: int):
-        self.rdn, self.layout, self.values, self.batches = rdn, layout, values, range(batches)
-        self.trunk, self.readers = rdn.trunk, layout.traced.readers()
-        self.gates = gates(layout.traced)
-        self.done: set[str] = {layout.traced.image}
+    def __init__(self, rdn: RDN, layout: Layout, cache: ActivationCache, batches: int):
+        self.rdn, self.layout, self.cache, self.batches = rdn, layout, cache, range(batches)
+        self.traced, self.trunk = layout.traced, rdn.trunk
+        self.readers, self.last_reader = readers(self.traced.steps), last_readers(self.traced.steps)
+        self.gates = gates(self.traced)
+        self.done: set[str] = {self.traced.image}
 
-    def before(self, name: str, batch: int) -> Tensor:
+    def supernet(self, value: str, batch: int) -> Tensor:
         """A value of the super-net."""
-        return self.values.get(_before(name), batch)
+        return self.cache.get(_in_supernet(value), batch)
 
-    def after(self, name: str, batch: int) -> Tensor:
-        """A value of the RDN, all groups."""
-        return self.values.get(_before(name) if self.trunk.spaces[name].plain else _after(name), batch)
+    def nested(self, value: str, batch: int) -> Tensor:
+        """A value of the RDN, all groups; a plain one is the super-net's."""
+        return self.cache.get(_in_supernet(value) if self.layout.is_plain(value) else _in_rdn(value), batch)
 
     def visit(self, step: Step) -> None:
+        """Execute a step of both networks on all batches, after fitting the RDN's layer."""
         for batch in self.batches:
-            inputs = [self.before(name, batch) for name in step.inputs]
-            self.values.put(_before(step.name), batch, step.apply(*inputs))
-        if not self.trunk.spaces[step.name].plain:
-            layer = self.trunk.layers[step.name] if step.module is not None else None
+            inputs = [self.supernet(name, batch) for name in step.inputs]
+            self.cache.put(_in_supernet(step.name), batch, step.apply(*inputs))
+        if not self.layout.is_plain(step.name):
+            layer = self.trunk.layer(step)
             if isinstance(layer, (NestedConv2d, NestedGroupedConv2d)):
                 self._fit(step, layer)
             for batch in self.batches:
-                inputs = [self.after(name, batch) for name in step.inputs]
+                inputs = [self.nested(name, batch) for name in step.inputs]
                 output = self.trunk.execute(step, inputs, 1, self.rdn.num_subnetworks)
-                self.values.put(_after(step.name), batch, output)
+                self.cache.put(_in_rdn(step.name), batch, output)
         self.done.add(step.name)
-        for name in self.trunk.dead_after.get(step.name, ()):
-            if name != self.layout.traced.features:
-                self.values.drop(_before(name))
-                self.values.drop(_after(name))
+        for name in step.inputs:
+            if self.last_reader[name] == step.name and name != self.traced.features:
+                self.cache.drop(_in_supernet(name))
+                self.cache.drop(_in_rdn(name))
 
     def _fit(self, step: Step, layer: NestedConv2d | NestedGroupedConv2d) -> None:
-        norm_step = self._only_reader(step.name, NORMS)
+        norm_step = self._only_reader(step.name)
+        if norm_step is not None and not isinstance(norm_step.module, NORMS):
+            norm_step = None
         norm = self.trunk.layers[norm_step.name] if norm_step else None
         fit = fit_dense if isinstance(layer, NestedConv2d) else fit_grouped
-        pairs = ((self.after(step.inputs[0], batch), self._target(step, norm_step, batch)) for batch in self.batches)
+        pairs = ((self.nested(step.inputs[0], batch), self._target(step, norm_step, batch)) for batch in self.batches)
         # A gate multiplies: what a new group adds to its counterpart is decided by the features, so it is gated alike.
         fit(layer, norm, pairs, k=self.rdn.k, residual=step.name not in self.gates)
 
     def _target(self, step: Step, norm_step: Step | None, batch: int) -> Tensor:
         """(B, ΣC, …) what each channel of the RDN is asked for, before what its counterpart gives is taken off."""
-        wanted, written = self.before(step.name, batch), step.name
+        output, value = self.supernet(step.name, batch), step.name
         if norm_step is not None:
-            wanted, written = norm_step.module(wanted), norm_step.name
-        target = wanted[:, self.layout.inflated(step.name)]
-        other = self._other_branch(written)
+            output, value = norm_step.module(output), norm_step.name
+        target = output[:, self.layout.inflated(step.name)]
+        other = self._other_branch(value)
         if other is None:
             return target
-        given, originals = self.after(other, batch), self.trunk.spaces[other].channels
-        missing = self.before(other, batch)[:, self.layout.order(other)] - given[:, :originals]
+        given, originals = self.nested(other, batch), self.trunk.spaces[other].channels
+        missing = self.supernet(other, batch)[:, self.layout.order(other)] - given[:, :originals]
         target[:, :originals] += missing
         # A new group completes the same sum as its counterpart, less what its own other branch has given.
         partners = self.layout.completed(other)[originals:]
         target[:, originals:] += missing[:, partners] - given[:, originals:]
         return target
 
-    def _other_branch(self, name: str) -> str | None:
-        """The other operand of the residual addition that alone reads `name`, where it is known already."""
-        users = self.readers.get(name, [])
-        if len(users) != 1 or users[0].function is None or not users[0].function.adds:
+    def _other_branch(self, value: str) -> str | None:
+        """The other operand of the residual addition that alone reads `value`, where it is known already."""
+        user = self._only_reader(value)
+        if user is None or user.function is None or not user.function.adds:
             return None
-        others = [value for value in users[0].inputs if value != name]
+        others = [name for name in user.inputs if name != value]
         return others[0] if len(others) == 1 and others[0] in self.done else None
 
-    def _only_reader(self, name: str, kinds: tuple[type, ...]) -> Step | None:
-        users = self.readers.get(name, [])
-        return users[0] if len(users) == 1 and isinstance(users[0].module, kinds) else None
+    def _only_reader(self, value: str) -> Step | None:
+        users = self.readers.get(value, [])
+        return users[0] if len(users) == 1 else None
 
-    def finish(self) -> None:
+    def fit_heads(self) -> None:
         """Fit the heads to what the super-net's classifier, or its own align layer, makes of its features."""
-        traced = self.layout.traced
-        norm_step, scale = feature_norm(traced), None
+        features, norm_step = self.traced.features, feature_norm(self.traced)
+        scale = None
         if norm_step is not None:
-            features = [self.after(traced.features, batch) for batch in self.batches]
-            scale = balance_groups(self.trunk.layers[norm_step.name], features)
-        pairs = (
-            (self._scaled(self.after(traced.features, batch), scale), self._head_target(batch))
-            for batch in self.batches
-        )
-        fit_heads(self.rdn.heads, pairs)
+            outputs = [self.nested(features, batch) for batch in self.batches]
+            scale = balance_groups(self.trunk.layers[norm_step.name], outputs)
 
-    @staticmethod
-    def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
-        return x if scale is None else x * scale.view(1, -1, *(1,) * (x.ndim - 2))
+        def pair(batch: int) -> tuple[Tensor, Tensor]:
+            x, target = self.nested(features, batch), self.supernet(features, batch)
+            x = x if scale is None else x * scale.view(1, -1, *(1,) * (x.ndim - 2))
+            return x, target if self.traced.align is None else self.traced.align.module(target)
 
-    def _head_target(self, batch: int) -> Tensor:
-        features, align = self.before(self.layout.traced.features, batch), self.layout.traced.align
-        return features if align is None else align.module(features)
+        fit_heads(self.rdn.heads, map(pair, self.batches))
 
 
 def gates(traced: Trace) -> set[str]:
     """The layers whose output, through a sigmoid, multiplies other features: the second one of squeeze-and-excitation."""
-    readers = traced.readers()
+    users = readers(traced.steps)
 
     def only_reader(step: Step) -> Step | None:
-        users = readers.get(step.name, [])
-        return users[0] if len(users) == 1 else None
+        return users[step.name][0] if len(users.get(step.name, [])) == 1 else None
 
-    found = set()
+    names = set()
     for step in traced.steps:
         sigmoid = only_reader(step) if is_dense(step.module) else None
         product = only_reader(sigmoid) if sigmoid is not None and _is_sigmoid(sigmoid) else None
         if product is not None and product.function is not None and product.function.multiplies:
-            found.add(step.name)
-    return found
+            names.add(step.name)
+    return names
 
 
 def _is_sigmoid(step: Step) -> bool:
     if step.function is None:
         return isinstance(step.module, (nn.Sigmoid, nn.Hardsigmoid))
-    return step.function.target in {torch.sigmoid, F.sigmoid, F.hardsigmoid, "sigmoid"}
+    return step.function.target in SIGMOIDS
 
 
 def feature_norm(traced: Trace) -> Step | None:
     """The batch norm whose output reaches the heads through pooling and flattening alone; None if there is none."""
-    writer, readers = {step.name: step for step in traced.steps}, traced.readers()
+    writer, users = {step.name: step for step in traced.steps}, readers(traced.steps)
     name = traced.features
     while name in writer:
         step = writer[name]
         if isinstance(step.module, nn.BatchNorm2d):
             return step
-        if not (isinstance(step.module, LINEAR) or _is_linear(step)) or len(readers[step.inputs[0]]) > 1:
+        linear = isinstance(step.module, LINEAR) if step.function is None else step.function.name in LINEAR_FUNCTIONS
+        if not linear or len(users[step.inputs[0]]) > 1:
             return None
         name = step.inputs[0]
     return None
-
-
-def _is_linear(step: Step) -> bool:
-    return step.function is not None and getattr(step.function.target, "__name__", step.function.target) in {
-        "flatten",
-        "mean",
-        "adaptive_avg_pool2d",
-    }
 
 
 def balance_groups(norm: NestedBatchNorm2d, features: list[Tensor]) -> Tensor:
@@ -192,7 +183,7 @@ def balance_groups(norm: NestedBatchNorm2d, features: list[Tensor]) -> Tensor:
     first = sum(rows_of(x).double().sum(dim=0) for x in features) / rows
     second = sum(rows_of(x).double().square().sum(dim=0) for x in features) / rows
     variance = (second - first.square()).to(norm.weight.dtype)
-    sizes = list(norm.space.sizes)
+    sizes = list(norm.writes.sizes)
     scale = torch.cat([part.mean().clamp_min(1e-6).rsqrt().expand(len(part)) for part in variance.split(sizes)])
     norm.weight.mul_(scale)
     norm.bias.mul_(scale)

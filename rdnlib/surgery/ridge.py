@@ -5,6 +5,7 @@ number of batches, a bounded number of rows at a time, so memory depends on the 
 """
 
 from collections.abc import Iterable
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -82,8 +83,7 @@ def unfold(x: Tensor, conv: NestedConv2d | NestedGroupedConv2d) -> Tensor:
 def in_pieces(x: Tensor, target: Tensor, conv) -> Iterable[tuple[Tensor, Tensor]]:
     """Cut a batch so that the unfolded inputs stay below ENTRIES numbers."""
     positions = target[0, 0].numel()
-    taps = conv.taps if isinstance(conv, NestedConv2d) else conv.kernel_size[0] * conv.kernel_size[1]
-    images = max(1, ENTRIES // (positions * x.shape[1] * taps))
+    images = max(1, ENTRIES // (positions * x.shape[1] * prod(conv.kernel_size)))
     return zip(x.split(images), target.split(images), strict=True)
 
 
@@ -114,20 +114,20 @@ def fit_dense(
         own = covariance[read][:, read]
         filters = ridge(own, wanted, RIDGE)  # (F_group, C_group)
         fitted[group] = read, filters, offset
-        _write(
-            weight.data, norm, None if conv.bias is None else conv.bias.data, channels,
-            filters=filters, mean=mean[read], covariance=own, offset=offset,
-        )  # fmt: skip
+        _write(weight.data, conv.bias, norm, channels, filters=filters, mean=mean[read], covariance=own, offset=offset)
 
 
 def fit_grouped(
     conv: NestedGroupedConv2d, norm: NestedBatchNorm2d | None, pairs: Pairs, *, k: int, residual: bool = True
 ) -> None:
     """Fit the filters of a grouped or depthwise convolution, every conv-group by itself; arguments as in `fit_dense`."""
-    count = sum(conv.reads.sizes) // conv.inputs_per_group  # conv-groups G
+    count = sum(conv.reads.sizes) // conv.weight.shape[1]  # conv-groups G
     outputs = len(conv.weight) // count
-    partner = _partners([size // outputs for size in conv.writes.sizes], k)
-    new = slice(sum(conv.writes.sizes[:k]) // outputs, count)
+    sizes = [size // outputs for size in conv.writes.sizes[:k]]  # conv-groups of each original group
+    partner = inflate(
+        torch.arange(sum(sizes)).split(sizes)
+    )  # (G,) the conv-group that each one completes; an original its own
+    new = slice(sum(sizes), count)
     own, with_partner = Moments(), Moments()
     for batch in pairs:
         for x, target in in_pieces(*batch, conv):
@@ -144,21 +144,13 @@ def fit_grouped(
         filters[new] = ridge(covariance[new], rest, RIDGE)
         offset[new] = offset[new] - offset[partner[new]]
     weight = conv.weight.data.unflatten(0, (count, outputs))  # (G, outputs, inputs, kh, kw)
-    _write(
-        weight, norm, None if conv.bias is None else conv.bias.data, slice(None),
-        filters=filters, mean=mean, covariance=covariance, offset=offset,
-    )  # fmt: skip
-
-
-def _partners(sizes: list[int], k: int) -> Tensor:
-    """(ΣC,) index of the original channel (or conv-group) that each one completes; an original is its own."""
-    return inflate(torch.arange(sum(sizes[:k])).split(sizes[:k]))
+    _write(weight, conv.bias, norm, slice(None), filters=filters, mean=mean, covariance=covariance, offset=offset)
 
 
 def _write(
     weight: Tensor,
-    norm: NestedBatchNorm2d | None,
     bias: Tensor | None,
+    norm: NestedBatchNorm2d | None,
     channels: slice,
     *,
     filters: Tensor,
@@ -171,7 +163,7 @@ def _write(
     if norm is None:
         weight.copy_(filters.mT.reshape(weight.shape))
         if bias is not None:
-            bias[channels] = (offset - response).flatten().to(bias.dtype)
+            bias.data[channels] = (offset - response).flatten().to(bias.dtype)
         return
     # Keep each filter's original norm: behind a batch norm only its direction counts, and a small norm means a large step.
     lengths = filters.norm(dim=-2)  # (…, C)
@@ -180,12 +172,9 @@ def _write(
     filters = filters * scale[..., None, :]
     weight.copy_(filters.mT.reshape(weight.shape))
     if bias is not None:  # the norm holds the offset
-        bias[channels] = 0
+        bias.data[channels] = 0
     variance = (filters * (covariance @ filters)).sum(dim=-2).clamp_min(0)
-    _set_norm(
-        norm, channels, mean=(response * scale).flatten(), variance=variance.flatten(),
-        slope=(1 / scale).flatten(), offset=offset.flatten(),
-    )  # fmt: skip
+    _set_norm(norm, channels, mean=response * scale, variance=variance, slope=1 / scale, offset=offset)
 
 
 def fit_heads(heads: NestedHeads, pairs: Pairs) -> None:
@@ -226,14 +215,18 @@ def _fit_private_norms(norms: PrivateBatchNorm, filters, offsets, mean, target_m
         explained = (own * cross[part]).sum(dim=0) / variance  # slope of the target on z_i
         steepness = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
         offset = steepness * (target_mean - norm.running_mean.double()) + norm.bias.double()
-        _set_norm(
-            norm, slice(None), mean=mean[part] @ own, variance=variance, slope=steepness * explained, offset=offset
-        )
+        slope = steepness * explained
+        _set_norm(norm, slice(None), mean=mean[part] @ own, variance=variance, slope=slope, offset=offset)
 
 
 def _set_norm(norm, channels: slice, *, mean: Tensor, variance: Tensor, slope: Tensor, offset: Tensor) -> None:
     """Make norm(u) = slope · (u − mean) + offset for an input of this mean and variance."""
-    norm.running_mean.data[channels] = mean.to(norm.running_mean.dtype)
-    norm.running_var.data[channels] = variance.to(norm.running_var.dtype)
-    norm.weight.data[channels] = (slope * (variance + norm.eps).sqrt()).to(norm.weight.dtype)
-    norm.bias.data[channels] = offset.to(norm.bias.dtype)
+    values = {
+        "running_mean": mean,
+        "running_var": variance,
+        "weight": slope * (variance + norm.eps).sqrt(),
+        "bias": offset,
+    }
+    for name, value in values.items():
+        tensor = getattr(norm, name).data
+        tensor[channels] = value.flatten().to(tensor.dtype)

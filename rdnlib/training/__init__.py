@@ -1,7 +1,8 @@
-"""Training: the recipe and joint loss (Section 4.1), the trainer, resumable state, batch norm and evaluation."""
+"""Training: joint loss and recipe (Sections 3.1 and 4.1), trainer, resumable state, batch norm and evaluation."""
 
+from rdnlib.training.batchnorm import reestimate_norms
 from rdnlib.training.evaluate import evaluate
 from rdnlib.training.recipe import Recipe, joint_loss
 from rdnlib.training.trainer import train
 
-__all__ = ["Recipe", "evaluate", "joint_loss", "train"]
+__all__ = ["Recipe", "evaluate", "joint_loss", "reestimate_norms", "train"]

@@ -1,4 +1,4 @@
-"""Evaluation: what every sub-network says about every image. All tables, curves and policies are computed from this."""
+"""Evaluation: the outputs of every sub-network for every image. All tables, curves and policies are computed from them."""
 
 from dataclasses import dataclass
 
@@ -11,18 +11,19 @@ from tqdm import tqdm
 from rdnlib.data.datasets import ImageSet
 from rdnlib.data.transforms import resize_eval
 from rdnlib.errors import DivergedError
+from rdnlib.nn.heads import evidence
 from rdnlib.nn.rdn import RDN
-from rdnlib.policy.sequential import evidence
 from rdnlib.training.loader import read
 from rdnlib.utils import devices
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """top1, top5: (N, K) bool, whether N_i's first (first five) guesses hold the label; K = 1 for a base network.
+    """Outputs for N images of K sub-networks (K = 1 for a base network).
 
-    confidence: (N, K) float32, the largest softmax probability. guesses: (N, K) the class guessed first. For an RDN (else
-    None), features: (N, C_1) float32, N_1's pooled features; evidence: (N, K, E) float32, see `sequential.evidence`.
+    top1, top5: (N, K) bool, whether N_i's first (first five) predictions hold the label. confidence: (N, K) float32, the
+    largest softmax probability. guesses: (N, K), the class predicted first. For an RDN, else None: features, (N, C_1) float32,
+    N_1's pooled features; evidence, (N, K, E) float32, see `nn.heads.evidence`.
     """
 
     top1: np.ndarray
@@ -43,51 +44,43 @@ def evaluate(
     label: str = "evaluating",
     progress: bool = False,
 ) -> Outputs:
-    """Run `model` (RDN, base network or slimmable) on all images in eval mode, at `size` pixels, and leave it where it was.
+    """Run `model` (RDN, base network or slimmable) on all images in eval mode, at `size` pixels; it stays on its device.
 
-    Several processes share the batches: each image is seen once, and every process returns the outputs for all of them.
+    Several processes share the batches: each image is evaluated once, and every process returns the outputs for all of them.
+    Raises DivergedError where the outputs are not finite.
     """
     here, home = devices.here(), next(model.parameters()).device
     model.eval().to(here.device)
     batches = [slice(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
-    mine = range(here.process_index, len(batches), here.num_processes)
-    hidden = None if progress and here.is_main_process else True
-    stream = read(images, [batches[index] for index in mine])
-    said = {}
-    for index, pixels in zip(mine, tqdm(stream, label, len(mine), disable=hidden), strict=True):
+    own = range(here.process_index, len(batches), here.num_processes)
+    hidden = not (progress and here.is_main_process) or None  # None: shown on a terminal
+    stream = tqdm(read(images, [batches[index] for index in own]), label, len(own), disable=hidden)
+    outputs = []
+    for index, pixels in zip(own, stream, strict=True):
         x = resize_eval(pixels, size).contiguous(memory_format=torch.channels_last)
         labels = torch.from_numpy(images.labels[batches[index]]).to(here.device)
-        said[index] = _outputs(model, x, labels, label)
+        outputs.append((index, _outputs(model, x, labels, label)))
     model.to(home)
-    everything = dict(devices.gathered(list(said.items())))
-    parts = [everything[index] for index in range(len(batches))]
-    return Outputs(
-        **{name: None if parts[0][name] is None else np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    )
+    parts = [vars(part).values() for _, part in sorted(devices.gather(outputs), key=lambda pair: pair[0])]
+    return Outputs(*(None if field[0] is None else np.concatenate(field) for field in zip(*parts, strict=True)))
 
 
-def _outputs(model: nn.Module, x: Tensor, labels: Tensor, label: str) -> dict[str, np.ndarray | None]:
-    """The fields of `Outputs` for one batch of normalised images."""
+def _outputs(model: nn.Module, x: Tensor, labels: Tensor, label: str) -> Outputs:
+    """Outputs for one batch of normalised images (B, 3, size, size)."""
     if isinstance(model, RDN):
         features = model.features(x)
         logits = model.classify(features)  # (B, K, classes)
-        first, said = model.first_features(features).float(), evidence(logits).float()
+        extra = model.first_features(features).float(), evidence(logits).float()
     else:
-        logits, first, said = model(x), None, None
+        logits, extra = model(x), (None, None)
         logits = logits if logits.ndim == 3 else logits[:, None]  # (B, K, classes)
     if not torch.isfinite(logits).all():
         raise DivergedError(f"{label}: the network's outputs are not finite; it has diverged in training")
     guesses = logits.topk(min(5, logits.shape[-1]), dim=-1).indices  # (B, K, 5)
     hits = guesses == labels[:, None, None]
-    found = {
-        "top1": hits[..., 0],
-        "top5": hits.any(dim=-1),
-        "confidence": logits.softmax(dim=-1).amax(dim=-1).float(),
-        "guesses": guesses[..., 0],
-        "features": first,
-        "evidence": said,
-    }
-    return {name: None if value is None else value.cpu().numpy() for name, value in found.items()}
+    confidence = logits.softmax(dim=-1).amax(dim=-1).float()
+    fields = hits[..., 0], hits.any(dim=-1), confidence, guesses[..., 0], *extra
+    return Outputs(*(None if value is None else value.cpu().numpy() for value in fields))
 
 
 def sample_table(images: ImageSet, split: str, columns: dict[str, np.ndarray]) -> pd.DataFrame:

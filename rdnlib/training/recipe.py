@@ -1,8 +1,7 @@
-"""How to train: the paper's recipe (Section 4.1), its schedule, its averaging and the joint loss of all sub-networks.
+"""The joint loss of all sub-networks and the recipe they are trained with (Sections 3.1 and 4.1).
 
-SGD with Nesterov momentum, cosine schedule, label smoothing, an exponential moving average of the weights. The loss of an
-RDN is the mean of its sub-networks' losses. Beyond the paper, N_K or its moving average may teach the others while all of
-them are trained (`Recipe.distill`).
+SGD with Nesterov momentum, a cosine schedule, label smoothing and an exponential moving average of the weights. Beyond the
+paper, N_K or its moving average may teach the smaller sub-networks (`Recipe.distill`).
 """
 
 import math
@@ -15,17 +14,42 @@ from torch import Tensor
 from rdnlib.errors import ConfigError
 
 
+def joint_loss(
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, *, distill: float = 0.0, teacher: Tensor | None = None
+) -> Tensor:
+    """The mean over sub-networks and batch of the cross-entropy H(y, N_i(x)), Section 3.1; a scalar.
+
+        L = 1/K · Σ_i H(y, N_i(x))
+
+    With `distill` = α > 0 the smaller ones also learn from a teacher T, whose logits (B, classes) are N_K's unless given:
+
+        L = 1/K · ( Σ_{i<K} [(1 − α) H(y, N_i(x)) + α H(T(x), N_i(x))] + H(y, N_K(x)) )
+
+    No gradient reaches the teacher. logits: (B, K, classes), or (B, classes) for a base network; labels: (B,).
+    """
+    if logits.ndim == 2:
+        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    students = logits.transpose(1, 2)  # (B, classes, K)
+    targets = labels[:, None].expand(-1, logits.shape[1])  # (B, K): all sub-networks have the same label
+    if not distill:
+        return F.cross_entropy(students, targets, label_smoothing=label_smoothing)
+    hard = F.cross_entropy(students, targets, label_smoothing=label_smoothing, reduction="none")  # (B, K)
+    smaller = students[..., :-1]  # (B, classes, K − 1)
+    teacher = (logits[:, -1] if teacher is None else teacher).detach().softmax(dim=-1)  # (B, classes)
+    soft = F.cross_entropy(smaller, teacher[..., None].expand_as(smaller), reduction="none")  # (B, K − 1)
+    return torch.cat([(1 - distill) * hard[:, :-1] + distill * soft, hard[:, -1:]], dim=1).mean()
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. `ema_horizon` is the share of the run over which weights are averaged: the paper's decay of 0.9999 over
-    its 250,000 steps averages over 4 % of them, and a short run needs the same share, not the same decay. `distill`: the share
-    in the loss of N_1 … N_{K−1} of what N_K says, instead of the label (0: the paper); `teacher`: N_K as it is ("largest"), or
-    as its moving average has it ("average", one more forward pass).
+    """How to train. Raises ConfigError for a value out of range.
 
-    A batch is computed in `parts`, side by side on several processes or one after another. Each is normalised by itself, and all of
-    them move the running statistics once: so what comes out does not depend on the number of processes. With `sync_bn` the
-    processes share every part and normalise it together. `precision`: "no" (float32) or "bf16" (autocast); `compile`: through
-    `torch.compile`.
+    epochs, lr, batch_size, momentum, weight_decay, label_smoothing: as in SGD. min_lr, warmup_epochs: see `learning_rate`.
+    size: pixels of a training image. crop_scale, flip: see `transforms.Augment`. bn_momentum: of all batch norms.
+    ema_horizon: the share of the run over which weights are averaged, see `ema_decay`.
+    distill, teacher: see `joint_loss`; the teacher is N_K ("largest") or its moving average ("average", one more forward pass).
+    parts: equal parts that a batch is computed in, on one process or several; see `batchnorm`.
+    precision: "no" (float32) or "bf16" (autocast). compile: through `torch.compile`.
     """
 
     epochs: int
@@ -45,7 +69,6 @@ class Recipe:
     distill: float = 0.0
     teacher: str = "largest"
     parts: int = 1
-    sync_bn: bool = False
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -61,17 +84,13 @@ class Recipe:
             raise ConfigError(f"precision must be 'no' or 'bf16', not {self.precision!r}")
         if self.parts < 1 or self.batch_size % self.parts or self.batch_size // self.parts < 2:
             raise ConfigError(f"a batch of {self.batch_size} cannot be cut into {self.parts} equal parts of at least 2")
-        if self.sync_bn and self.compile:
-            raise ConfigError("sync_bn and compile do not go together: choose one of them")
 
-    def own_rows(self, process: int, processes: int) -> list[slice]:
-        """Which rows of a batch this process computes, part by part; raises ConfigError where they cannot be shared out."""
-        if self.sync_bn and self.batch_size % (self.parts * processes) == 0:
-            return [slice(part + self.parts * process, None, self.parts * processes) for part in range(self.parts)]
-        if self.sync_bn or self.parts % processes:
+    def rows(self, process: int, processes: int) -> list[slice]:
+        """The rows of a batch that a process computes, part by part. Raises ConfigError unless the parts can be shared out."""
+        if self.parts % processes:
             raise ConfigError(
-                f"{processes} processes cannot share a batch of {self.batch_size} in {self.parts} parts equally: start as many "
-                "as divide the parts, or set the recipe's parts (or sync_bn: true, and a batch that they divide)"
+                f"{processes} processes cannot share a batch of {self.batch_size} in {self.parts} parts equally: start as "
+                "many as divide the parts, or set the recipe's parts"
             )
         return [slice(part, None, self.parts) for part in range(process, self.parts, processes)]
 
@@ -86,27 +105,8 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 
 
 def ema_decay(recipe: Recipe, steps: int) -> float:
-    """The decay whose averaging window, 1 / (1 − decay), is `ema_horizon` of the run's steps."""
-    return 1 - 1 / max(1.0, recipe.ema_horizon * steps)
+    """The decay whose averaging window, 1 / (1 − decay), is `ema_horizon` of the run's steps.
 
-
-def joint_loss(
-    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, *, distill: float = 0.0, teacher: Tensor | None = None
-) -> Tensor:
-    """Cross-entropy, averaged over the batch and, for logits (B, K, classes), over the K sub-networks.
-
-    With `distill` = α > 0, N_1 … N_{K−1} have the loss (1 − α) · H(label, N_i) + α · H(teacher, N_i), where the teacher's
-    logits (B, classes) are N_K's own unless given. No gradient reaches the teacher, and N_K learns from the labels alone.
+    The paper's 0.9999 over 250,000 steps averages over 4 % of them; a short run needs the same share, not the same decay.
     """
-    if logits.ndim == 2:
-        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    # (B, K, classes) → (B, classes, K): every sub-network is asked for the same label.
-    students, targets = logits.transpose(1, 2), labels[:, None].expand(-1, logits.shape[1])
-    if not distill:
-        return F.cross_entropy(students, targets, label_smoothing=label_smoothing)
-    loss = F.cross_entropy(students, targets, label_smoothing=label_smoothing, reduction="none")  # (B, K)
-    teacher = (logits[:, -1] if teacher is None else teacher).detach().softmax(dim=-1)
-    taught = F.cross_entropy(
-        students[..., :-1], teacher[..., None].expand_as(students[..., :-1]), reduction="none"
-    )  # (B, K−1)
-    return torch.cat([(1 - distill) * loss[:, :-1] + distill * taught, loss[:, -1:]], dim=1).mean()
+    return 1 - 1 / max(1.0, recipe.ema_horizon * steps)

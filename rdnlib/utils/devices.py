@@ -1,7 +1,7 @@
 """The processes of a run and their devices: one process alone, or several under `torchrun` or `accelerate launch`.
 
-Every process of a run does the same, each with its own share of the images; the first of them, the main one, decides what
-has to be decided once and writes files. A process that was started alone is the main one of one.
+All processes run the same program, each on its own share of the images. The main process, the first of them, makes the
+decisions that must be made once and writes the files. A process that was started alone is the main one of one.
 """
 
 import os
@@ -14,43 +14,45 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast, broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from rdnlib.errors import ConfigError
 
-_PATIENCE = timedelta(hours=6)  # the others wait while the main process decodes a data set or waits for a lock
+_TIMEOUT = timedelta(hours=6)  # the others wait while the main process decodes a data set or waits for a lock
 
 
 @cache
 def here() -> PartialState:
     """This process among those of its run: `num_processes`, `process_index`, `is_main_process`, `device`."""
     launched = "LOCAL_RANK" in os.environ
-    return PartialState(cpu=not torch.cuda.is_available(), **({"timeout": _PATIENCE} if launched else {}))
+    return PartialState(cpu=not torch.cuda.is_available(), **({"timeout": _TIMEOUT} if launched else {}))
 
 
-def leave() -> None:
-    """At the end of a run of several processes, part in good order."""
+def shutdown() -> None:
+    """Close the group of processes at the end of a run."""
     if here.cache_info().currsize and here().num_processes > 1:
         here().destroy_process_group()
 
 
-def agreed(value):
-    """What the main process says, in every process."""
+def broadcast(value):
+    """The main process's value, in every process."""
     return broadcast_object_list([value])[0] if here().num_processes > 1 else value
 
 
-def gathered(values: list) -> list:
+def gather(values: list) -> list:
     """The lists of all processes, one after another, in every process."""
     return gather_object(values) if here().num_processes > 1 else values
 
 
 @torch.no_grad()
-def share(tensors: Iterable[Tensor]) -> None:
+def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
     """Replace each tensor by the main process's."""
     if here().num_processes > 1:
         for tensor in tensors:
-            tensor.copy_(broadcast(tensor.detach().contiguous()))
+            values = tensor.detach().contiguous()
+            torch.distributed.broadcast(values, src=0)
+            tensor.copy_(values)
 
 
 def average(tensors: list[Tensor]) -> None:
@@ -65,7 +67,7 @@ def average(tensors: list[Tensor]) -> None:
 
 @contextmanager
 def own_folder(folder: Path) -> Iterator[Path]:
-    """`folder` for the main process; for each of the others one to throw away, where it may write as if it were the main."""
+    """`folder` for the main process; a temporary one for each of the others, which may write there as if it were the main."""
     if here().is_main_process:
         yield folder
     else:
@@ -78,13 +80,27 @@ def precision(name: str) -> AbstractContextManager:
     return torch.autocast(here().device.type, torch.bfloat16, enabled=name == "bf16")
 
 
+@contextmanager
+def flushing_denormals() -> Iterator[None]:
+    """Denormal numbers, many times slower than others on a CPU, count as zero; reset afterwards, as the setting is global."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def cores() -> int:
     """CPU cores for each process of this machine."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def setting(name: str, default: float) -> float:
-    """A number of at least 0 from the environment: how to run, never what comes out."""
+    """A number of at least 0 from the environment, which may change how a run proceeds but not its result.
+
+    Raises ConfigError for anything else.
+    """
     text = os.environ.get(name) or str(default)
     try:
         value = float(text)

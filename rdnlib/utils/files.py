@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from rdnlib.errors import StorageError
@@ -34,7 +32,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
-    """A full disk or a folder that must not be written to becomes a StorageError that says what to do about it."""
+    """While open, a full disk or a folder without permission raises a StorageError that says what to do about it."""
     try:
         yield
     except OSError as error:
@@ -48,7 +46,7 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it becomes `path` in one step, on error it is removed.
+    """An atomic write: yields a temporary path beside `path`, which it becomes in one step; on error it is removed.
 
     Raises StorageError where there is no room or no permission.
     """
@@ -67,6 +65,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write `text` in UTF-8; as all writers here, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -91,9 +90,5 @@ def write_table(path: str | os.PathLike, table: pd.DataFrame) -> None:
 
 def write_tensors(path: str | os.PathLike, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
     """Write tensors by name, and strings beside them, as safetensors."""
-    with replacing(path) as temporary:
-        try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, notes)
-        except SafetensorError as error:  # which has no errno, only its text
-            number = re.search(r"os error (\d+)", str(error))
-            raise OSError(int(number[1]) if number else None, str(error)) from error
+    with replacing(path) as temporary:  # `save_file` would raise errors of its own, without errno
+        temporary.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, notes))

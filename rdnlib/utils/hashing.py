@@ -1,4 +1,4 @@
-"""Which network this is: a hash of its weights."""
+"""The hash by which a policy knows the network that it was fitted to."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def network_hash(network: nn.Module) -> str:
-    """A hash of all parameters and statistics, the same on every device: which network this is."""
+    """SHA-256 (hex) of all parameters and buffers with their names, types and shapes; the same on every device."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

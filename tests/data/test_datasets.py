@@ -45,9 +45,9 @@ def load(tree, tmp_path):
 
 def decodes(monkeypatch):
     """A list that grows by one path for every photograph that is decoded."""
-    seen, real = [], image_folder._photograph
-    monkeypatch.setattr(image_folder, "_photograph", lambda path, size: (seen.append(path), real(path, size))[1])
-    return seen
+    paths, decoded = [], image_folder._decoded
+    monkeypatch.setattr(image_folder, "_decoded", lambda path, size: (paths.append(path), decoded(path, size))[1])
+    return paths
 
 
 # the embedded set, and what is held out
@@ -68,9 +68,7 @@ def test_dolls_are_the_drawn_images():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    sizes=st.lists(st.integers(2, 40), min_size=1, max_size=8),
-    fraction=st.floats(0.01, 0.9),
-    seed=st.integers(0, 99),
+    sizes=st.lists(st.integers(2, 40), min_size=1, max_size=8), fraction=st.floats(0.01, 0.9), seed=st.integers(0, 99)
 )
 def test_a_stratified_choice_is_in_proportion_and_leaves_some_of_every_class(sizes, fraction, seed):
     sizes = np.array(sizes)
@@ -145,12 +143,7 @@ def test_photographs_are_decoded_once(load, monkeypatch, tmp_path):
     second = load()
     assert len(seen) == 16
     assert datasets.fingerprint(first) == datasets.fingerprint(second)
-    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [
-        ".json",
-        ".json",
-        ".npy",
-        ".npy",
-    ]
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".json", ".npy", ".npy"]
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "renamed", "grown", "size"])
@@ -179,12 +172,7 @@ def test_a_damaged_cache_is_made_again(load, tmp_path, monkeypatch, damage):
     if damage == "note":
         stored.with_suffix(".json").write_text("{")
     else:
-        damaged = {
-            "truncate": content[: len(content) // 2],
-            "flip": content,
-            "empty": b"",
-            "junk": b"junk" * 99,
-        }
+        damaged = {"truncate": content[: len(content) // 2], "flip": content, "empty": b"", "junk": b"junk" * 99}
         stored.write_bytes(damaged[damage])
     seen = decodes(monkeypatch)
     assert datasets.fingerprint(load()) == expected
@@ -316,14 +304,31 @@ def remove_split(tree):
     (tree / "val").rename(tree / "test")
 
 
+def remove_train(tree):
+    (tree / "train").rename(tree / "training")
+
+
+def flatten(tree):
+    for path in (tree / "val").rglob("*.png"):
+        path.rename(tree / "val" / f"{path.parent.name}-{path.name}")
+    for folder in (tree / "val" / "cat", tree / "val" / "dog"):
+        folder.rmdir()
+
+
+def spoil(tree):
+    (tree / "train" / "dog" / "003.png").write_text("not an image")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (remove_split, "no folder .*val"),
         (remove_images, "holds no images"),
         (remove_class_folder, "class dog is in one of"),
-        (leave(1), "class dog has 1 train images"),
-        (leave(0), "class dog has 0 train images"),
+        (leave(0), "class dog has no train images: add at least one"),
+        (remove_train, r"no folder .*train: expected .*train/<class>/… and .*val/<class>/…"),
+        (flatten, "val cannot be used \\(no class folders\\): expected"),
+        (spoil, r"cannot read the image .*003\.png.*: replace or remove it"),
     ],
 )
 def test_a_folder_that_is_not_a_data_set(load, tree, change, message):
@@ -331,6 +336,23 @@ def test_a_folder_that_is_not_a_data_set(load, tree, change, message):
     with pytest.raises(DataError, match=message) as error:
         load()
     assert one_line(error)
+
+
+def test_five_images_suffice(tmp_path):
+    """One of each class to train on and one to validate on, and one more to calibrate on."""
+    for index, name in enumerate(("train/cat/a", "train/cat/b", "train/dog/a", "val/cat/a", "val/dog/a")):
+        write_image(tmp_path / f"{name}.png", index)
+    for cached in (True, False):
+        splits = datasets.load("folder", root=tmp_path, size=8, cache=tmp_path / "cache", cached=cached)
+        assert [len(part) for part in (splits.train, splits.calibration, splits.validation)] == [2, 1, 2]
+        assert splits.train.labels.tolist() == [0, 1]
+        assert splits.calibration.classes == ("cat", "dog")
+        assert splits.train.images[:].shape == (2, 3, 8, 8)
+    (tmp_path / "train/cat/b.png").unlink()
+    with pytest.raises(DataError, match="none can be held out for calibration: add one") as error:
+        datasets.load("folder", root=tmp_path, size=8, cache=tmp_path / "cache")
+    assert one_line(error)
+    assert len(datasets.load("folder", root=tmp_path, size=8, cache=tmp_path / "cache", calibration=0).train) == 2
 
 
 def test_a_cap_too_small_for_the_classes(load):
@@ -400,13 +422,24 @@ def test_real_photographs(tmp_path):
         pytest.skip("set RDN_DATA_ROOT to a folder that holds imagenette2-160/ to test real photographs")
     root = Path(os.environ["RDN_DATA_ROOT"])
     splits = datasets.load("imagenette", root=root, size=32, train=100, validation=50, cache=tmp_path)
-    assert splits.train.classes == tuple(datasets._IMAGENETTE_CLASSES.values())
+    assert splits.train.classes == (
+        "tench",
+        "English springer",
+        "cassette player",
+        "chain saw",
+        "church",
+        "French horn",
+        "garbage truck",
+        "gas pump",
+        "golf ball",
+        "parachute",
+    )
     assert (len(splits.train), len(splits.calibration), len(splits.validation)) == (90, 10, 50)
     assert splits.train.images.std() > 30 and len(np.unique(splits.train.images, axis=0)) == 90
 
 
 def test_large_draws_are_kept_and_a_damaged_copy_is_drawn_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "_WORTH_KEEPING", 1000)
+    monkeypatch.setattr(datasets, "_CACHED_BYTES", 1000)
     options = {"size": 16, "train": 40, "validation": 20, "cache": tmp_path}
     first = datasets.load("dolls", **options)
     (stored,) = tmp_path.glob("dolls-train-40-16-0-*.npz")
@@ -418,3 +451,8 @@ def test_large_draws_are_kept_and_a_damaged_copy_is_drawn_again(tmp_path, monkey
     content[len(content) // 2] ^= 255
     stored.write_bytes(content)
     assert datasets.fingerprint(datasets.load("dolls", **options)) == datasets.fingerprint(first)
+
+
+def test_only_photographs_in_folders_can_stay_files():
+    with pytest.raises(ConfigError, match="dolls is kept in memory"):
+        datasets.load("dolls", cached=False)

@@ -1,7 +1,6 @@
 """Batch augmentation against its obvious per-sample form and against torchvision's distribution of boxes."""
 
 import math
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -97,13 +96,14 @@ def test_the_box_where_none_fits_is_torchvisions(height, width):
     assert ours.tolist() == [list(theirs)] * 3
 
 
-def test_flip_mirrors_half_of_the_images_and_keeps_the_others():
-    images = photographs(2000, 2, 3)
-    flipped = transforms.random_flip(images, generator=seeded())
-    same, mirrored = ((flipped == form).flatten(1).all(1) for form in (images, images.flip(-1)))
+def test_flip_mirrors_the_chosen_images_and_half_are_chosen():
+    images, chosen = photographs(3, 2, 3), torch.tensor([True, False, True])
+    flipped = transforms.flip(images, chosen)
     assert flipped.dtype == torch.uint8
-    assert (same | mirrored).all()
-    assert abs((mirrored & ~same).float().mean() - 0.5) < 4 * math.sqrt(0.25 / 2000)
+    for image, mirrored, result in zip(images, chosen, flipped, strict=True):
+        assert torch.equal(result, image.flip(-1) if mirrored else image)
+    _, drawn = transforms.Augment(16).draw(2000, 20, 20, seeded())
+    assert abs(drawn.float().mean() - 0.5) < 4 * math.sqrt(0.25 / 2000)
 
 
 def test_normalise_is_imagenets():
@@ -124,37 +124,40 @@ def test_evaluation_keeps_images_of_the_right_size_and_antialiases_others():
     torch.testing.assert_close(transforms.resize_eval(stripes, 8)[..., 2:6], grey, atol=0.2, rtol=0)
 
 
+def augmented(images, seed=0, **options):
+    augment = transforms.Augment(16, **options)
+    return augment.apply(images, *augment.draw(len(images), *images.shape[-2:], seeded(seed)))
+
+
 def test_augment_is_flip_then_crop_then_normalise():
     images = photographs(6, 20, 20)
-    out = transforms.Augment(16, scale=(0.5, 0.9))(images, seeded(3))
-    generator = seeded(3)
-    flipped = transforms.random_flip(images, generator=generator)
-    boxes = transforms.crop_boxes(6, 20, 20, scale=(0.5, 0.9), ratio=RATIO, generator=generator)
+    augment = transforms.Augment(16, scale=(0.5, 0.9))
+    boxes, mirrored = augment.draw(6, 20, 20, seeded(5))
+    out = augment.apply(images, boxes, mirrored)
+    flipped = [image.flip(-1) if chosen else image for image, chosen in zip(images, mirrored, strict=True)]
     slow = torch.stack([slow_crop(image, box, 16) for image, box in zip(flipped, boxes, strict=True)])
+    assert 0 < mirrored.sum() < 6
     assert out.shape == (6, 3, 16, 16) and out.dtype == torch.float32
     torch.testing.assert_close(out, transforms.normalise(slow), atol=1e-3, rtol=0)
 
 
 def test_the_same_generator_seed_gives_the_same_batch_and_another_does_not():
-    images, transform = photographs(8, 20, 20), transforms.Augment(16)
-    one, again, other = (transform(images, seeded(seed)) for seed in (1, 1, 2))
+    images = photographs(8, 20, 20)
+    one, again, other = (augmented(images, seed) for seed in (1, 1, 2))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
 
 
-def test_without_flip_the_generator_is_not_asked_for_one():
-    images = photographs(8, 20, 20)
-    with mock.patch.object(transforms, "random_flip", side_effect=AssertionError):
-        plain = transforms.Augment(16, flip=False)(images, seeded())
-    expected = transforms.normalise(transforms.random_resized_crop(images, size=16, generator=seeded()))
-    assert torch.equal(plain, expected)
+def test_without_flip_no_image_is_mirrored_and_no_number_is_drawn_for_it():
+    boxes, mirrored = transforms.Augment(16, flip=False).draw(8, 20, 20, seeded())
+    assert not mirrored.any()
+    assert torch.equal(boxes, transforms.crop_boxes(8, 20, 20, scale=SCALE, ratio=RATIO, generator=seeded()))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_device_does_not_change_the_result():
-    images, transform = photographs(8, 20, 20), transforms.Augment(16)
-    on_gpu = transform(images.cuda(), seeded()).cpu()
-    torch.testing.assert_close(on_gpu, transform(images, seeded()), atol=1e-3, rtol=0)
+    images = photographs(8, 20, 20)
+    torch.testing.assert_close(augmented(images.cuda()).cpu(), augmented(images), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("bad", [{"size": 0}, {"scale": (0.0, 1.0)}, {"scale": (0.9, 0.5)}, {"scale": (0.5, 1.5)}])

@@ -81,12 +81,12 @@ def test_names_shapes_and_nothing_of_later_groups(saved, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "given", "used"), [({}, None, 224), ({"input_size": 48}, None, 48), ({"input_size": 48}, 64, 64)]
+    ("recorded", "given", "used"), [({}, None, 224), ({"input_size": 48}, None, 48), ({"input_size": 48}, 64, 64)]
 )
-def test_the_input_size(said, given, used, saved, tmp_path, monkeypatch):
+def test_the_input_size(recorded, given, used, saved, tmp_path, monkeypatch):
     rdn, _ = saved
     path = tmp_path / "model.safetensors"
-    checkpoint.save(path, rdn, describe("mobilenext", rdn, **said))
+    checkpoint.save(path, rdn, describe("mobilenext", rdn, **recorded))
     monkeypatch.setattr(export, "export", lambda network, out, size: size)
     assert export.export_checkpoint(path, 1, tmp_path / "net.onnx", given)[1:] == (used, used)
 

@@ -47,15 +47,15 @@ def test_unknown_names_and_options_are_refused():
         models.build("mobilenext", depth=3)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [("mobilenet_v2", "mobilenet_v2"), ("resnext50", "resnext50_32x4d")])
-def test_at_width_1_the_networks_are_torchvisions(ours, theirs):
-    mine, reference = models.build(ours), torchvision.models.get_model(theirs, weights=None)
-    shapes = [{name: value.shape for name, value in net.state_dict().items()} for net in (mine, reference)]
+@pytest.mark.parametrize(("ours", "torchvisions"), [("mobilenet_v2", "mobilenet_v2"), ("resnext50", "resnext50_32x4d")])
+def test_at_width_1_the_networks_are_torchvisions(ours, torchvisions):
+    network, reference = models.build(ours), torchvision.models.get_model(torchvisions, weights=None)
+    shapes = [{name: value.shape for name, value in net.state_dict().items()} for net in (network, reference)]
     assert shapes[0] == shapes[1]
-    reference.load_state_dict(mine.state_dict())
+    reference.load_state_dict(network.state_dict())
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(mine.eval()(x), reference.eval()(x))
+        torch.testing.assert_close(network.eval()(x), reference.eval()(x))
 
 
 @pytest.mark.parametrize("width", [0.25, 0.5, 0.75, 1.5])

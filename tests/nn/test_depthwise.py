@@ -3,30 +3,24 @@
 import numpy as np
 import pytest
 import torch
-from support.networks import NETWORKS, build, grid_of, make, slim
-from torch import nn
-from torch.nn import functional as F
+from support.networks import NETWORKS, grid_of, make
 from torch.utils.flop_counter import FlopCounterMode
 
-from rdnlib import to_rdn
 from rdnlib.calibration.multiplier import saved_fraction
-from rdnlib.deployment import checkpoint
 from rdnlib.deployment.export import export
 from rdnlib.errors import ConfigError
-from rdnlib.madds import count, count_groups, count_incremental, count_subnetworks
-from rdnlib.models import mobilenet_v2, mobilenext
-from rdnlib.nn.depthwise import deepen
+from rdnlib.madds import count, count_incremental, count_subnetworks
 from rdnlib.order import best_order
 from rdnlib.policy.inference import DynamicRDN
 from rdnlib.policy.network import PolicyNetwork
-from rdnlib.reproduction.analysis import compatibility
 from rdnlib.reproduction.experiments.policies import fit_policies
-from rdnlib.surgery.cut import choose_cut, cuts
+from rdnlib.surgery import deepen
 from rdnlib.training.evaluate import Outputs
-from rdnlib.training.trainer import joint_loss
+from rdnlib.training.recipe import joint_loss
 
 CHAIN = [(1, 0), (3, 0), (4, 1), (7, 1)]
-DEEP = {"front": 0, "light": 0, "light_heads": 0, "back": 1, "heads": 1}  # which parts N_{i,0} does without
+
+DEEP = {"front": 0, "early_exit": 0, "early_exit_heads": 0, "back": 1, "heads": 1}  # which parts N_{i,0} does without
 
 
 @pytest.fixture(params=NETWORKS)
@@ -86,14 +80,6 @@ def test_all_ways_to_run_a_node_agree(name, images):
             torch.testing.assert_close(jumped.logits, state.logits, **same)
 
 
-def test_the_deep_nodes_are_the_rdn_that_was_split(name, images):
-    rdn = make(name, images)
-    for calibration in (None, images):
-        deep = deepen(rdn, calibration=calibration)
-        with torch.no_grad():
-            torch.testing.assert_close(deep(images)[:, 7:], rdn(images), rtol=1e-4, atol=1e-4)
-
-
 def test_every_parameter_gets_a_gradient_from_the_joint_loss(name, images):
     rdn = grid_of(name, images).train()
     joint_loss(rdn(images), torch.arange(len(images)) % 6).backward()
@@ -102,11 +88,11 @@ def test_every_parameter_gets_a_gradient_from_the_joint_loss(name, images):
 
 def test_one_pass_serves_all_nodes(images):
     rdn, calls = grid_of("mobilenext", images), []
-    for part in (rdn.front, rdn.light, rdn.back):
+    for part in (rdn.front, rdn.early_exit, rdn.back):
         for layer in part.layers.values():
             layer.register_forward_hook(lambda layer, *_: calls.append(layer))
     rdn(images)
-    assert len(calls) == len(set(calls)) == sum(len(part.layers) for part in (rdn.front, rdn.light, rdn.back))
+    assert len(calls) == len(set(calls)) == sum(len(part.layers) for part in (rdn.front, rdn.early_exit, rdn.back))
 
 
 def flops(function):
@@ -140,32 +126,9 @@ def test_advancing_computes_only_what_is_new(name, images):
         return  # of private batch norms a table counts one sub-network's
     used = {path: value.numel() for path, value in rdn.named_parameters()}
     for path, groups in rdn.owners().items():
-        if path.startswith("light") and path in used:  # no early exit of CHAIN runs the light blocks of later groups
+        if path.startswith("early_exit") and path in used:  # no early exit of CHAIN runs those of later groups
             used[path] -= dict(rdn.named_parameters())[path][groups > 3].numel()
     assert expected["params"].sum() == sum(used.values())
-
-
-def test_training_starts_from_a_fitted_exit_nearer_to_the_rdn(images):
-    """The fitted light exit resembles N_K's answers more than the random one does."""
-    rdn = to_rdn(build("mobilenext", images), 4, select="random", init="reconstruct", calibration=images)
-    with torch.no_grad():
-        wanted = rdn(images)[:, -1]
-        error = [
-            F.mse_loss(deepen(rdn, calibration=data)(images)[:, 6], wanted).item() / wanted.var().item()
-            for data in (images, None)
-        ]
-    assert error[0] < 0.5 * error[1]
-
-
-def test_the_light_blocks_are_light():
-    """At the paper's size: a few per cent of the network, and every early exit saves something."""
-    for builder in (mobilenext, mobilenet_v2):
-        rdn = deepen(to_rdn(builder(num_classes=1000), 4, select="identity"))
-        early, late = count_subnetworks(rdn, 224)["madds"].to_numpy().reshape(2, 7)
-        groups = count_groups(rdn, 224)
-        assert 0.4 < rdn.config["depth"]["share"] < 0.6
-        assert groups.loc[groups["name"].str.startswith("light"), "madds"].sum() < 0.15 * late[-1]
-        assert (early < late).all()
 
 
 class Erratic(PolicyNetwork):
@@ -213,18 +176,6 @@ def test_a_node_can_be_exported(images, tmp_path):
     assert export(rdn.subnetwork(1), tmp_path / "early.onnx", 32) < 1e-4
 
 
-def test_checkpoints_keep_split_and_order(images, tmp_path):
-    description = {"model": {"name": "mobilenet_v2", "width_mult": 0.35, "num_classes": 6}}
-    rdn = deepen(make("mobilenet_v2", images), split=0.7)
-    for network in (rdn, rdn.along(CHAIN)):
-        checkpoint.save(tmp_path / "rdn.safetensors", network, {**description, "rdn": network.config})
-        loaded = checkpoint.load(tmp_path / "rdn.safetensors")
-        assert loaded.nodes == network.nodes
-        assert loaded.config == network.config
-        with torch.no_grad():
-            assert torch.equal(loaded(images), network.eval()(images))
-
-
 def test_the_order_of_a_measured_grid_can_be_executed(images):
     rdn = grid_of("mobilenext", images)
     table = count_subnetworks(rdn, 32).assign(accuracy=np.random.default_rng(0).random(14))
@@ -232,84 +183,6 @@ def test_the_order_of_a_measured_grid_can_be_executed(images):
     order, _ = best_order(table)
     assert rdn.along(order).num_subnetworks == len(order)
     rdn.along(order).start(images)
-
-
-def test_the_description_has_every_part_and_no_light_blocks_in_the_supernet(images):
-    before = make("mobilenext", images)
-    rdn = deepen(before)
-    table, counts, original = rdn.describe(32), count_groups(rdn, 32), before.describe(32)
-    for column in ("params", "madds"):
-        assert table[f"{column}_N7"].sum() == counts[column].sum()
-        assert table[f"{column}_N1"].sum() == counts.loc[counts["group"] < 2, column].sum()
-        assert table[f"{column}_supernet"].sum() == original[f"{column}_supernet"].sum()
-
-
-@pytest.mark.parametrize("other", ["alexnet", "vgg11_bn", "mobilenet_v3_small", "regnet_x_400mf"])
-def test_other_networks_can_be_split_too(other):
-    """Flat features behind hidden Linear layers, squeeze-and-excitation, grouped convolution."""
-    model, images = compatibility.blank(other), torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    model = slim(model) if compatibility.FAMILY[other] in ("AlexNet", "VGG") else model
-    rdn = deepen(to_rdn(compatibility.fill(model), 4, select="identity", plain=compatibility.PLAIN.get(other, ())))
-    with torch.no_grad():
-        logits = rdn(images)
-        for index in (3, 10):
-            alone, together = rdn.subnetwork(index)(images), logits[:, index - 1]
-            assert (alone - together).abs().max() <= 1e-4 * together.abs().max()
-
-
-def test_cuts_leave_one_value(name, images):
-    """The obvious way: cut, and see that the second half runs on the first half's output alone."""
-    rdn = make(name, images)
-    possible = cuts(rdn.trunk)
-    with torch.no_grad():
-        whole = rdn.features(images)
-        for cut in possible:
-            front, back = rdn.trunk.split(cut.value)
-            torch.testing.assert_close(back(front(images, 1, 7), 1, 7), whole)
-    assert [cut.share for cut in possible] == sorted(cut.share for cut in possible)
-
-
-def test_shares_are_those_of_counting(images):
-    """At a size that no stride cuts unevenly."""
-    trunk, image = make("mobilenext", images).trunk, torch.zeros(1, 3, 64, 64)
-    whole = flops(lambda: trunk(image, 1, 7))[1]
-    for cut in cuts(trunk)[::4]:
-        front, _ = trunk.split(cut.value)
-        assert cut.share == pytest.approx(flops(lambda front=front: front(image, 1, 7))[1] / whole)
-
-
-class Unsplittable(nn.Module):
-    """A single residual block: wherever there are layers before and behind, two values are needed."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem, self.first = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 1)
-        self.second, self.fc = nn.Conv2d(8, 8, 1), nn.Linear(8, 6)
-
-    def forward(self, x):
-        x = self.first(self.stem(x))
-        return self.fc((self.second(F.relu(x)) + x).mean((2, 3)))
-
-
-def test_what_cannot_be_split_is_refused(images):
-    with pytest.raises(ConfigError, match="cannot be split along its depth"):
-        deepen(to_rdn(Unsplittable(), 2, select="identity"))
-    rdn = make("mobilenext", images)
-    for wrong in (0, 1, 1.5, True, None):
-        with pytest.raises(ConfigError, match="share of the MAdds between 0 and 1"):
-            deepen(rdn, wrong)
-    with pytest.raises(ConfigError, match=r"no module of the network is named 'nowhere'.*blocks"):
-        deepen(rdn, "nowhere")
-    with pytest.raises(ConfigError, match=r"behind 'blocks\.0'"):
-        deepen(rdn, "blocks.0")  # plain
-    with pytest.raises(ConfigError, match="already"):
-        deepen(deepen(rdn))
-
-
-def test_a_module_names_the_cut(images):
-    rdn = make("resnext50", images)
-    assert choose_cut(rdn.trunk, "layer2").value == choose_cut(rdn.trunk, "layer2.3").value
-    assert choose_cut(rdn.trunk, "layer2").after == "layer2.3.relu"
 
 
 def test_orders_that_are_no_chains_are_refused(images):

@@ -1,17 +1,14 @@
-"""The project's central promise: strict nesting, bit for bit; and that all ways to run a sub-network agree."""
+"""The project's central claim: strict nesting, bit for bit; and that all ways to run a sub-network agree."""
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.networks import NETWORKS, make
-from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from rdnlib.errors import ConfigError
-from rdnlib.nn.block_product import block_product
-from rdnlib.nn.conv import NestedConv2d, NestedLinear, contiguous_runs
-from rdnlib.nn.groups import Space, nested_sizes
-from rdnlib.training.trainer import joint_loss
+from rdnlib.training.recipe import joint_loss
 
 SELECTS = ("greedy", "greedy-relative", "random", "identity")
 
@@ -118,8 +115,6 @@ def test_one_pass_serves_all_heads(images):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_advance_runs_the_new_groups_only(images, name):
     """Count what the convolutions compute: N_1, then every increment, add up to N_K exactly."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     rdn = make(name, images)
 
     def flops(function):
@@ -156,8 +151,8 @@ def test_a_subnetwork_has_the_precision_and_device_of_its_rdn(images):
 def test_subnetworks_do_not_share_memory_with_the_rdn(images):
     rdn = make("mobilenext", images)
     sub = rdn.subnetwork(3)
-    theirs = {p.data_ptr() for p in rdn.parameters()}
-    assert not any(p.data_ptr() in theirs for p in sub.parameters())
+    addresses = {p.data_ptr() for p in rdn.parameters()}
+    assert not any(p.data_ptr() in addresses for p in sub.parameters())
 
 
 def test_wrong_indices_are_refused(images):
@@ -171,74 +166,9 @@ def test_wrong_indices_are_refused(images):
         rdn.advance(rdn.advance(rdn.start(images), to=3), to=3)
 
 
-def same_with_gradients(layer: NestedConv2d, x: torch.Tensor) -> None:
-    """All ways give the same, and so do their gradients for the input and every parameter; the first is the oracle."""
-    groups = (1, len(layer.weight))
-    ways = {
-        "by group": lambda x: layer.forward_by_group(x, *groups),
-        "dense": layer.forward_dense,
-        "in training": lambda x: layer(x, *groups),
-    }
-    if layer.taps == 1:
-        ways["by block"] = layer.forward_by_block
-    x.requires_grad_(True)
-    found = []
-    for way in ways.values():
-        result = way(x)
-        upstream = torch.linspace(-1, 1, result.numel(), dtype=result.dtype).view(result.shape)
-        found.append([result, *torch.autograd.grad(result, [x, *layer.parameters()], upstream)])
-    for name, values in zip(ways, found, strict=True):
-        for value, oracle in zip(values, found[0], strict=True):
-            torch.testing.assert_close(
-                value, oracle, rtol=1e-9, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
-            )
-
-
-@given(
-    k=st.integers(2, 5), c_in=st.integers(5, 19), c_out=st.integers(5, 19), plain=st.booleans(), bias=st.booleans(),
-    kernel=st.sampled_from([1, 3]), stride=st.integers(1, 2), last=st.booleans(), seed=st.integers(0, 99),
-)  # fmt: skip
-@settings(max_examples=40, deadline=None)
-def test_every_way_of_training_a_convolution_equals_the_loop_over_groups(
-    k, c_in, c_out, plain, bias, kernel, stride, last, seed
-):
-    torch.manual_seed(seed)
-    reads = Space(c_in, (c_in,) if plain else nested_sizes(c_in, k), plain)
-    conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=bias)
-    nested = NestedConv2d(conv, k=k, reads=reads, writes=Space(c_out, nested_sizes(c_out, k), False)).double().train()
-    for parameter in nested.parameters():
-        nn.init.normal_(parameter)
-    x = torch.randn(2, sum(reads.sizes), 6, 6, dtype=torch.double)
-    same_with_gradients(nested, x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format))
-
-
-@given(k=st.integers(2, 5), c_in=st.integers(5, 19), c_out=st.integers(5, 19), seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
-def test_every_way_of_training_a_linear_layer_equals_the_loop_over_groups(k, c_in, c_out, seed):
-    torch.manual_seed(seed)
-    reads, writes = (Space(channels, nested_sizes(channels, k), False) for channels in (c_in, c_out))
-    nested = NestedLinear(nn.Linear(c_in, c_out), k=k, reads=reads, writes=writes).double().train()
-    for parameter in nested.parameters():
-        nn.init.normal_(parameter)
-    same_with_gradients(nested, torch.randn(3, sum(reads.sizes), dtype=torch.double))
-
-
-def test_a_block_product_needs_no_gradient_of_its_input():
-    """The first nested layer behind a frozen stem."""
-    weights = [torch.randn(2, 2, requires_grad=True), torch.randn(1, 3, requires_grad=True)]
-    product = block_product(torch.ones(4, 4), weights, [[(0, 2)], [(0, 1), (2, 4)]])
-    assert torch.equal(product[0], torch.cat([weight.sum(dim=1) for weight in weights]))
-    product.sum().backward()
-    assert [weight.grad.tolist() for weight in weights] == [[[4.0, 4.0]] * 2, [[4.0] * 3]]
-
-
 def test_bfloat16_on_the_cpu_trains_too(images):
     rdn = make("mobilenext", images).train()
     with torch.autocast("cpu", torch.bfloat16):
         logits = rdn(images)
     logits.float().sum().backward()
     assert all(p.grad is not None for p in rdn.parameters())
-
-
-def test_contiguous_runs():
-    assert contiguous_runs((1, 2, 4), (0, 3, 5, 9, 10)) == [(0, 5), (9, 10)]

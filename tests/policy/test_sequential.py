@@ -11,11 +11,11 @@ from rdnlib.calibration.envelope import threshold_exits
 from rdnlib.calibration.multiplier import choose, saved_fraction
 from rdnlib.errors import CheckpointError, ConfigError, DataError
 from rdnlib.madds import count_subnetworks
+from rdnlib.nn.heads import evidence
 from rdnlib.policy.inference import DynamicRDN
 from rdnlib.policy.network import PolicyNetwork
 from rdnlib.policy.sequential import (
     SequentialPolicy,
-    evidence,
     fit_sequential,
     going_on,
     sequential_madds,
@@ -34,16 +34,6 @@ def test_an_image_goes_on_exactly_when_the_rule_of_the_paper_prefers_another(k, 
         above = going_on(p, saved)
     clear = ~np.isclose(above, lam, rtol=1e-9, atol=0)  # the division is rounded
     assert ((choose(p, saved, lam) > 0) == (lam > above))[clear].all()
-
-
-def test_evidence_is_sorted_and_does_not_care_about_the_order_of_classes():
-    logits = torch.randn(6, 3, 10)
-    found = evidence(logits)
-    assert found.shape == (6, 3, 5)
-    torch.testing.assert_close(found, evidence(logits[..., torch.randperm(10)]))
-    torch.testing.assert_close(found[..., 0], logits.softmax(-1).amax(-1).log())
-    assert (found.diff(dim=-1) <= 0).all()
-    assert evidence(logits[..., :3]).shape == (6, 3, 3)
 
 
 def known(n, k=3, seed=0):

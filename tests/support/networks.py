@@ -5,9 +5,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
-from rdnlib import RDN, to_rdn
+from rdnlib import RDN, deepen, to_rdn
 from rdnlib.models import mobilenet_v2, mobilenext, resnext50
-from rdnlib.nn.depthwise import deepen
 
 
 def settle_norms(model: nn.Module, images: torch.Tensor) -> nn.Module:
@@ -39,6 +38,19 @@ class Toy(nn.Module):
     def forward(self, x):
         x = self.depthwise(self.act(self.up(self.stem(x))))
         return self.classifier(self.flatten(self.pool(self.down(x))))
+
+
+class LinearNet(nn.Module):
+    """1×1 and 3×3 convolutions without activation: here counterpart + completion must give the super-net exactly."""
+
+    def __init__(self, depth: int):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.body = nn.Sequential(*(nn.Conv2d(8, 8, 3, 1, 1, bias=False) for _ in range(depth)))
+        self.pool, self.flatten, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.classifier(self.flatten(self.pool(self.body(self.stem(x)))))
 
 
 class Mixed(nn.Module):

@@ -1,13 +1,15 @@
-"""What the processes of a run do together, for test_devices: `torchrun … tests/support/shared_run.py FOLDER`, and imported there.
+"""What two processes do together, for test_devices: `torchrun … tests/support/shared_run.py FOLDER`; helpers for its tests.
 
-Photographs in ImageNet's layout (drawn by the test) lie in FOLDER/photographs.
+Photographs in ImageNet's layout lie in FOLDER/photographs, see `write_photographs`.
 """
 
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -15,7 +17,7 @@ from rdnlib.data import datasets
 from rdnlib.reproduction.experiments import config, workspace
 from rdnlib.training.evaluate import evaluate
 from rdnlib.training.recipe import Recipe
-from rdnlib.training.state import State
+from rdnlib.training.state import TrainState
 from rdnlib.training.trainer import train
 from rdnlib.utils import devices
 
@@ -32,14 +34,13 @@ PROFILE = {
     },
     "policy": {"hidden": [8], "epochs": 2},
     "sequential": {"hidden": [4], "epochs": 2},
+    "threads": 1,
 }  # fmt: skip
 
 
 WAYS = {
     "two parts": {"parts": 2},  # one on each process
     "four parts": {"parts": 4},
-    "one part": {"sync_bn": True},  # on both processes
-    "two common parts": {"parts": 2, "sync_bn": True},
 }
 
 
@@ -57,6 +58,19 @@ def network(seed: int = 0, dropout: bool = False, classes: int = 4) -> nn.Module
     )  # fmt: skip
 
 
+def write_photographs(folder: Path) -> Path:
+    """4 classes of 26 images to train on (86 of these 104 are left after calibration) and 6 to validate on (23 in all)."""
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 26), ("val", 6)):
+        for label in range(4):
+            class_folder = folder / "photographs" / split / f"n{label:08d}"
+            class_folder.mkdir(parents=True)
+            for index in range(count - (split == "val" and label == 0)):
+                pixels = draw.integers(0, 60, (20, 24, 3)) + 45 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(class_folder / f"{index}.JPEG")
+    return folder
+
+
 def photographs(folder: Path) -> datasets.Splits:
     return datasets.load("imagenet", root=folder / "photographs", size=16, calibration=0.2, cached=False)
 
@@ -70,8 +84,7 @@ def keep(path: Path, model: nn.Module, history) -> None:
 def trained(folder: Path, name: str, **options) -> nn.Module:
     """Train the network on the photographs and keep what comes out."""
     recipe = Recipe(**RECIPE, **options)
-    # The main process's weights are everybody's. Dropout belongs to a part: it is the same where a part is.
-    model = network(seed=devices.here().process_index, dropout=not recipe.sync_bn)
+    model = network(seed=devices.here().process_index, dropout=True)  # the main process's weights are everybody's
     history = train(model, photographs(folder).train, recipe, progress=False)
     keep(folder / f"{name}.safetensors", model, history)
     return model
@@ -80,17 +93,17 @@ def trained(folder: Path, name: str, **options) -> nn.Module:
 def stopped_and_resumed(folder: Path) -> None:
     """As `trained`, but stopped with a state of the tenth step, in the middle of the first epoch's ten."""
     images, recipe, path = photographs(folder).train, Recipe(**RECIPE, parts=2), folder / "resume.safetensors"
-    due, save = State.due, State.save
+    due, save = TrainState.due, TrainState.save
 
-    def save_and_stop(state, place):
-        save(state, place)
+    def save_and_stop(state, progress):
+        save(state, progress)
         raise Stopped
 
-    State.due, State.save = lambda self: devices.agreed(True), save_and_stop
+    TrainState.due, TrainState.save = lambda self: devices.broadcast(True), save_and_stop
     try:
         train(network(dropout=True), images, recipe, resume=path, progress=False)
     except Stopped:
-        State.due, State.save = due, save
+        TrainState.due, TrainState.save = due, save
     devices.here().wait_for_everyone()
     model = network(seed=7, dropout=True)
     history = train(model, images, recipe, resume=path, progress=False)
@@ -118,7 +131,7 @@ def main(folder: Path) -> None:
     torch.save({name: torch.as_tensor(getattr(outputs, name)) for name in ("top1", "confidence", "guesses")},
                folder / f"outputs-{devices.here().process_index}.pt")  # fmt: skip
     chain(folder)
-    devices.leave()
+    devices.shutdown()
 
 
 if __name__ == "__main__":

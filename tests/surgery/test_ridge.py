@@ -1,6 +1,5 @@
 """The fits of `reconstruct` against least squares written out: all rows in one matrix, one group after the other."""
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +8,6 @@ from torch import nn
 from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d, NestedLinear
 from rdnlib.nn.groups import Space, counterpart, inflate, nested_sizes
 from rdnlib.surgery import ridge as ridge_module
-from rdnlib.surgery.cache import shelf
 from rdnlib.surgery.ridge import RIDGE, Moments, fit_dense, fit_grouped, ridge
 
 
@@ -28,11 +26,11 @@ def space(channels, k, *, plain=False, width=1):
     return Space(channels, sizes, plain, width)
 
 
-def settled(layer, norm, x):
+def outputs_of(layer, norm, x):
     """The layer's output, through its norm in eval mode, as (n, C)."""
     y = layer(x, 1, len(layer.writes.sizes))
     if norm is not None:
-        y = norm.eval()(y, 1, len(norm.space.sizes))
+        y = norm.eval()(y, 1, len(norm.writes.sizes))
     return y.flatten(2).transpose(1, 2).flatten(0, 1) if y.ndim == 4 else y
 
 
@@ -59,10 +57,10 @@ def test_dense_layers_are_fitted_group_by_group(k, kernel, stride, plain, norm, 
     x = x + 1
     target = layer(x, 1, 2 * k - 1)
     target = torch.tanh(target) + torch.randn(target.shape[1]).view(1, -1, *(1,) * (x.ndim - 2))
-    batch_norm = NestedBatchNorm2d(nn.BatchNorm2d(7), space=writes) if norm and not linear else None
+    batch_norm = NestedBatchNorm2d(nn.BatchNorm2d(7), writes=writes) if norm and not linear else None
     with torch.no_grad():
         fit_dense(layer, batch_norm, batches_of(x, target), k=k, residual=residual)
-        found = settled(layer, batch_norm, x)
+        outputs = outputs_of(layer, batch_norm, x)
 
     columns = ridge_module.columns_of(ridge_module.unfold(x, layer)).T
     wanted = ridge_module.rows_of(target)
@@ -75,7 +73,7 @@ def test_dense_layers_are_fitted_group_by_group(k, kernel, stride, plain, norm, 
             own = own - slow[partner]
         slow[group] = slow_fit(columns[:, read], own)
     slow = torch.cat([slow[group] for group in range(1, 2 * k)], dim=1)
-    torch.testing.assert_close(found.double(), slow, rtol=1e-3, atol=1e-3 * slow.std().item())
+    torch.testing.assert_close(outputs.double(), slow, rtol=1e-3, atol=1e-3 * slow.std().item())
 
 
 @given(
@@ -92,10 +90,10 @@ def test_grouped_convolutions_are_fitted_conv_group_by_conv_group(k, inputs, out
     nn.init.normal_(layer.weight)
     x = torch.randn(16, sum(reads.sizes), 4, 4) + 1
     target = torch.tanh(layer(x, 1, 2 * k - 1)) + torch.randn(sum(writes.sizes)).view(1, -1, 1, 1)
-    batch_norm = NestedBatchNorm2d(nn.BatchNorm2d(groups * outputs), space=writes) if norm else None
+    batch_norm = NestedBatchNorm2d(nn.BatchNorm2d(groups * outputs), writes=writes) if norm else None
     with torch.no_grad():
         fit_grouped(layer, batch_norm, batches_of(x, target), k=k, residual=residual)
-        found = settled(layer, batch_norm, x)
+        outputs = outputs_of(layer, batch_norm, x)
 
     columns = nn.functional.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1)  # (n, C·9)
     wanted = ridge_module.rows_of(target)
@@ -108,7 +106,7 @@ def test_grouped_convolutions_are_fitted_conv_group_by_conv_group(k, inputs, out
             own = own - slow[partner[group].item()]
         slow[group] = slow_fit(columns[:, group * inputs * 9 : (group + 1) * inputs * 9], own)
     slow = torch.cat([slow[group] for group in range(count)], dim=1)
-    torch.testing.assert_close(found.double(), slow, rtol=1e-3, atol=1e-3 * slow.std().item())
+    torch.testing.assert_close(outputs.double(), slow, rtol=1e-3, atol=1e-3 * slow.std().item())
 
 
 def test_moments_do_not_depend_on_the_batches():
@@ -138,19 +136,3 @@ def test_ridge_of_many_problems_is_ridge_of_each():
     together = ridge(covariance, cross, 0.1)
     for index in range(4):
         torch.testing.assert_close(together[index], ridge(covariance[index], cross[index], 0.1))
-
-
-def test_a_shelf_gives_back_what_was_put_on_it_from_memory_and_from_files(tmp_path):
-    values = {("a", 0): torch.randn(3, 4), ("a", 1): torch.randn(2, 4), ("b", 0): torch.arange(5)}
-    with shelf(limit=48) as held:  # bytes: the first value alone
-        for (name, batch), value in values.items():
-            held.put(name, batch, value)
-        files = list(held.folder.iterdir())
-        assert len(files) == 2
-        assert all(torch.equal(held.get(*key), value) for key, value in values.items())
-        held.drop("a")
-        assert held.used == 0
-        assert len(list(held.folder.iterdir())) == 1
-        with pytest.raises(KeyError):
-            held.get("a", 0)
-    assert not held.folder.exists()

@@ -14,7 +14,7 @@ from accelerate import init_empty_weights
 from torch import nn
 
 from rdnlib.errors import ConfigError, UnsupportedModuleError
-from rdnlib.graph.operators import NORMS
+from rdnlib.graph.refusals import NORMS
 from rdnlib.madds import count, count_subnetworks
 from rdnlib.models import MobileNetV2, ResNeXt
 from rdnlib.surgery.nest import to_rdn

@@ -13,8 +13,8 @@ from rdnlib.nn.depthwise import DepthwiseRDN
 from rdnlib.nn.rdn import Trunk
 from rdnlib.reproduction.book.style import BLUE, GREEN, INK, ORANGE, PURPLE, VERMILLION, styled
 
-PARTS = {"front": BLUE, "light": ORANGE, "back": GREEN}
-LABELS = {"front": "in front of the cut", "light": "light blocks (new)", "back": "behind the cut"}
+PARTS = {"front": BLUE, "early_exit": ORANGE, "back": GREEN}
+LABELS = {"front": "in front of the cut", "early_exit": "early exit (new)", "back": "behind the cut"}
 BOX = {"linewidth": 0.8, "edgecolor": "white"}
 
 
@@ -35,7 +35,7 @@ def blocks_of(trunk: Trunk) -> list[tuple[str, int]]:
 def depth_split(rdn: DepthwiseRDN) -> Figure:
     """The network before and after it is split along its depth, block by block from top to bottom (Figure 5).
 
-    Left, N_k with its head; right, N_{k,0}, which leaves through the light blocks, and N_{k,1}, which goes on behind the cut.
+    Left, N_k with its head; right, N_{k,0}, which leaves through the early exit, and N_{k,1}, which goes on behind the cut.
     """
     parts = {name: blocks_of(getattr(rdn, name)) for name in PARTS}
     rows = len(parts["front"]) + len(parts["back"])
@@ -46,9 +46,9 @@ def depth_split(rdn: DepthwiseRDN) -> Figure:
     _column(ax, 1.7, 0, trunk)
     _head(ax, 1.7, rows, "$N_{k,1}$")
     branch = len(parts["front"])
-    light = [(*block, "light") for block in parts["light"]]
-    _column(ax, 3.2, branch + 0.5, light)
-    _head(ax, 3.2, branch + 0.5 + len(light), "$N_{k,0}$")
+    early_exit = [(*block, "early_exit") for block in parts["early_exit"]]
+    _column(ax, 3.2, branch + 0.5, early_exit)
+    _head(ax, 3.2, branch + 0.5 + len(early_exit), "$N_{k,0}$")
     start, end = (1.7 + 1.2, branch - 0.5), (3.2 + 0.6, branch + 0.45)
     arrow = {"arrowstyle": "-|>", "mutation_scale": 10, "color": INK, "linewidth": 1.0}
     ax.add_patch(FancyArrowPatch(start, end, connectionstyle="angle,angleA=0,angleB=90", **arrow))
@@ -65,7 +65,7 @@ def depth_split(rdn: DepthwiseRDN) -> Figure:
 def _column(ax: Axes, x: float, top: float, blocks: list[tuple[str, int, str]]) -> None:
     for row, (name, channels, part) in enumerate(blocks):
         ax.add_patch(Rectangle((x, top + row), 1.2, 0.92, facecolor=PARTS[part], **BOX))
-        text = f"{name.removeprefix('light.')} · {channels}"
+        text = f"{name.removeprefix('early_exit.')} · {channels}"
         colour = "white" if part == "front" else "black"
         ax.text(x + 0.6, top + row + 0.46, text, ha="center", va="center", fontsize=7.5, color=colour)
 

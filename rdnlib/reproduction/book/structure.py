@@ -17,14 +17,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from rdnlib.errors import ConfigError
-from rdnlib.graph.operators import Call
-from rdnlib.graph.tracing import Step, is_dense
+from rdnlib.graph.ir import Call, Step, is_dense
+from rdnlib.madds import kind
 from rdnlib.nn.conv import NestedConv2d
-from rdnlib.nn.describe import kind
-from rdnlib.nn.groups import Layout, Space, split_channels
+from rdnlib.nn.groups import Space, split_channels
 from rdnlib.nn.rdn import RDN
 from rdnlib.reproduction.book.figures import curves
 from rdnlib.reproduction.book.style import BLUE, CYCLE, INK, VERMILLION, legend_below, owner_colour, styled
+from rdnlib.surgery.layout import Layout
 
 GREY = "#999999"
 

@@ -22,7 +22,8 @@ from torch.profiler import ProfilerActivity, profile
 from rdnlib.models.slimmable import Slimmable
 from rdnlib.reproduction.experiments.ablations import widths
 from rdnlib.surgery.nest import to_rdn
-from rdnlib.training.trainer import flushing_denormals, joint_loss
+from rdnlib.training.recipe import joint_loss
+from rdnlib.utils.devices import flushing_denormals
 
 
 def training_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:

@@ -15,19 +15,20 @@ from torch import nn
 from rdnlib import models
 from rdnlib.deployment import checkpoint
 from rdnlib.errors import ConfigError
-from rdnlib.graph.tracing import trace
+from rdnlib.graph import trace
 from rdnlib.madds import count, count_subnetworks
 from rdnlib.models.slimmable import Slimmable
-from rdnlib.nn.depthwise import deepen
-from rdnlib.nn.groups import plan
 from rdnlib.reproduction.experiments.ablation_nets import SomeSubnetworks, reinitialise
 from rdnlib.reproduction.experiments.config import Experiment
 from rdnlib.reproduction.experiments.policies import fit_policies
 from rdnlib.reproduction.experiments.workspace import Run, Workplace, calibration_batch
+from rdnlib.surgery import deepen
+from rdnlib.surgery.layout import plan
 from rdnlib.surgery.nest import INITS, to_rdn
-from rdnlib.surgery.select import select, violation
-from rdnlib.training.evaluate import evaluate, sample_table
-from rdnlib.training.trainer import Recipe, reestimate_norms, train
+from rdnlib.surgery.select import select
+from rdnlib.surgery.violation import violation
+from rdnlib.training import Recipe, evaluate, reestimate_norms, train
+from rdnlib.training.evaluate import sample_table
 from rdnlib.utils.files import read_json, write_table
 
 

@@ -93,7 +93,7 @@ def _held(folder: Path) -> Iterator[bool]:
         lock.__exit__(None, None, None)
 
 
-def _left(folder: Path) -> state.Place | None:
+def _left(folder: Path) -> state.Progress | None:
     with suppress(CheckpointError):
         return state.peek(folder / "resume.safetensors")
     return None

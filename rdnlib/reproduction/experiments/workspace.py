@@ -52,7 +52,7 @@ class Workplace:
     @cached_property
     def fingerprint(self) -> str:
         splits = self.splits
-        return devices.agreed(datasets.fingerprint(splits) if devices.here().is_main_process else None)
+        return devices.broadcast(datasets.fingerprint(splits) if devices.here().is_main_process else None)
 
     @cached_property
     def graph(self) -> dict[str, Experiment]:
@@ -200,7 +200,7 @@ def _claimed(folder: Path) -> Iterator[Path | None]:
                 folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(folder))
             todo = not finished(folder)  # another command may have finished it while we waited
-        todo = devices.agreed(todo)
+        todo = devices.broadcast(todo)
         yield stack.enter_context(devices.own_folder(folder)) if todo else None
         devices.here().wait_for_everyone()
 

@@ -76,11 +76,11 @@ def test_profiles_train_fair_pairs_for_table2(name):
 def test_the_pictures_show_every_block_and_every_node(images):
     rdn = grid_of("resnext50", images)
     drawn = [text.get_text() for text in nesting.depth_split(rdn).axes[0].texts]
-    for part, times in ((rdn.front, 2), (rdn.back, 2), (rdn.light, 1)):  # two of them before and after
+    for part, times in ((rdn.front, 2), (rdn.back, 2), (rdn.early_exit, 1)):  # two of them before and after
         blocks = nesting.blocks_of(part)
         assert sum(name.count(".") < 2 for name, _ in blocks) == len(blocks) > 1
         for name, channels in blocks:
-            assert drawn.count(f"{name.removeprefix('light.')} · {channels}") == times
+            assert drawn.count(f"{name.removeprefix('early_exit.')} · {channels}") == times
     figure = nesting.nesting_order(order_table(grid_table(run_of([0.5, 0.6, 0.7, 0.8], nodes=NODES))))
     grid, plane = figure.axes
     assert {tuple(point) for line in grid.lines if line.get_marker() != "None" for point in line.get_xydata()} == set(

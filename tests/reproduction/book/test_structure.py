@@ -11,10 +11,10 @@ from support.networks import build
 
 from rdnlib import to_rdn
 from rdnlib.errors import ConfigError
-from rdnlib.graph.tracing import is_dense, trace
+from rdnlib.graph import is_dense, trace
 from rdnlib.nn.conv import NestedConv2d
-from rdnlib.nn.groups import plan
 from rdnlib.reproduction.book import structure, style
+from rdnlib.surgery.layout import plan
 
 BLOCKS = {"mobilenext": "blocks.3", "mobilenet_v2": "features.5", "resnext50": "layer3.1", "mixed": "excite"}
 

@@ -10,7 +10,7 @@ from rdnlib.errors import ConfigError
 from rdnlib.reproduction.experiments import ablations, workspace
 from rdnlib.reproduction.experiments.ablation_nets import SomeSubnetworks, reinitialise
 from rdnlib.reproduction.experiments.config import load_profile
-from rdnlib.training.trainer import joint_loss
+from rdnlib.training.recipe import joint_loss
 
 
 @pytest.fixture(scope="module")

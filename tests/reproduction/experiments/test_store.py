@@ -7,8 +7,8 @@ import torch
 
 from rdnlib import cli
 from rdnlib.reproduction.experiments import config, store, workspace
-from rdnlib.training import trainer
-from rdnlib.training.state import State
+from rdnlib.training.recipe import Recipe, ema_decay
+from rdnlib.training.state import TrainState
 from rdnlib.utils.files import write_json, write_tensors
 
 
@@ -38,24 +38,24 @@ def states(out):
 def test_status_follows_an_experiment(tmp_path, monkeypatch):
     assert set(states(tmp_path).values()) == {"waiting"}
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(State, "due", lambda self: True)
-    seen, save = [], State.save
+    monkeypatch.setattr(TrainState, "due", lambda self: True)
+    seen, save = [], TrainState.save
 
     def save_and_look(state, at):
         save(state, at)
         with pytest.MonkeyPatch.context() as patch:  # looking takes a lock of its own
-            patch.setattr(State, "due", lambda self: False)
+            patch.setattr(TrainState, "due", lambda self: False)
             seen.append(states(tmp_path)["base"])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(State, "save", save_and_look)
+    monkeypatch.setattr(TrainState, "save", save_and_look)
     with pytest.raises(KeyboardInterrupt):
         workspace.ensure_in(place(tmp_path), "base", progress=False)
     assert seen == ["running"]
     table = store.status(place(tmp_path)).set_index("name")
     assert table.loc["base", ["state", "epoch", "epochs"]].tolist() == ["resumable", 0, 1]
     assert table.loc["base", "seconds"] > 0
-    monkeypatch.setattr(State, "save", save)
+    monkeypatch.setattr(TrainState, "save", save)
     monkeypatch.undo()
     workspace.ensure_in(place(tmp_path), "base", progress=False)
     table = store.status(place(tmp_path)).set_index("name")
@@ -67,7 +67,7 @@ def test_a_damaged_state_does_not_stop_the_status(tmp_path):
     folder = begin(tmp_path, "base")
     (folder / "resume.safetensors").write_bytes(b"half")
     assert states(tmp_path)["base"] == "waiting"
-    write_tensors(folder / "resume.safetensors", {"x": torch.zeros(1)}, {"place": "{}", "processes": "1"})
+    write_tensors(folder / "resume.safetensors", {"x": torch.zeros(1)}, {"progress": "{}", "processes": "1"})
     assert states(tmp_path)["base"] == "resumable"
 
 
@@ -126,12 +126,12 @@ def test_every_experiment_of_a_long_profile_runs_as_a_toy(tmp_path, profile):
 def test_the_papers_recipe_is_imagenets():
     """Section 4.1, and the decay of the moving average that follows from it."""
     graph = config.load_profile("imagenet").graph(0)
-    recipe = trainer.Recipe(**graph["rdn-copy"].config["recipe"])
+    recipe = Recipe(**graph["rdn-copy"].config["recipe"])
     assert (recipe.epochs, recipe.lr, recipe.batch_size, recipe.size) == (200, 0.1, 1024, 224)
     assert (recipe.momentum, recipe.weight_decay, recipe.min_lr, recipe.bn_momentum) == (0.9, 1e-4, 1e-5, 0.01)
     steps = 200 * (1_281_167 // 1024)
-    assert trainer.ema_decay(recipe, steps) == pytest.approx(0.9999, abs=1e-6)
-    (rows,) = recipe.own_rows(7, 8)
+    assert ema_decay(recipe, steps) == pytest.approx(0.9999, abs=1e-6)
+    (rows,) = recipe.rows(7, 8)
     assert len(range(1024)[rows]) == 128  # images on each GPU
 
 

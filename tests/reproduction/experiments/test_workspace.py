@@ -15,7 +15,7 @@ from rdnlib.calibration.envelope import threshold_exits
 from rdnlib.calibration.multiplier import choose, saved_fraction
 from rdnlib.data.transforms import resize_eval
 from rdnlib.deployment import checkpoint
-from rdnlib.errors import CheckpointError, ConfigError, DataError, RdnError
+from rdnlib.errors import CheckpointError, ConfigError, DataError, RdnError, StorageError
 from rdnlib.madds import count_subnetworks
 from rdnlib.policy.inference import DynamicRDN
 from rdnlib.policy.network import PolicyNetwork
@@ -238,3 +238,9 @@ def test_the_chain_on_photographs(tmp_path, monkeypatch):
     assert table["top1"].between(0, 100).all()
     assert rdn.data().train.images.shape[1:] == (3, 32, 32)
     assert len(rdn.data().validation) == 100
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"^cannot write .*\): choose a folder that you may write to.*kept$"):
+        workspace.ensure("base", profile="tiny", out=tmp_path / "file", progress=False)

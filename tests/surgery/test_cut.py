@@ -1,0 +1,46 @@
+"""Where a network can be cut along its depth."""
+
+import pytest
+import torch
+from support.networks import NETWORKS, make
+from torch.utils.flop_counter import FlopCounterMode
+
+from rdnlib.surgery.cut import choose_cut, cuts
+
+
+@pytest.fixture(params=NETWORKS)
+def name(request):
+    return request.param
+
+
+def flops(function):
+    with FlopCounterMode(display=False) as counter:
+        result = function()
+    return result, counter.get_total_flops() // 2
+
+
+def test_cuts_leave_one_value(name, images):
+    """The obvious way: cut, and see that the second half runs on the first half's output alone."""
+    rdn = make(name, images)
+    possible = cuts(rdn.trunk)
+    with torch.no_grad():
+        whole = rdn.features(images)
+        for cut in possible:
+            front, back = rdn.trunk.split(cut.value)
+            torch.testing.assert_close(back(front(images, 1, 7), 1, 7), whole)
+    assert [cut.share for cut in possible] == sorted(cut.share for cut in possible)
+
+
+def test_shares_are_those_of_counting(images):
+    """At a size that no stride cuts unevenly."""
+    trunk, image = make("mobilenext", images).trunk, torch.zeros(1, 3, 64, 64)
+    whole = flops(lambda: trunk(image, 1, 7))[1]
+    for cut in cuts(trunk)[::4]:
+        front, _ = trunk.split(cut.value)
+        assert cut.share == pytest.approx(flops(lambda front=front: front(image, 1, 7))[1] / whole)
+
+
+def test_a_module_names_the_cut(images):
+    rdn = make("resnext50", images)
+    assert choose_cut(rdn.trunk, "layer2").value == choose_cut(rdn.trunk, "layer2.3").value
+    assert choose_cut(rdn.trunk, "layer2").after == "layer2.3.relu"
