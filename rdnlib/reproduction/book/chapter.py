@@ -6,13 +6,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from rdnlib.reproduction.book import figures
+from rdnlib.reproduction.book.style import STYLE
 from rdnlib.reproduction.experiments.workspace import Workplace, workplace
 
 
 def open_chapter(profile: str, *, data_root=None, seed: int = 0, out=None) -> Workplace:
     """Set the book's plotting style and return the place of the chapter's experiments."""
-    plt.rcParams.update(figures.STYLE)
+    plt.rcParams.update(STYLE)
     return workplace(profile, data_root=data_root, seed=seed, out=out)
 
 
@@ -29,9 +29,15 @@ def intervals(table: pd.DataFrame, column: str, **style) -> list[str]:
     return [with_interval(*row, **style) for row in rows]
 
 
-def show_table(table: pd.DataFrame, *, caption: str | None = None) -> None:
-    """Display a table of texts without its index; cells do not wrap."""
-    style = table.style.hide(axis="index").set_properties(**{"white-space": "nowrap"})
+def show_table(table: pd.DataFrame, formats=None, *, digits=1, index=False, missing="–", caption=None) -> None:
+    """Display a table whose cells do not wrap.
+
+    formats: as of `Styler.format`: one for all columns, or column → format; other numbers get `digits` decimals. index: show the
+    row names. missing: the text for NaN.
+    """
+    style = table.style.format(formats, precision=digits, na_rep=missing)
+    style = style.set_table_styles([{"selector": "td, th", "props": "white-space: nowrap"}])
+    style = style if index else style.hide(axis="index")
     display(style if caption is None else style.set_caption(caption))
 
 
@@ -56,3 +62,8 @@ def comparison(low: float, high: float) -> str:
     if low > 0:
         return "more accurate than"
     return "less accurate than" if high < 0 else "not distinguishable from"
+
+
+def doll(index: int) -> str:
+    """The name of a sub-network in a table: "N₁"."""
+    return f"N{index}".translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))

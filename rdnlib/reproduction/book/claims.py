@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rdnlib.reproduction.analysis.statistics import Estimate
-from rdnlib.reproduction.book import figures
+from rdnlib.reproduction.book.style import BLUE, GREEN, INK, ORANGE, VERMILLION, styled
 
 VERDICTS = {
-    "reproduced": (figures.GREEN, "o"),
-    "inconclusive": (figures.ORANGE, "s"),
-    "not reproduced": (figures.VERMILLION, "X"),
+    "reproduced": (GREEN, "o"),
+    "inconclusive": (ORANGE, "s"),
+    "not reproduced": (VERMILLION, "X"),
 }
 
 
@@ -25,34 +26,34 @@ def bars(ax: Axes, y: float, estimate: Estimate, *, color: str, marker: str = "o
     ax.plot(estimate.value, y, color=color, marker=marker, linestyle="none", markersize=7)
 
 
-@figures.styled
+@styled
 def gains(ours: dict[str, Estimate], paper: dict[str, float]) -> Figure:
     """Differences in points, ours with intervals and the paper's beside them; rows of `ours` from top to bottom."""
-    fig, ax = figures.figure(figsize=(5.6, 1.3 + 0.55 * len(ours)))
+    fig, ax = plt.subplots(figsize=(5.6, 1.3 + 0.55 * len(ours)))
     for row, (name, estimate) in enumerate(ours.items()):
-        bars(ax, -row, estimate, color=figures.VERMILLION)
+        bars(ax, -row, estimate, color=VERMILLION)
         if name in paper:
-            ax.plot(paper[name], -row - 0.25, color=figures.BLUE, marker="D", linestyle="none")
-    ax.axvline(0, color=figures.INK, linestyle=":", linewidth=1)
+            ax.plot(paper[name], -row - 0.25, color=BLUE, marker="D", linestyle="none")
+    ax.axvline(0, color=INK, linestyle=":", linewidth=1)
     ax.set(yticks=-np.arange(len(ours)), yticklabels=list(ours), xlabel="difference (points)")
     ax.set(ylim=(0.5 - len(ours), 0.5))
-    handles = [Line2D([], [], color=figures.VERMILLION, marker="o", linewidth=3.5, label="ours")]
-    handles.append(Line2D([], [], color=figures.BLUE, marker="D", linestyle="none", label="the paper's"))
+    handles = [Line2D([], [], color=VERMILLION, marker="o", linewidth=3.5, label="ours")]
+    handles.append(Line2D([], [], color=BLUE, marker="D", linestyle="none", label="the paper's"))
     fig.legend(handles=handles, loc="outside lower center", ncols=2)
     return fig
 
 
-@figures.styled
+@styled
 def forest(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
     """Claims of the ledger in points: ours with its intervals, the bound as a tick, the verdict as colour and marker."""
-    fig, ax = figures.figure(figsize=(5.6, 1.2 + 0.36 * len(table)))
+    fig, ax = plt.subplots(figsize=(5.6, 1.2 + 0.36 * len(table)))
     for row, claim in enumerate(table.itertuples()):
         colour, marker = VERDICTS[claim.verdict]
         ends = (claim.ours_low, claim.ours_high, 1, claim.ours_seeds_low, claim.ours_seeds_high)
         bars(ax, -row, Estimate(claim.ours, *ends), color=colour, marker=marker)
-        ax.plot(float(claim.holds_if[2:]), -row, marker="|", color=figures.INK, markersize=13, linestyle="none")
+        ax.plot(float(claim.holds_if[2:]), -row, marker="|", color=INK, markersize=13, linestyle="none")
     ax.set(yticks=-np.arange(len(table)), yticklabels=list(labels), xlabel="points")
     handles = [Line2D([], [], color=c, marker=m, linewidth=3.5, label=name) for name, (c, m) in VERDICTS.items()]
-    handles.append(Line2D([], [], color=figures.INK, marker="|", markersize=13, linestyle="none", label="bound"))
+    handles.append(Line2D([], [], color=INK, marker="|", markersize=13, linestyle="none", label="bound"))
     fig.legend(handles=handles, loc="outside lower center", ncols=2)
     return fig

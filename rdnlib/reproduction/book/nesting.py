@@ -11,7 +11,7 @@ from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 
 from rdnlib.nn.depthwise import DepthwiseRDN
 from rdnlib.nn.rdn import Trunk
-from rdnlib.reproduction.book.figures import BLUE, GREEN, INK, ORANGE, PURPLE, VERMILLION, styled
+from rdnlib.reproduction.book.style import BLUE, GREEN, INK, ORANGE, PURPLE, VERMILLION, styled
 
 PARTS = {"front": BLUE, "early_exit": ORANGE, "back": GREEN}
 LABELS = {"front": "in front of the cut", "early_exit": "early exit (new)", "back": "behind the cut"}

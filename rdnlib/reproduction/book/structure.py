@@ -1,35 +1,32 @@
-"""Pictures drawn from the networks themselves: the blocks of one layer and of one block of an RDN (Figures 2–4), and a policy
-network (Figure 7).
+"""Pictures drawn from the networks themselves: their channel spaces, greedy select, and the blocks of one layer and of one block
+of an RDN (Figures 2–4).
 
 Colour says which sub-network owns a group, a weight block or a connection, as in Figure 2 of the paper.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from rdnlib.errors import ConfigError
-from rdnlib.graph.ir import Call, Step
+from rdnlib.graph.ir import Call, Step, is_dense
 from rdnlib.madds import kind
 from rdnlib.nn.conv import NestedConv2d
 from rdnlib.nn.groups import Space, split_channels
 from rdnlib.nn.rdn import RDN
-from rdnlib.policy.network import PolicyNetwork
-from rdnlib.reproduction.book.figures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, styled
+from rdnlib.reproduction.book.figures import curves
+from rdnlib.reproduction.book.style import BLUE, CYCLE, INK, VERMILLION, legend_below, owner_colour, styled
+from rdnlib.surgery.layout import Layout
 
-OWNERS = (BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE, "#999999", YELLOW)  # Okabe–Ito; yellow is faint on white: last
 GREY = "#999999"
-
-
-def owner_colour(group: int) -> str:
-    """Colour of the sub-network that owns a group (from 1)."""
-    return OWNERS[(group - 1) % len(OWNERS)]
 
 
 def _on(colour: str) -> str:
@@ -39,59 +36,64 @@ def _on(colour: str) -> str:
 
 
 @styled
-def layer_blocks(layer: NestedConv2d, *, title: str | None = None) -> Figure:
-    """The weight blocks of one layer before and after surgery, to scale (Figure 3).
+def weight_blocks(
+    sources: Sequence[Sequence[int]], *, k: int, inputs: Sequence[int], outputs: Sequence[int], ax: Axes | None = None
+) -> Figure:
+    """The weight blocks of a convolution, to scale: row j is what output group j reads, in the colour of its owner (Figure 3).
 
-    Left, the super-net's k × k blocks: a hatched one violates nesting, and its number is the new group that takes it over.
-    Right, the RDN's K × K: row j is what output group j reads, in the colour of its owner N_j.
+    With only the k original output groups it is the dense convolution: blocks that violate nesting are hatched, in the colour
+    and with the number of the new group that takes them over. With all K groups those stand hatched in their new rows.
+
+    Args:
+        sources: for each output group the input groups, counted from 1, that it reads.
+        k: number of original groups.
+        inputs, outputs: channels of each input and output group: the widths of the columns, the heights of the rows.
     """
-    k, last = layer.k, len(layer.sources)
-    if last < 2 * k - 1:
+    if len(sources) != len(outputs) or any(not 1 <= i <= len(inputs) for row in sources for i in row):
+        raise ConfigError("sources need one row per output group, with input groups counted from 1")
+    ax = plt.subplots(figsize=(5.6, 5.0))[1] if ax is None else ax
+    x, y = np.cumsum([0, *inputs]), np.cumsum([0, *outputs])
+    dense = len(sources) == k
+    for j, row in enumerate(sources, start=1):
+        for i in range(1, len(inputs) + 1) if dense else row:
+            moved, new = i not in row or (j > k and i != j), 2 * k - j  # `new` completes group j
+            owner, text = (new, new) if i not in row else (j, "new" if j > k and not moved else None)
+            colour, (left, right), (top, bottom) = owner_colour(owner), x[i - 1 : i + 1], y[j - 1 : j + 1]
+            style = {"facecolor": colour, "edgecolor": "white", "linewidth": 1.0, "hatch": "////" if moved else None}
+            ax.add_patch(Rectangle((left, top), right - left, bottom - top, **style))
+            box = {"facecolor": colour, "edgecolor": "none", "pad": 1.0} if moved else None
+            style = {"ha": "center", "va": "center", "fontsize": 9, "color": _on(colour), "bbox": box}
+            if text is not None:
+                ax.text((left + right) / 2, (top + bottom) / 2, text, **style)
+    ax.set(xlim=(0, x[-1]), ylim=(y[-1], 0), xlabel="input group", ylabel="output group")
+    ax.set_xticks((x[:-1] + x[1:]) / 2, range(1, len(inputs) + 1))
+    ax.set_yticks((y[:-1] + y[1:]) / 2, range(1, len(outputs) + 1))
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.spines[["left", "bottom"]].set_visible(False)
+    if not ax.figure.legends:
+        kinds = {"kept": None, "violates nesting → new group": "////"}
+        handles = [Patch(facecolor=GREY, edgecolor="white", hatch=h, label=name) for name, h in kinds.items()]
+        ax.figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return ax.figure
+
+
+@styled
+def layer_blocks(layer: NestedConv2d, *, title: str | None = None) -> Figure:
+    """The weight blocks of one layer in the super-net, left, and in the RDN, right."""
+    k, groups = layer.k, len(layer.sources)
+    if groups < 2 * k - 1:
         raise ConfigError("only an RDN holds all blocks of a layer, a sub-network does not")
     columns = split_channels(layer.reads.channels, k)
     inputs = columns if layer.reads.plain else layer.reads.sizes
     figure, (before, after) = plt.subplots(1, 2, figsize=(5.6, 3.5), width_ratios=(k, len(inputs)))
-    for j in range(1, k + 1):
-        for i in range(1, k + 1):
-            new = 2 * k - j  # completes group j
-            owner, number = (j, None) if i <= j else (new, new)
-            _cell(before, columns, layer.writes.sizes[:k], i, j, owner, moved=i > j, text=number)
-    for j, row in enumerate(layer.sources, start=1):
-        for i in row:
-            own = j > k and i == j
-            _cell(after, inputs, layer.writes.sizes, i, j, j, moved=j > k and not own, text="new" if own else None)
-    _grid(before, columns, layer.writes.sizes[:k], "in the super-net")
-    _grid(after, inputs, layer.writes.sizes, "in the RDN")
-    before.set_ylabel("output group")
-    figure.suptitle(title, fontsize=11) if title else None
-    shown = {
-        "kept": Patch(facecolor=GREY, edgecolor="white"),
-        "violating → new group": Patch(facecolor=GREY, edgecolor="white", hatch="////"),
-    }
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=2)
+    allowed = [range(1, j + 1) for j in range(1, k + 1)]
+    weight_blocks(allowed, k=k, inputs=columns, outputs=layer.writes.sizes[:k], ax=before)
+    weight_blocks(layer.sources, k=k, inputs=inputs, outputs=layer.writes.sizes, ax=after)
+    before.set_title("in the super-net")
+    after.set(title="in the RDN", ylabel=None)
+    figure.suptitle(title, fontsize=11)
     return figure
-
-
-def _cell(ax: Axes, columns, rows, i: int, j: int, owner: int, *, moved: bool, text=None) -> None:
-    """The block from input group i to output group j."""
-    corner = sum(columns[: i - 1]), sum(rows[: j - 1])
-    width, height, colour = columns[i - 1], rows[j - 1], owner_colour(owner)
-    hatch = "////" if moved else None
-    ax.add_patch(Rectangle(corner, width, height, facecolor=colour, edgecolor="white", linewidth=1.0, hatch=hatch))
-    if text is not None:
-        box = {"facecolor": colour, "edgecolor": "none", "pad": 1.0} if moved else None
-        centre = corner[0] + width / 2, corner[1] + height / 2
-        ax.text(*centre, text, ha="center", va="center", fontsize=9, color=_on(colour), bbox=box)
-
-
-def _grid(ax: Axes, columns, rows, title: str) -> None:
-    x, y = np.cumsum([0, *columns]), np.cumsum([0, *rows])
-    ax.set(xlim=(0, x[-1]), ylim=(y[-1], 0), title=title, xlabel="input group")
-    ax.set_xticks((x[:-1] + x[1:]) / 2, range(1, len(columns) + 1))
-    ax.set_yticks((y[:-1] + y[1:]) / 2, range(1, len(rows) + 1))
-    ax.tick_params(length=0)
-    ax.grid(False)
-    ax.spines[["left", "bottom"]].set_visible(False)
 
 
 @dataclass
@@ -219,35 +221,53 @@ def _bypass(ax: Axes, start: tuple[float, float], end: tuple[float, float], lane
     ax.plot(end[0] + 0.015, end[1], color=INK, marker="<", markersize=5)
 
 
-MOST_UNITS = 9  # drawn of one layer; more are hinted at by dots
+def channel_spaces(layout: Layout) -> pd.DataFrame:
+    """The channel spaces that dense convolutions write, in order: one row each.
+
+    Columns: channels, nested (channels after the surgery), piece (channels that must stay together), plain, writers (how many
+    convolutions write it).
+    """
+    writers = {}  # space → the convolutions that write it
+    for step in layout.traced.steps:
+        if is_dense(step.module):
+            writers.setdefault(layout.traced.space_of[step.name], []).append(step.name)
+    rows = []
+    for names in writers.values():
+        space = layout.space(names[0])
+        rows.append((space.channels, space.channels_nested, space.width, space.plain, len(names)))
+    return pd.DataFrame(rows, columns=["channels", "nested", "piece", "plain", "writers"])
 
 
 @styled
-def policy_network(policy: PolicyNetwork) -> Figure:
-    """A policy network (Figure 7): N_1's features on the left, one probability for each sub-network on the right."""
-    sizes = [policy.config()["in_features"], *policy.config()["hidden"], policy.config()["num_subnetworks"]]
-    figure, ax = plt.subplots(figsize=(5.6, 3.2))
-    places = [_unit_places(size) for size in sizes]
-    for column, (left, right) in enumerate(pairwise(places)):
-        for y in left:
-            for other in right:
-                ax.plot([column, column + 1], [y, other], color=GREY, linewidth=0.3, zorder=1)
-    last = len(sizes) - 1
-    for column, (size, place) in enumerate(zip(sizes, places, strict=True)):
-        colours = [owner_colour(v) for v in range(1, size + 1)] if column == last else GREY
-        ax.scatter([column] * len(place), place, s=70, c=colours, edgecolors=INK, linewidths=0.6, zorder=2)
-        if len(place) < size:
-            ax.text(column, 0, "⋮", ha="center", va="center", zorder=3)
-        role = "features of $N_1$" if column == 0 else "probabilities" if column == last else "hidden, ReLU"
-        ax.text(column, -1.22, f"{size} {role}", ha="center", va="top")
-    for v, y in enumerate(places[-1], start=1):
-        ax.text(last + 0.08, y, f"$p_{{{v}}}$: is $N_{{{v}}}$ right?", ha="left", va="center")
-    ax.set(xlim=(-0.5, last + 0.75), ylim=(-1.45, 1.1))
-    ax.axis("off")
+def channels_before_and_after(spaces: Mapping[str, pd.DataFrame]) -> Figure:
+    """Channels of each space before and after the surgery, a panel for each network; `spaces`: as of `channel_spaces`."""
+    figure, axes = plt.subplots(len(spaces), 1, figsize=(5.6, 2 * len(spaces)), squeeze=False)
+    for ax, (name, table) in zip(axes.flat, spaces.items(), strict=True):
+        ax.vlines(table.index, table["channels"], table["nested"], color=INK, alpha=0.5)
+        plain, nested = table[table["plain"]], table[~table["plain"]]
+        dots = {"plain": (plain.index, plain["channels"]), "in the super-net": (nested.index, nested["channels"])}
+        dots["with new groups"] = (nested.index, nested["nested"])
+        curves(ax, dots, colors=(INK, BLUE, VERMILLION), linestyle="none", markersize=4)
+        ax.set(title=name, xticks=[], yscale="log", ylabel="channels")
+    ax.set(xlabel="channel space, from the image to the classifier")
+    legend_below(figure, ncols=3)
     return figure
 
 
-def _unit_places(size: int) -> np.ndarray:
-    """Heights of a layer's units, from the top; of a large layer the first and last few, with a gap for the dots."""
-    places = np.linspace(1, -1, max(2, min(size, MOST_UNITS)))[: max(1, size)]
-    return places if size <= MOST_UNITS else np.delete(places, MOST_UNITS // 2)
+@styled
+def selection_rounds(scores: np.ndarray, order: np.ndarray, *, k: int) -> Figure:
+    """Algorithm 1 on one layer: the violation scores (k − 1 rounds, channels) of the channels that are left in each round.
+
+    order: (channels,) the channels in the order in which they are taken.
+    """
+    figure, axes = plt.subplots(k - 1, 1, figsize=(5.6, 1.6 * (k - 1)), sharex=True, sharey=True, squeeze=False)
+    ends = np.cumsum([0, *split_channels(len(order), k)])
+    for g, (ax, score) in enumerate(zip(axes.flat, scores, strict=True), start=1):
+        start, end = ends[g - 1 : g + 1]
+        ax.bar(range(end, len(order)), score[order[end:]], color=INK, alpha=0.3, label="not taken")
+        ax.bar(range(start, end), score[order[start:end]], color=CYCLE[g - 1], label=f"taken for group {g}")
+        ax.set(ylabel=f"round {g}")
+        ax.legend(loc="upper left")
+    ax.set(xlabel="output channels, in the order they are taken", xticks=[])
+    figure.supylabel("violation score", fontsize=11)
+    return figure

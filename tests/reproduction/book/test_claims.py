@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from rdnlib.reproduction.analysis.statistics import Estimate
-from rdnlib.reproduction.book import claims, figures
+from rdnlib.reproduction.book import claims, style
 
 OURS = {"a − b": Estimate(1.0, -1.0, 3.0), "a − c": Estimate(2.0, 1.0, 3.0, 2, -4.0, 8.0)}
 
@@ -23,7 +23,7 @@ def table():
 )
 def test_the_same_picture_twice_with_labels(draw):
     one, other = draw(), draw()
-    assert figures.svg(one) == figures.svg(other)
+    assert style.svg(one) == style.svg(other)
     (ax,) = one.axes
     assert ax.get_xlabel() and len(ax.get_yticklabels()) in (2, 3)
     plt.close("all")

@@ -6,13 +6,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.patches import Rectangle
+from matplotlib.container import BarContainer, ErrorbarContainer
 
 from rdnlib.errors import ConfigError
 from rdnlib.reproduction.book import figures as figures_module
-
-SIZES = [8, 8, 8, 8, 8, 8, 8]
-ROWS = [(1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), (4, 5), (3, 4, 6), (2, 3, 4, 7)]  # k = 4, by hand
+from rdnlib.reproduction.book import style
 
 
 @pytest.fixture(autouse=True)
@@ -33,65 +31,33 @@ def frame() -> pd.DataFrame:
     )
 
 
+def histories() -> dict[str, pd.DataFrame]:
+    base = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0], "accuracy": [0.2, 0.4]})
+    rdn = pd.DataFrame({"epoch": [1, 2, 3], "loss": [1.5, 1.2, 1.1], "accuracy_1": [0.1, 0.2, 0.3], "accuracy_K": 0.5})
+    return {"base": base, "rdn": rdn}
+
+
 def figures() -> dict:
-    rng = np.random.default_rng(0)
     table = pd.DataFrame({"subnetwork": [1, 2], "madds": [1e6, 2e6], "top1": [50.0, 60.0]})
     table["top1_low"], table["top1_high"] = table["top1"] - 1, table["top1"] + 1
     return {
         "figure8": lambda: figures_module.figure8(frame()),
         "subnetwork_curve": lambda: figures_module.subnetwork_curve({"copy": table, "base": table.tail(1)}),
-        "block_structure": lambda: figures_module.block_structure(ROWS, k=4, inputs=SIZES, outputs=SIZES),
-        "exit_difficulty": lambda: figures_module.exit_difficulty(rng.random(50), rng.integers(1, 4, 50), count=4),
+        "training_curves": lambda: figures_module.training_curves(histories(), colors=(style.INK, style.BLUE)),
     }
 
 
 @pytest.mark.parametrize("name", figures())
 def test_same_figure_gives_the_same_svg(name):
-    one, other = (figures_module.svg(figures()[name]()) for _ in range(2))
+    one, other = (style.svg(figures()[name]()) for _ in range(2))
     assert one == other
     ElementTree.fromstring(one)
 
 
 @pytest.mark.parametrize("name", figures())
 def test_axes_are_labelled(name):
-    for ax in figures()[name]().axes:
-        assert ax.get_xlabel() and ax.get_ylabel()
-
-
-def test_users_own_style_is_left_alone():
-    before = dict(plt.rcParams)
-    figures_module.figure8(frame())
-    figures_module.figure()
-    assert dict(plt.rcParams) == before
-
-
-def test_shown_text_takes_the_colour_of_the_page():
-    shown = figures_module.show(figures_module.figure8(frame()), alt='a "curve" & more').data
-    assert "currentColor" in shown and figures_module.INK not in shown
-    svg = ElementTree.fromstring(shown).find("{http://www.w3.org/2000/svg}svg")
-    assert svg.get("aria-label") == 'a "curve" & more' and svg.get("role") == "img"
-    assert svg.get("width") is None and svg.get("viewBox")
-
-
-def test_two_figures_on_a_page_share_no_id():
-    def ids(html):
-        return {element.get("id") for element in ElementTree.fromstring(html).iter()} - {None}
-
-    one = figures_module.show(figures_module.figure8(frame()), alt="one").data
-    other = figures_module.show(figures_module.figure8(frame().head(5)), alt="other").data
-    assert ids(one) and not ids(one) & ids(other)
-    references = {part.split('"')[0].rstrip(")") for part in one.split("#f")[1:] if "-" in part[:12]}
-    assert {f"f{name.split(')')[0]}" for name in references} <= ids(one)
-
-
-@pytest.mark.parametrize("suffix", ["svg", "png"])
-def test_saved_files_are_identical_and_stand_on_white(tmp_path, suffix):
-    for name in ("a", "b"):
-        figures_module.save(figures_module.figure8(frame()), tmp_path / f"{name}.{suffix}")
-    assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
-    if suffix == "svg":
-        assert "#ffffff" in (tmp_path / "a.svg").read_text()
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"a.{suffix}", f"b.{suffix}"]
+    axes = figures()[name]().axes
+    assert axes[-1].get_xlabel() and all(ax.get_ylabel() for ax in axes)
 
 
 def test_figure8_draws_every_series_where_it_is():
@@ -102,36 +68,62 @@ def test_figure8_draws_every_series_where_it_is():
     assert labels == ["sub-networks", "dynamic", "base", "random mix of $N_1$ and $N_K$"]
 
 
-def test_blocks_are_those_of_figure_3():
-    ax = figures_module.block_structure(ROWS, k=4, inputs=SIZES, outputs=SIZES).axes[0]
-    blocks = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
-    hatched = [patch for patch in blocks if patch.get_hatch()]
-    assert len(blocks) - len(hatched) == 19  # 10 kept, 6 moved, 3 new
-    assert len(hatched) == 6
-    assert {(patch.get_x() // 8 + 1, patch.get_y() // 8 + 1) for patch in hatched} == {
-        (i, j) for j in range(1, 5) for i in range(j + 1, 5)
+def test_curves_are_where_they_should_be_with_their_intervals():
+    ax = plt.subplots()[1]
+    figures_module.curves(ax, {"a": ([1, 2], [5, 6]), "b": ([1, 2], [5, 6], [4, 6], [7, 6])}, linewidth=3)
+    a, b = (line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 3)
+    assert [tuple(line.get_ydata()) for line in (a, b)] == [(5, 6), (5, 6)]
+    assert a.get_color() != b.get_color() and a.get_marker() != b.get_marker()
+    (bars,) = (each for each in ax.containers if isinstance(each, ErrorbarContainer))
+    assert [tuple(segment[:, 1]) for segment in bars[2][0].get_segments()] == [(4, 7), (6, 6)]
+    assert sorted(ax.get_legend_handles_labels()[1]) == ["a", "b"]
+
+
+def test_every_cell_of_a_matrix_has_its_text_and_row_1_is_on_top():
+    ax = plt.subplots()[1]
+    values = np.array([[0.1, np.nan, 0.9], [0.2, 0.3, 0.4]])
+    colours = figures_module.matrix(ax, values, np.char.mod("%.1f", values))
+    assert colours.get_array().shape == (2, 3) and colours.get_array().mask.sum() == 1
+    texts = {text.get_position(): (text.get_text(), text.get_color()) for text in ax.texts}
+    assert texts[3, 1] == ("0.9", "white") and texts[1, 2] == ("0.2", "black") and texts[2, 1] == ("nan", style.INK)
+    assert ax.get_ylim() == (2.5, 0.5)
+
+
+@pytest.mark.parametrize("horizontal", [False, True])
+def test_stacked_bars_add_up(horizontal):
+    ax = plt.subplots()[1]
+    parts = {"a": [1, 2], "b": pd.Series([3, 4])}
+    figures_module.stacked_bars(ax, [0, 1], parts, texts="{:.1f}", horizontal=horizontal)
+    a, b = (each for each in ax.containers if isinstance(each, BarContainer))
+    ends = [bar.get_bbox().x1 if horizontal else bar.get_bbox().y1 for bars in (a, b) for bar in bars]
+    assert ends == [1, 2, 4, 6]
+    assert [text.get_text() for text in ax.texts] == ["4.0", "6.0"]
+
+
+def test_an_axis_names_the_subnetworks():
+    ax = plt.subplots()[1]
+    figures_module.name_subnetworks(ax.yaxis, 10)
+    assert [label.get_text() for label in ax.get_yticklabels()][8:] == ["$N_{9}$", "$N_{10}$"]
+
+
+def test_images_stand_in_rows():
+    rows = {"one": [np.zeros((4, 4, 3)), np.ones((4, 4, 3))], "two": [np.ones((4, 4, 3))] * 3}
+    figure = figures_module.image_rows(rows, columns=2)
+    assert [len(ax.images) for ax in figure.axes] == [1, 1, 1, 1]
+    assert [text.get_text() for ax in figure.axes for text in ax.texts] == ["one", "two"]
+
+
+def test_training_goes_on_where_the_first_network_ended():
+    top, bottom = figures_module.training_curves(histories(), colors=(style.INK, style.BLUE)).axes
+    assert {line.get_label(): list(line.get_xdata()) for line in top.lines[:3]} == {
+        "base": [1, 2],
+        "rdn, $N_1$": [3, 4, 5],
+        "rdn, $N_K$": [3, 4, 5],
     }
-
-
-def test_unequal_groups_are_drawn_to_scale():
-    ax = figures_module.block_structure([(1,), (1, 2), (2, 3)], k=2, inputs=[3, 2, 3], outputs=[6, 4, 6]).axes[0]
-    last = ax.patches[-1]
-    assert (last.get_x(), last.get_y(), last.get_width(), last.get_height()) == (5, 10, 3, 6)
-
-
-def test_exit_difficulty_plots_the_means():
-    rng = np.random.default_rng(1)
-    difficulty, exits = rng.random(200), rng.integers(1, 4, 200)
-    ax = figures_module.exit_difficulty(difficulty, exits, count=5).axes[0]
-    x, y = ax.lines[0].get_data()
-    assert list(x) == [1, 2, 3]  # nothing left at exits 4 and 5
-    np.testing.assert_allclose(y, [difficulty[exits == v].mean() for v in (1, 2, 3)])
+    assert list(bottom.lines[1].get_ydata()) == [1.5, 1.2, 1.1]
+    assert top.lines[-1].get_xdata()[0] == 2.5
 
 
 def test_bad_input_is_named():
     with pytest.raises(ConfigError, match="top1"):
         figures_module.figure8(frame().drop(columns="top1"))
-    with pytest.raises(ConfigError, match="known difficulty"):
-        figures_module.exit_difficulty(np.array([0.1, np.nan]), np.array([1, 2]), count=2)
-    with pytest.raises(ConfigError, match="output group"):
-        figures_module.block_structure(ROWS, k=4, inputs=SIZES[:4], outputs=SIZES)

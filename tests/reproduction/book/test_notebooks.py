@@ -10,6 +10,8 @@ import pytest
 from rdnlib.reproduction.book.execute import execute, kernel
 from rdnlib.reproduction.experiments.workspace import ensure_all
 
+HIDDEN_LINES = 12
+TOO_LONG = ("06", "07", "11", "12", "13", "14", "15", "16")  # chapters still to be shortened
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[3] / "notebooks").glob("[0-9]*.ipynb"))
 PARAMETERS = {"profile": "quick", "data_root": None, "seed": 0, "out": None}
 
@@ -55,6 +57,16 @@ def test_a_notebook_begins_with_its_only_title(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_code_fits_the_column_of_the_book(path):
     assert max(len(line) for cell in code_cells(path) for line in cell.source.splitlines()) <= 78
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_hidden_cells_are_short(path):
+    if path.name.startswith(TOO_LONG):
+        pytest.xfail("this chapter still has long hidden cells")
+    hidden = [
+        c for c in code_cells(path) if any(t.startswith(("hide-", "remove-")) for t in c.metadata.get("tags", []))
+    ]
+    assert [cell.source for cell in hidden if len(cell.source.splitlines()) > HIDDEN_LINES] == []
 
 
 def test_all_notebooks_run_and_write_the_results(tmp_path):

@@ -48,11 +48,11 @@ curve[[f"exit_{k}" for k in range(1, 6)]] = exits
 lambda_slider(curve, subnetworks=pd.DataFrame({"madds": madds, "accuracy": accuracy}))
 """
 FIGURE = """
-from rdnlib.reproduction.book import figures
 from rdnlib.nn.groups import sources
+from rdnlib.reproduction.book import figures, structure, style
 rows = [sources(j, 4, plain_input=False) for j in range(1, 8)]
 sizes = [24, 24, 24, 24, 24, 24, 24]
-plots.show(plots.block_structure(rows, k=4, inputs=sizes, outputs=sizes), alt="which group reads which")
+style.show(structure.weight_blocks(rows, k=4, inputs=sizes, outputs=sizes), alt="which group reads which")
 """
 CURVE = """
 import pandas as pd
@@ -64,7 +64,7 @@ frame = pd.DataFrame({
     "top1": [55, 64, 69, 71, 72, 60, 66, 70, 72, 67, 71.5, 70.5, 71.5, 55, 72, 78],
 })
 frame["low"], frame["high"] = frame["top1"] - 1, frame["top1"] + 1
-plots.show(plots.figure8(frame), alt="accuracy against MAdds")
+style.show(figures.figure8(frame), alt="accuracy against MAdds")
 """
 TABLE = "pd.DataFrame({'network': ['N1', 'N2'], 'top-1 (%)': [55.0, 64.0]}).style.hide()"
 FRAME = "pd.DataFrame({'network': ['N1', 'N2'], 'top-1 (%)': [55.0, 64.0]})"

@@ -2,18 +2,19 @@
 
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from itertools import pairwise
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 from support.networks import build
 
 from rdnlib import to_rdn
 from rdnlib.errors import ConfigError
+from rdnlib.graph import is_dense, trace
 from rdnlib.nn.conv import NestedConv2d
-from rdnlib.policy.network import PolicyNetwork
-from rdnlib.reproduction.book import figures, structure
+from rdnlib.reproduction.book import structure, style
+from rdnlib.surgery.layout import plan
 
 BLOCKS = {"mobilenext": "blocks.3", "mobilenet_v2": "features.5", "resnext50": "layer3.1", "mixed": "excite"}
 
@@ -75,7 +76,7 @@ def test_every_connection_of_a_block_is_a_line(rdns, name):
 
 
 def test_the_same_block_gives_the_same_svg(rdns):
-    one, other = (figures.svg(structure.network_block(rdns["resnext50"], "layer3.0")) for _ in range(2))
+    one, other = (style.svg(structure.network_block(rdns["resnext50"], "layer3.0")) for _ in range(2))
     assert one == other
     ElementTree.fromstring(one)
 
@@ -93,15 +94,58 @@ def test_an_unknown_block_is_named(rdns):
         structure.network_block(rdns["mobilenext"], "blocks.99")
 
 
-@pytest.mark.parametrize("features, hidden, outputs", [(5, [4], 3), (24, [64], 7), (12, [30, 8], 1), (12, [], 3)])
-def test_a_policy_network_is_drawn_with_its_sizes(features, hidden, outputs):
-    """All units of small layers, a few of large ones; every drawn unit reads every drawn unit before it."""
-    figure = structure.policy_network(PolicyNetwork(features, outputs, hidden))
-    (ax,) = figure.axes
-    sizes = [features, *hidden, outputs]
-    drawn = [size if size <= structure.MOST_UNITS else structure.MOST_UNITS - 1 for size in sizes]
-    assert [len(units.get_offsets()) for units in ax.collections] == drawn
-    assert len(ax.lines) == sum(a * b for a, b in pairwise(drawn))
-    written = [text.get_text() for text in ax.texts]
-    assert sum(text.startswith(f"{size} ") for size in sizes for text in written) >= len(sizes)
-    assert sum("right?" in text for text in written) == outputs
+SIZES = [8] * 7
+ROWS = [(1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), (4, 5), (3, 4, 6), (2, 3, 4, 7)]  # k = 4, by hand
+
+
+def test_blocks_are_those_of_figure_3():
+    ax = structure.weight_blocks(ROWS, k=4, inputs=SIZES, outputs=SIZES).axes[0]
+    assert len(cells(ax)) == 19  # 10 kept, 6 moved, 3 new
+    moved = {(cell.get_x() // 8 + 1, cell.get_y() // 8 + 1) for cell in cells(ax) if cell.get_hatch()}
+    assert moved == {(4, 5), (3, 6), (4, 6), (2, 7), (3, 7), (4, 7)}
+    assert [text.get_text() for text in ax.texts] == ["new"] * 3
+
+
+def test_the_dense_convolution_says_where_its_violating_blocks_go():
+    ax = structure.weight_blocks(ROWS[:4], k=4, inputs=SIZES[:4], outputs=SIZES[:4]).axes[0]
+    assert len(cells(ax)) == 16
+    assert {(cell.get_x() // 8 + 1, cell.get_y() // 8 + 1) for cell in cells(ax) if cell.get_hatch()} == {
+        (i, j) for j in range(1, 5) for i in range(j + 1, 5)
+    }
+    assert [text.get_text() for text in ax.texts] == ["7", "7", "7", "6", "6", "5"]
+
+
+def test_unequal_groups_are_drawn_to_scale():
+    ax = structure.weight_blocks([(1,), (1, 2), (2, 3)], k=2, inputs=[3, 2, 3], outputs=[6, 4, 6]).axes[0]
+    last = cells(ax)[-1]
+    assert (last.get_x(), last.get_y(), last.get_width(), last.get_height()) == (5, 10, 3, 6)
+
+
+def test_groups_that_do_not_exist_are_named():
+    with pytest.raises(ConfigError, match="output group"):
+        structure.weight_blocks(ROWS, k=4, inputs=SIZES[:4], outputs=SIZES)
+
+
+def test_channel_spaces_are_counted_with_the_convolutions_that_write_them(images):
+    network = build("mobilenext", images)
+    layout = plan(trace(network), k=4, plain=network.plain_by_default)
+    spaces = structure.channel_spaces(layout)
+    dense = [step for step in layout.traced.steps if is_dense(step.module)]
+    assert spaces["writers"].sum() == len(dense)
+    assert spaces["channels"].iloc[0] == network.stem[0].out_channels and spaces["plain"].iloc[0]
+    assert (spaces["nested"] == spaces["channels"]).equals(spaces["plain"])
+    figure = structure.channels_before_and_after({"one": spaces, "two": spaces})
+    for ax in figure.axes:
+        points = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
+        assert points["plain"] == list(spaces.loc[spaces["plain"], "channels"])
+        assert points["with new groups"] == list(spaces.loc[~spaces["plain"], "nested"])
+
+
+def test_each_round_shows_what_is_taken_and_what_is_left():
+    scores = np.arange(18.0).reshape(2, 9)  # k − 1 = 2 rounds
+    order = np.arange(9)[::-1]
+    for g, ax in enumerate(structure.selection_rounds(scores, order, k=3).axes):
+        left, taken = ax.containers
+        assert [bar.get_height() for bar in taken] == list(scores[g, order][3 * g : 3 * g + 3])
+        assert [bar.get_height() for bar in left] == list(scores[g, order][3 * g + 3 :])
+        assert ax.get_ylabel() == f"round {g + 1}"

@@ -1,0 +1,109 @@
+"""The style of the book's figures: Okabe–Ito colours, labelled axes, and SVG that is identical from run to run.
+
+`show` puts a figure into a page as inline SVG whose text and axes take the colour of the page, so that it reads equally
+well in light and dark mode; `save` writes a stand-alone file on white.
+"""
+
+import hashlib
+import html
+import io
+import os
+import re
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+from IPython.display import HTML
+from matplotlib.figure import Figure
+
+from rdnlib.utils.files import replacing
+
+BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+SKY, ORANGE, YELLOW = "#56B4E9", "#E69F00", "#F0E442"
+CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE)  # Okabe–Ito, strongest on both backgrounds first
+MARKERS = "osD^vP"
+OWNERS = (BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE, "#999999", YELLOW)  # yellow is faint on white: last
+INK = "#24292f"  # text, axes and grid; `show` turns exactly this colour into the page's own
+STAR = {"marker": "*", "markersize": 11, "linestyle": "none"}  # one network alone
+DOTTED = {"color": INK, "linestyle": ":", "linewidth": 1}  # a line to compare with
+
+STYLE = {
+    "figure.figsize": (5.6, 3.5),  # about 540 px: still legible when a phone shrinks it to 360 px
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "legend.fontsize": 10,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": INK,
+    "grid.alpha": 0.15,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": matplotlib.cycler(color=CYCLE),
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.5,
+    "errorbar.capsize": 2.5,
+    "hatch.linewidth": 1.2,
+    "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and selected
+    "svg.hashsalt": "rdn",
+}
+
+
+styled = plt.rc_context(STYLE)  # decorates a function that draws; the user's own settings stay as they are
+
+
+def owner_colour(group: int) -> str:
+    """Colour of the sub-network that owns a group (from 1), as in Figure 2 of the paper."""
+    return OWNERS[(group - 1) % len(OWNERS)]
+
+
+def legend_below(figure: Figure, *, ncols: int = 2) -> None:
+    """One legend under the figure for all of its axes; of entries with the same label the first is shown."""
+    handles = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=ncols)
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG text; the same figure always gives the same text."""
+    buffer = io.StringIO()
+    with plt.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def show(figure: Figure, *, alt: str) -> HTML:
+    """Close the figure and return it for display; `alt` says in words what it shows."""
+    plt.close(figure)
+    text = svg(figure)
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    width = float(re.search(r'width="([\d.]+)pt"', text)[1]) * 4 / 3
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    # ids are unique within a figure only: prefix them, so that two figures of a page cannot mix up their clip paths
+    prefix = "f" + hashlib.sha256(text.encode()).hexdigest()[:8]
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
+    label = html.escape(alt, quote=True)
+    style = f"width:100%;max-width:{width:.0f}px;height:auto;color:inherit"
+    text = text.replace("<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1)
+    return HTML(f'<div class="rdn-figure">{text}</div>')
+
+
+def save(figure: Figure, path: str | os.PathLike) -> None:
+    """Write the figure as a file that stands alone, on white, atomically; the format follows the suffix."""
+    suffix = Path(path).suffix.lstrip(".")
+    metadata = {"Date": None, "Creator": None} if suffix == "svg" else None
+    with replacing(path) as temporary, plt.rc_context(STYLE):
+        figure.savefig(temporary, format=suffix, facecolor="white", metadata=metadata, dpi=150)
