@@ -1,6 +1,6 @@
-"""Pictures of differences and verdicts: Tables 3 to 5 and the ledger."""
+"""Differences and verdicts, drawn and in words: Tables 1 to 5 and the ledger."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,15 +8,44 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from pandas.io.formats.style import Styler
 
 from rdnlib.reproduction.analysis.statistics import Estimate
-from rdnlib.reproduction.book.style import BLUE, GREEN, INK, ORANGE, VERMILLION, styled
+from rdnlib.reproduction.book.chapter import with_interval
+from rdnlib.reproduction.book.style import BLUE, DOTTED, GREEN, INK, ORANGE, VERMILLION, styled
 
 VERDICTS = {
     "reproduced": (GREEN, "o"),
     "inconclusive": (ORANGE, "s"),
     "not reproduced": (VERMILLION, "X"),
 }
+
+
+def ours_in_words(claim) -> str:
+    """Our number in a row of the ledger, its interval over the images (if it is not exact) and that over the seeds."""
+    ends = claim.ours_low, claim.ours_high
+    text = f"{claim.ours:+.1f}" if ends[0] == ends[1] else with_interval(claim.ours, *ends, signed=True)
+    if pd.notna(claim.ours_seeds_low):
+        text += f"; {claim.ours_seeds_low:+.1f} to {claim.ours_seeds_high:+.1f}"
+    return text if claim.unit == "points" else f"{text} %"
+
+
+def verdict_tables(ledger: pd.DataFrame) -> Iterator[Styler]:
+    """The ledger for display, one table for each table or figure of the paper."""
+    bounds = ledger["holds_if"].str.replace(r"(\d+\.\d)\d+", r"\1", regex=True)
+    shown = pd.DataFrame(
+        {
+            "claim": ledger["statement"],
+            "paper": ledger["paper"],
+            "ours": [ours_in_words(claim) for claim in ledger.itertuples()],
+            "holds if": bounds.str.replace("<", "below").str.replace(">", "above"),
+            "verdict": ledger["verdict"],
+        }
+    )
+    for where, part in shown.groupby(ledger["where"], sort=False):
+        style = part.style.hide(axis="index").set_caption(where)
+        style = style.set_properties(subset=["verdict"], **{"font-weight": "bold"})
+        yield style.set_properties(subset=["claim"], **{"min-width": "14em"})
 
 
 def bars(ax: Axes, y: float, estimate: Estimate, *, color: str, marker: str = "o") -> None:
@@ -28,15 +57,17 @@ def bars(ax: Axes, y: float, estimate: Estimate, *, color: str, marker: str = "o
 
 @styled
 def gains(ours: dict[str, Estimate], paper: dict[str, float]) -> Figure:
-    """Differences in points, ours with intervals and the paper's beside them; rows of `ours` from top to bottom."""
-    fig, ax = plt.subplots(figsize=(5.6, 1.3 + 0.55 * len(ours)))
-    for row, (name, estimate) in enumerate(ours.items()):
-        bars(ax, -row, estimate, color=VERMILLION)
+    """Differences in points from top to bottom, ours with intervals; the paper's are in the same row if named alike."""
+    names = list(dict.fromkeys([*ours, *paper]))
+    fig, ax = plt.subplots(figsize=(5.6, 1.3 + (0.55 if len(names) < 6 else 0.36) * len(names)))
+    for row, name in enumerate(names):
+        if name in ours:
+            bars(ax, -row, ours[name], color=VERMILLION)
         if name in paper:
-            ax.plot(paper[name], -row - 0.25, color=BLUE, marker="D", linestyle="none")
-    ax.axvline(0, color=INK, linestyle=":", linewidth=1)
-    ax.set(yticks=-np.arange(len(ours)), yticklabels=list(ours), xlabel="difference (points)")
-    ax.set(ylim=(0.5 - len(ours), 0.5))
+            ax.plot(paper[name], -row - 0.25 * (name in ours), color=BLUE, marker="D", linestyle="none")
+    ax.axvline(0, **DOTTED)
+    ax.set(yticks=-np.arange(len(names)), yticklabels=names, xlabel="difference (points)")
+    ax.set(ylim=(0.5 - len(names), 0.5))
     handles = [Line2D([], [], color=VERMILLION, marker="o", linewidth=3.5, label="ours")]
     handles.append(Line2D([], [], color=BLUE, marker="D", linestyle="none", label="the paper's"))
     fig.legend(handles=handles, loc="outside lower center", ncols=2)
@@ -45,7 +76,7 @@ def gains(ours: dict[str, Estimate], paper: dict[str, float]) -> Figure:
 
 @styled
 def forest(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
-    """Claims of the ledger in points: ours with its intervals, the bound as a tick, the verdict as colour and marker."""
+    """Claims in points: ours with its intervals, the bound as a tick, the verdict as colour and marker."""
     fig, ax = plt.subplots(figsize=(5.6, 1.2 + 0.36 * len(table)))
     for row, claim in enumerate(table.itertuples()):
         colour, marker = VERDICTS[claim.verdict]

@@ -9,6 +9,7 @@ import html
 import ipywidgets
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from rdnlib.errors import ConfigError
 
@@ -34,8 +35,8 @@ def lambda_slider(curve: pd.DataFrame, *, subnetworks: pd.DataFrame, frames: int
     """A slider over λ with the accuracy–MAdds curve, its numbers, and the share of images that leave at each exit.
 
     Args:
-        curve: the exact sweep, columns `lam` (ascending), `accuracy` in [0, 1], `madds` (mean multiply-adds per image) and
-            `exit_1` … `exit_K` (shares of the images).
+        curve: the exact sweep, columns `lam` (ascending), `accuracy` in [0, 1], `madds` (mean multiply-adds per image)
+            and `exit_1` … `exit_K` (shares of the images).
         subnetworks: columns `madds` and `accuracy`, one row for each of N_1 … N_K: the static points drawn for
             comparison; its last row is what "of N_K" refers to.
         frames: number of positions, chosen evenly along MAdds; fewer where the curve has fewer distinct ones.
@@ -69,9 +70,9 @@ def lambda_slider(curve: pd.DataFrame, *, subnetworks: pd.DataFrame, frames: int
 
 
 def evenly(madds: np.ndarray, count: int) -> np.ndarray:
-    """Ascending row numbers, at most `count`, that cover the range of `madds` (any order) as evenly as its values allow.
+    """Ascending row numbers, at most `count`, that cover the range of `madds` as evenly as its values allow.
 
-    The first and last row are always among them.
+    `madds` may be in any order. The first and last row are always among them.
     """
     targets = np.linspace(madds.min(), madds.max(), count)
     nearest = np.abs(madds[:, None] - targets).argmin(axis=0)
@@ -173,8 +174,7 @@ def _lam(value: float) -> str:
 
 
 def _ticks(low: float, high: float) -> np.ndarray:
-    """About five round numbers that enclose [low, high]."""
-    rough = max(high - low, 1e-9) / 4
-    magnitude = 10 ** np.floor(np.log10(rough))
-    step = magnitude * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= rough * 0.999)
-    return np.arange(np.floor(low / step + 1e-9), np.ceil(high / step - 1e-9) + 1) * step
+    """About five round numbers that enclose [low, high], some room around it where it is a single value."""
+    if high - low < 1e-6 * max(abs(low), abs(high), 1e-3):
+        low, high = low - 1, high + 1
+    return MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)

@@ -36,3 +36,32 @@ def test_intervals_are_where_they_belong():
     (ax,) = claims.forest(table(), ["1", "2", "3"]).axes
     assert 16.4038 in [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "|"]
     plt.close("all")
+
+
+def test_rows_of_the_paper_alone_come_last():
+    (ax,) = claims.gains(OURS, {"paper": 0.5, "a − b": -0.5}).axes
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a − b", "a − c", "paper"]
+    points = {tuple(np.ravel(line.get_xydata())) for line in ax.lines if line.get_marker() == "D"}
+    assert points == {(-0.5, -0.25), (0.5, -2.0)}
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("estimate", "unit", "text"),
+    [
+        (Estimate(1, 0.5, 2), "points", "+1.0 (+0.5 to +2.0)"),
+        (Estimate(20, 20, 20), "% of the base's", "+20.0 %"),
+        (Estimate(1, -1, 3, 3, 0, 2), "points", "+1.0 (-1.0 to +3.0); +0.0 to +2.0"),
+    ],
+)
+def test_our_number_in_words(estimate, unit, text):
+    (claim,) = pd.DataFrame([estimate.columns("ours") | {"unit": unit}]).itertuples()
+    assert claims.ours_in_words(claim) == text
+
+
+def test_the_ledger_is_shown_by_table_of_the_paper():
+    ledger = table().assign(unit="points", statement="s", paper="+1", where=["Table 1", "Table 1", "Table 3"])
+    first, second = claims.verdict_tables(ledger)
+    assert (first.caption, second.caption) == ("Table 1", "Table 3") and len(first.data) == 2
+    assert second.data["holds if"].tolist() == ["below 16.4"]
+    assert "font-weight: bold" in first.to_html()

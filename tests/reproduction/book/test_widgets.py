@@ -83,6 +83,13 @@ def test_drawings_are_well_formed_and_stay_inside():
         assert len(svg.findall("rect")) == 3
 
 
+def test_a_network_that_has_learned_nothing_is_drawn_all_the_same():
+    flat = curve().assign(accuracy=0.1)
+    _, stack = parts(lambda_slider(flat, subnetworks=SUBNETWORKS.assign(accuracy=0.1)))
+    svg = ElementTree.fromstring(re.search("<svg.*?</svg>", stack.children[0].value, re.S)[0])
+    assert 12 < float(svg.find("circle").get("cy")) < 226
+
+
 def test_bad_curves_are_named():
     with pytest.raises(ConfigError, match="madds"):
         lambda_slider(curve().drop(columns="madds"), subnetworks=SUBNETWORKS)

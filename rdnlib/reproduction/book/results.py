@@ -1,0 +1,267 @@
+"""Pictures and sentences of the chapters on results: Table 1, Figure 8, Tables 4 and 5, and the lengths of training.
+
+Accuracies are per cent, differences points; `x_low` and `x_high` are the ends of the 95 % interval of column `x`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rdnlib.reproduction.analysis.statistics import Estimate, accuracy
+from rdnlib.reproduction.book.chapter import comparison, with_interval
+from rdnlib.reproduction.book.figures import curves, name_subnetworks
+from rdnlib.reproduction.book.style import BLUE, DOTTED, INK, SKY, VERMILLION, legend_below, styled
+from rdnlib.reproduction.experiments.workspace import Run
+
+
+def epochs(count: float) -> str:
+    """ "1 epoch", "2 epochs"."""
+    return f"{count:.0f} epoch{'' if count == 1 else 's'}"
+
+
+def subnetworks(numbers: Iterable[int]) -> str:
+    """ "$N_2$, $N_3$"."""
+    return ", ".join(f"$N_{number}$" for number in numbers)
+
+
+def with_ends(x: Sequence[float], table: pd.DataFrame, column: str) -> tuple:
+    """A series for `figures.curves`: x, then the column and the ends of its intervals."""
+    return x, table[column], table[f"{column}_low"], table[f"{column}_high"]
+
+
+# Table 1
+
+
+def madds_changes(table: pd.DataFrame, pairs: dict[str, tuple[str, str]]) -> pd.DataFrame:
+    """Change of the MAdds in %: `nesting`, N_K against its base, and `adapting`, † against N_K; a row for each pair.
+
+    table: Table 1, columns `model` and `madds_m`; the dynamic row is named as the RDN, and †. pairs: label → (base,
+    RDN).
+    """
+    madds = table.set_index("model")["madds_m"]
+    changes = [(madds[rdn] / madds[base] - 1, madds[f"{rdn}†"] / madds[rdn] - 1) for base, rdn in pairs.values()]
+    return 100 * pd.DataFrame(changes, index=list(pairs), columns=["nesting", "adapting"])
+
+
+@styled
+def madds_bars(ours: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """What nesting costs and what adapting saves, in % of the MAdds; both tables as `madds_changes` makes them."""
+    both = pd.concat([ours, paper])
+    colours = [VERMILLION] * len(ours) + [BLUE] * len(paper)
+    fig, axes = plt.subplots(2, 1, figsize=(5.6, 5.2), sharey=True)
+    titles = {"nesting": "$N_K$ against its base", "adapting": "dynamic inference (†) against $N_K$"}
+    for ax, (column, title) in zip(axes, titles.items(), strict=True):
+        bars = ax.barh(-np.arange(len(both)), both[column], color=colours)
+        ax.bar_label(bars, [f"{value:+.0f} %" for value in both[column]], padding=3)
+        ax.axvline(0, color=INK, linewidth=1)
+        ax.set(title=title, yticks=-np.arange(len(both)), yticklabels=both.index)
+        ax.margins(x=0.2)
+    axes[1].set(xlabel="change of the MAdds (%)")
+    return fig
+
+
+def loss_in_words(change: Estimate) -> str:
+    """What is known about a loss of accuracy, from the interval of the change in points."""
+    if change.high < 0:
+        return f"some accuracy is lost, at most {-change.low:.1f} points"
+    if change.low > 0:
+        return f"no accuracy is lost, at least {change.low:.1f} points are gained"
+    loss = max(0.0, -change.low)
+    return f"the change of the accuracy may be chance; the interval excludes a loss of more than {loss:.1f} points"
+
+
+# Figure 8
+
+
+def duels_in_words(duels: pd.DataFrame, rival: str) -> list[str]:
+    """A sentence for each policy and target of `tradeoff.duel_table`: accuracy and cost against one rival."""
+    lines = []
+    for row in duels[duels["rival"] == rival].itertuples():
+        target = f"$N_K$ − {row.gap:g} points" if row.gap else "$N_K$"
+        cost = "more than" if row.cost_low > 0 else "less than" if row.cost_high < 0 else "as much as"
+        gain, price = (
+            with_interval(*values, signed=True)
+            for values in ((row.gain, row.gain_low, row.gain_high), (row.cost, row.cost_low, row.cost_high))
+        )
+        lines.append(
+            f"target {target}: **{row.policy}** is {comparison(row.gain_low, row.gain_high)} the {rival} in accuracy, "
+            f"{gain} points, and costs {cost} it, {price} % of $N_K$'s MAdds."
+        )
+    return lines
+
+
+def losses_in_words(duels: pd.DataFrame, policy: str, rival: str) -> str:
+    """At how many targets a policy costs more than its rival without being clearly more accurate."""
+    rows = duels[(duels["policy"] == policy) & (duels["rival"] == rival)]
+    lost = ((rows["gain_low"] <= 0) & (rows["cost_low"] > 0)).sum()
+    if not lost:
+        return f"At no target does the policy “{policy}” lose to the {rival} outright."
+    return (
+        f"The policy “{policy}” **loses to the {rival}** at {lost} of {len(rows)} targets: it costs more and is not "
+        "clearly more accurate."
+    )
+
+
+def shares_in_words(share: pd.Series, rival: str) -> list[str]:
+    """For each policy, its share of N_K's MAdds (a fraction): is it at most half, and less than the rival's?"""
+    return [
+        f"{name}: {value:.0%} of $N_K$'s MAdds, {'at most half' if value <= 0.5 else '**more than half**'}, and "
+        f"{'less' if value < share[rival] else '**not less**'} than the {rival}'s {share[rival]:.0%}."
+        for name, value in share.items()
+        if name != rival
+    ]
+
+
+@styled
+def gains_at_equal_cost(test: pd.DataFrame) -> Figure:
+    """Points that adapting gains instead of each sub-network; columns subnetwork, spent (relative MAdds) and gain."""
+    fig, ax = plt.subplots(figsize=(5.6, 3.4))
+    curves(ax, {"": with_ends(test["subnetwork"], test, "gain")}, colors=[VERMILLION], linestyle="none")
+    ax.axhline(0, **DOTTED)
+    labels = [f"$N_{row.subnetwork}$\n{row.spent:.0%}" for row in test.itertuples()]
+    ax.set(xticks=test["subnetwork"], xticklabels=labels, xlabel="instead of (below: MAdds used, relative to it)")
+    ax.set(ylabel="accuracy gained (points)")
+    ax.margins(x=0.1)
+    return fig
+
+
+def gains_in_words(test: pd.DataFrame) -> str:
+    """The sub-networks of `gains_at_equal_cost` by the outcome of their comparison."""
+    verdicts = [comparison(row.gain_low, row.gain_high) for row in test.itertuples()]
+    return "; ".join(
+        f"{verdict} {subnetworks(part)}" for verdict, part in test["subnetwork"].groupby(verdicts, sort=False)
+    )
+
+
+def reference_points_in_words(frame: pd.DataFrame, static: pd.DataFrame) -> list[str]:
+    """Dynamic inference at λ* beside a random mix at its cost and the oracle; `figure8` and `subnetwork_table`."""
+    series = frame.groupby("series")
+    practice, oracle = (
+        series.get_group(name).iloc[0] for name in ("dynamic, calibrated", "oracle (first correct exit)")
+    )
+    ends, (cost, full) = static.iloc[[0, -1]], static[["madds", "top1"]].iloc[-1]
+    coin, neighbours = (np.interp(practice["madds"], table["madds"], table["top1"]) for table in (ends, static))
+    dynamic = series.get_group("dynamic")
+    affordable = dynamic["top1"][dynamic["madds"] <= oracle["madds"]]
+    reached = "even the cheapest exit of the policy costs more"
+    if len(affordable):
+        reached = f"the policy reaches {affordable.iloc[-1]:.1f} %"
+    return [
+        f"With the $\\lambda^*$ for the accuracy of $N_K$, {practice['madds'] / cost:.0%} of its MAdds are used. "
+        f"Accuracy: {with_interval(*practice[['top1', 'low', 'high']])} %; that of $N_K$ is {full:.1f} %.",
+        f"A random choice would give {coin:.1f} % at that cost between $N_1$ and $N_K$, and {neighbours:.1f} % between "
+        "the two sub-networks whose costs are next to it.",
+        f"The oracle reaches {oracle['top1']:.1f} % with {oracle['madds'] / cost:.0%} of the MAdds. At that cost, "
+        f"{reached}.",
+    ]
+
+
+# Tables 4 and 5
+
+
+@styled
+def accuracies_by_subnetwork(rows: dict[str, Sequence[Run]]) -> Figure:
+    """Accuracy of every sub-network, one series for each name; its runs are one for each seed."""
+    fig, ax = plt.subplots(figsize=(5.6, 3.4))
+    numbers = np.arange(1, len(next(iter(rows.values()))[0].result["madds"]) + 1)
+    series, shifts = {}, 0.15 * (np.arange(len(rows)) - (len(rows) - 1) / 2)  # the bars lie beside each other
+    for (name, runs), shift in zip(rows.items(), shifts, strict=True):
+        table = pd.DataFrame([accuracy(runs, int(number)).columns("top1") for number in numbers])
+        series[name] = with_ends(numbers + shift, table, "top1")
+    curves(ax, series)
+    name_subnetworks(ax.xaxis, len(numbers))
+    ax.set(xlabel="sub-network", ylabel="top-1 (%)")
+    legend_below(fig, ncols=len(rows))
+    return fig
+
+
+def widths_in_words(slimmable: pd.DataFrame, rdn: pd.DataFrame) -> list[str]:
+    """Each width of a slimmable network beside the RDN at its cost, interpolated between sub-networks.
+
+    Widths that cost less than N_1 or more than N_K are left out. Both tables are `subnetwork_table`s, the slimmable's
+    has the column `width` as well.
+    """
+    inside = slimmable[slimmable["madds"].between(rdn["madds"].min(), rdn["madds"].max())]
+    ahead = inside["top1"] - np.interp(inside["madds"], rdn["madds"], rdn["top1"])
+    return [
+        f"width {row.width:g}: {row.madds / 1e6:.1f} M MAdds, {row.top1:.1f} %, {change:+.1f} points to the RDN at "
+        "that cost."
+        for row, change in zip(inside.itertuples(), ahead, strict=True)
+    ]
+
+
+# Lengths of training
+
+
+def length_axis(ax: Axes, table: pd.DataFrame, numbers: Sequence[int], columns: Mapping[str, str]) -> None:
+    """Columns of a length table, for some sub-networks, by epochs: from 0 on, equal ratios at equal distances.
+
+    columns: column → its name in the legend, in which {} stands for the sub-network's number.
+    """
+    series, lengths = {}, sorted(set(table["epochs"]))
+    for number in numbers:
+        part = table[table["subnetwork"] == number].sort_values("epochs")
+        series |= {label.format(number): with_ends(part["epochs"], part, column) for column, label in columns.items()}
+    curves(ax, series)
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set(xticks=lengths, xticklabels=lengths, xlabel="epochs after the surgery")
+    ax.minorticks_off()
+
+
+@styled
+def length_curves(table: pd.DataFrame, supernet: Estimate) -> Figure:
+    """Accuracy of N_1 and N_K by length of training, for both initialisations; table of `lengths.length_table`."""
+    fig, axes = plt.subplots(1, 2, figsize=(5.6, 3.6), sharey=True)
+    for ax, number in zip(axes, (1, table["subnetwork"].max()), strict=True):
+        length_axis(ax, table, [number], {"copy": "copy", "reconstruct": "reconstruct"})
+        ax.axhline(supernet.value, **DOTTED, label="super-net")
+        ax.set(title=f"$N_{number}$")
+    axes[0].set(ylabel="top-1 (%)")
+    legend_below(fig, ncols=3)
+    return fig
+
+
+@styled
+def lead_by_length(table: pd.DataFrame) -> Figure:
+    """Points by which `reconstruct` leads, of N_1 and N_K by length of training."""
+    fig, ax = plt.subplots(figsize=(5.6, 3.2))
+    length_axis(ax, table, [1, table["subnetwork"].max()], {"gain": "$N_{}$"})
+    ax.axhline(0, **DOTTED)
+    ax.set(ylabel="reconstruct − copy (points)")
+    ax.legend()
+    return fig
+
+
+@styled
+def repaired_bars(share: pd.DataFrame) -> Figure:
+    """What training gives to `copy` and what `reconstruct` has without any; table of `lengths.repaired`."""
+    fig, ax = plt.subplots(figsize=(5.6, 3.2))
+    numbers = share["subnetwork"]
+    ax.bar(numbers, share["trained"], color=SKY, label="trained, of copy")
+    ax.bar(numbers, share["given"], width=0.4, color=VERMILLION, label="given, of reconstruct")
+    ax.axhline(0, color=INK, linewidth=1)
+    name_subnetworks(ax.xaxis, len(share))
+    ax.set(xlabel="sub-network", ylabel="points above copy, untrained")
+    legend_below(fig)
+    return fig
+
+
+def repaired_in_words(share: pd.DataFrame, longest: int) -> str:
+    """The row of N_K, for a longest training of so many epochs."""
+    last = share.iloc[-1]
+    text = (
+        f"After {epochs(longest)} of training $N_K$ of `copy` has gained {last['trained']:+.1f} points. `reconstruct` "
+        f"starts {last['given']:+.1f} points ahead"
+    )
+    if last["share"] > 0:
+        text += (
+            f": **{last['share']:.0%}** of what training gives can be had by solving regressions, in one pass over "
+            "some images"
+        )
+    if np.isnan(last["epochs"]):
+        return f"{text}. It does not reach the end of `copy` at any of our lengths."
+    return f"{text}. It reaches the end of `copy` after {epochs(last['epochs'])}."

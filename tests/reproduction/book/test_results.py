@@ -1,0 +1,198 @@
+"""Pictures and sentences of the chapters on results: they say what the numbers say."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from rdnlib.reproduction.analysis.statistics import Estimate
+from rdnlib.reproduction.book import results, style
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+class Finished:
+    """A run of three sub-networks on four images: N_1 has one right, N_2 two, N_3 three."""
+
+    def __init__(self):
+        self.result = {"name": "run", "madds": [1.0, 2.0, 3.0]}
+
+    def samples(self):
+        right = {f"top1_{v}": np.arange(4) < v for v in (1, 2, 3)}
+        return pd.DataFrame({"split": "validation", "id": range(4), "label": 0, "difficulty": np.nan, **right})
+
+
+def with_ends(**columns) -> pd.DataFrame:
+    """Columns with the ends of their intervals one below and two above."""
+    table = pd.DataFrame(columns)
+    return pd.concat([table, table.add_suffix("_low") - 1, table.add_suffix("_high") + 2], axis=1)
+
+
+def length_table() -> pd.DataFrame:
+    numbers = pd.DataFrame({"epochs": [0, 0, 4, 4], "subnetwork": [1, 3, 1, 3]})
+    values = with_ends(copy=[10.0, 20.0, 30.0, 40.0], reconstruct=[15.0, 35.0, 31.0, 41.0], gain=[5.0, 15.0, 1.0, 1.0])
+    return pd.concat([numbers, values], axis=1)
+
+
+def equal_cost() -> pd.DataFrame:
+    gains = {"gain": [3.0, 0.0, -4.0, 5.0], "gain_low": [1.0, -1.0, -6.0, 2.0], "gain_high": [5.0, 1.0, -2.0, 8.0]}
+    return pd.DataFrame({"subnetwork": [2, 3, 4, 5], "spent": [0.9, 0.95, 1.0, 0.5], **gains})
+
+
+def changes() -> pd.DataFrame:
+    return pd.DataFrame({"nesting": [541.4], "adapting": [-67.0]}, index=["ours"])
+
+
+def repaired(**last) -> pd.DataFrame:
+    row = {"subnetwork": 3, "trained": 20.0, "given": 15.0, "share": 0.75, "epochs": 4.0}
+    return pd.DataFrame([row | {"subnetwork": 1}, row | last])
+
+
+PICTURES = {
+    "madds_bars": lambda: results.madds_bars(changes(), changes()),
+    "gains_at_equal_cost": lambda: results.gains_at_equal_cost(equal_cost()),
+    "accuracies_by_subnetwork": lambda: results.accuracies_by_subnetwork({"a": [Finished()], "b": [Finished()]}),
+    "length_curves": lambda: results.length_curves(length_table(), Estimate(50, 45, 55)),
+    "lead_by_length": lambda: results.lead_by_length(length_table()),
+    "repaired_bars": lambda: results.repaired_bars(repaired()),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_same_picture_twice_with_labels(name):
+    one, other = PICTURES[name](), PICTURES[name]()
+    assert style.svg(one) == style.svg(other)
+    assert any(ax.get_xlabel() for ax in one.axes)
+    assert one.axes[0].get_ylabel() or one.axes[0].get_yticklabels()
+
+
+def test_intervals_are_drawn_where_they_end():
+    (ax,) = results.lead_by_length(length_table()).axes
+    first = ax.containers[0]  # of N_1
+    np.testing.assert_array_equal(first[0].get_xydata(), [(0, 5), (4, 1)])
+    ends = [tuple(segment[:, 1]) for segment in first[2][0].get_segments()]
+    assert ends == [(4, 7), (0, 3)]
+
+
+def test_accuracies_of_each_series_lie_beside_each_other():
+    (ax,) = results.accuracies_by_subnetwork({"a": [Finished()], "b": [Finished()]}).axes
+    for container, shift in zip(ax.containers, (-0.075, 0.075), strict=True):
+        np.testing.assert_allclose(container[0].get_xydata(), [(1 + shift, 25), (2 + shift, 50), (3 + shift, 75)])
+
+
+def test_lengths_are_ticks_from_zero_on():
+    for ax in results.length_curves(length_table(), Estimate(50, 45, 55)).axes:
+        assert [text.get_text() for text in ax.get_xticklabels()] == ["0", "4"] and ax.get_xscale() == "symlog"
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 epochs"), (1, "1 epoch"), (2.0, "2 epochs")])
+def test_epochs_are_counted(count, text):
+    assert results.epochs(count) == text
+
+
+def test_changes_of_the_madds():
+    table = pd.DataFrame({"model": ["base", "R", "R†"], "madds_m": [100.0, 150.0, 75.0]})
+    found = results.madds_changes(table, {"ours": ("base", "R")})
+    pd.testing.assert_frame_equal(found, pd.DataFrame({"nesting": [50.0], "adapting": [-50.0]}, index=["ours"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (Estimate(-3, -5, -1), "some accuracy is lost, at most 5.0 points"),
+        (Estimate(-1, -5, 1), "excludes a loss of more than 5.0 points"),
+        (Estimate(0, 0, 0), "excludes a loss of more than 0.0 points"),
+        (Estimate(3, 1, 5), "no accuracy is lost, at least 1.0 points are gained"),
+    ],
+)
+def test_a_loss_in_words(change, text):
+    assert results.loss_in_words(change).endswith(text)
+
+
+def duels() -> pd.DataFrame:
+    rows = [
+        {
+            "gap": 0.0,
+            "policy": "dynamic",
+            "gain": 0.0,
+            "gain_low": -1.0,
+            "gain_high": 1.0,
+            "cost": 2.0,
+            "cost_low": 1.0,
+        },
+        {
+            "gap": 0.5,
+            "policy": "dynamic",
+            "gain": 2.0,
+            "gain_low": 1.0,
+            "gain_high": 3.0,
+            "cost": -2.0,
+            "cost_low": -3.0,
+        },
+    ]
+    table = pd.DataFrame(rows).assign(rival="cascade")
+    table["cost_high"] = [3.0, -1.0]
+    return pd.concat([table, table.assign(rival="other")])
+
+
+def test_duels_in_words():
+    equal, ahead = results.duels_in_words(duels(), "cascade")
+    assert equal == (
+        "target $N_K$: **dynamic** is not distinguishable from the cascade in accuracy, +0.0 (-1.0 to +1.0) points, "
+        "and costs more than it, +2.0 (+1.0 to +3.0) % of $N_K$'s MAdds."
+    )
+    assert ahead.startswith("target $N_K$ − 0.5 points: **dynamic** is more accurate than the cascade")
+    assert "costs less than it" in ahead
+
+
+def test_a_policy_loses_where_it_costs_more_and_is_not_clearly_more_accurate():
+    assert "**loses to the cascade** at 1 of 2 targets" in results.losses_in_words(duels(), "dynamic", "cascade")
+    assert results.losses_in_words(duels().iloc[[1]], "dynamic", "cascade").startswith("At no target")
+
+
+def test_shares_against_half_and_the_rival():
+    one, other = results.shares_in_words(pd.Series({"dynamic": 0.6, "sequential": 0.4, "cascade": 0.5}), "cascade")
+    assert one == "dynamic: 60% of $N_K$'s MAdds, **more than half**, and **not less** than the cascade's 50%."
+    assert other == "sequential: 40% of $N_K$'s MAdds, at most half, and less than the cascade's 50%."
+
+
+def test_gains_are_grouped_by_what_is_known():
+    assert results.gains_in_words(equal_cost()).split("; ") == [
+        "more accurate than $N_2$, $N_5$",
+        "not distinguishable from $N_3$",
+        "less accurate than $N_4$",
+    ]
+
+
+@pytest.mark.parametrize(("oracle", "text"), [(15.0, "even the cheapest exit"), (50.0, "the policy reaches 60.0 %")])
+def test_reference_points_are_read_off_at_the_cost_of_the_policy(oracle, text):
+    series = ["dynamic", "dynamic", "dynamic, calibrated", "oracle (first correct exit)"]
+    frame = pd.DataFrame({"series": series, "madds": [20.0, 60.0, 40.0, oracle], "top1": [60.0, 70.0, 68.0, 90.0]})
+    frame["low"], frame["high"] = frame["top1"] - 1, frame["top1"] + 1
+    static = pd.DataFrame({"madds": [10.0, 30.0, 50.0, 90.0], "top1": [50.0, 60.0, 70.0, 74.0]})
+    practice, coin, best = results.reference_points_in_words(frame, static)
+    assert "44% of its MAdds" in practice and "68.0 (67.0–69.0) %; that of $N_K$ is 74.0 %" in practice
+    assert "59.0 %" in coin and "65.0 %" in coin  # 50 + 24 · 30/80; half-way between 60 and 70
+    assert "90.0 % with" in best and text in best
+
+
+def test_widths_are_compared_inside_of_the_rdn_only():
+    rdn = pd.DataFrame({"madds": [20e6, 40e6], "top1": [50.0, 60.0]})
+    slimmable = pd.DataFrame({"width": [0.1, 0.5, 1.0], "madds": [10e6, 30e6, 50e6], "top1": [40.0, 58.0, 70.0]})
+    assert results.widths_in_words(slimmable, rdn) == [
+        "width 0.5: 30.0 M MAdds, 58.0 %, +3.0 points to the RDN at that cost."
+    ]
+
+
+def test_repair_in_words():
+    text = results.repaired_in_words(repaired(), 4)
+    assert text.startswith(
+        "After 4 epochs of training $N_K$ of `copy` has gained +20.0 points. `reconstruct` starts +15.0"
+    )
+    assert "**75%** of what training gives" in text and text.endswith("the end of `copy` after 4 epochs.")
+    none = results.repaired_in_words(repaired(share=np.nan, epochs=np.nan), 1)
+    assert "After 1 epoch of" in none and "**" not in none and none.endswith("at any of our lengths.")
