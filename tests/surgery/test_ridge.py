@@ -60,7 +60,7 @@ def test_dense_layers_are_fitted_group_by_group(k, kernel, stride, plain, norm, 
     batch_norm = NestedBatchNorm2d(nn.BatchNorm2d(7), writes=writes) if norm and not linear else None
     with torch.no_grad():
         fit_dense(layer, batch_norm, batches_of(x, target), k=k, residual=residual)
-        outputs = outputs_of(layer, batch_norm, x)
+        fitted = outputs_of(layer, batch_norm, x)
 
     columns = ridge_module.columns_of(ridge_module.unfold(x, layer)).T
     wanted = ridge_module.rows_of(target)
@@ -73,7 +73,7 @@ def test_dense_layers_are_fitted_group_by_group(k, kernel, stride, plain, norm, 
             own = own - slow[partner]
         slow[group] = slow_fit(columns[:, read], own)
     slow = torch.cat([slow[group] for group in range(1, 2 * k)], dim=1)
-    torch.testing.assert_close(outputs.double(), slow, rtol=1e-3, atol=1e-3 * slow.std().item())
+    torch.testing.assert_close(fitted.double(), slow, rtol=1e-3, atol=1e-3 * slow.std().item())
 
 
 @given(
@@ -93,7 +93,7 @@ def test_grouped_convolutions_are_fitted_conv_group_by_conv_group(k, inputs, out
     batch_norm = NestedBatchNorm2d(nn.BatchNorm2d(groups * outputs), writes=writes) if norm else None
     with torch.no_grad():
         fit_grouped(layer, batch_norm, batches_of(x, target), k=k, residual=residual)
-        outputs = outputs_of(layer, batch_norm, x)
+        fitted = outputs_of(layer, batch_norm, x)
 
     columns = nn.functional.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1)  # (n, C·9)
     wanted = ridge_module.rows_of(target)
@@ -106,7 +106,7 @@ def test_grouped_convolutions_are_fitted_conv_group_by_conv_group(k, inputs, out
             own = own - slow[partner[group].item()]
         slow[group] = slow_fit(columns[:, group * inputs * 9 : (group + 1) * inputs * 9], own)
     slow = torch.cat([slow[group] for group in range(count)], dim=1)
-    torch.testing.assert_close(outputs.double(), slow, rtol=1e-3, atol=1e-3 * slow.std().item())
+    torch.testing.assert_close(fitted.double(), slow, rtol=1e-3, atol=1e-3 * slow.std().item())
 
 
 def test_moments_do_not_depend_on_the_batches():
