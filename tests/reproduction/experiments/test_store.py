@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from rdnlib import cli
+from rdnlib import __main__ as cli
 from rdnlib.reproduction.experiments import config, store, workspace
 from rdnlib.training.recipe import Recipe, ema_decay
 from rdnlib.training.state import TrainState
