@@ -15,15 +15,23 @@ app = typer.Typer(
 experiment = typer.Typer(no_args_is_help=True, help="The experiment graph, node by node.")
 app.add_typer(experiment, name="experiment")
 
-ProfileOption = Annotated[str, typer.Option(help="quick, laptop, … : a file of notebooks/profiles.")]
+ProfileOption = Annotated[str, typer.Option(help="quick, laptop, gpu, imagenet, or the path of a .yaml file.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Another data set than the profile's; `folder`: images of your own, train/<class>/… and val/<class>/… in --data-root."
+    ),
+]
 DataRootOption = Annotated[Path | None, typer.Option(help="Folder that holds the photographs (not needed for quick).")]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
-OutOption = Annotated[Path | None, typer.Option(help="Where results go (default: build/<profile>).")]
+OutOption = Annotated[Path | None, typer.Option(help="Where results go (default: build/<name of the profile>).")]
+OWN = "package.module:function of your own, which takes num_classes and returns a network"
 
 
 @app.command()
 def reproduce(
     profile: ProfileOption,
+    data: DataOption = None,
     data_root: DataRootOption = None,
     seed: SeedOption = 0,
     seeds: Annotated[
@@ -32,6 +40,9 @@ def reproduce(
     out: OutOption = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Experiments, then notebooks, at once (default: the profile's).")
+    ] = None,
+    notebook: Annotated[
+        list[str] | None, typer.Option(help="Execute only this one (05_lambda), with what it needs; may be repeated.")
     ] = None,
 ) -> None:
     """Run the experiments, execute every notebook, build the book."""
@@ -43,9 +54,10 @@ def reproduce(
         raise ConfigError(
             "one process makes the book: first `torchrun … -m rdnlib experiment run --all`, then rdn reproduce without torchrun"
         )
-    place = workplace(profile, data_root=data_root, seed=seed, out=out)  # wrong arguments end here, before any work
-    fingerprint = place.fingerprint  # and missing or damaged data here
-    run(profile, data_root=place.data_root, out=place.out, seed=seed, seeds=seeds, jobs=jobs, fingerprint=fingerprint)
+    place = workplace(profile, data=data, data_root=data_root, seed=seed, out=out)  # wrong arguments end here
+    fingerprint = place.fingerprint  # and missing or damaged data here, before any work
+    where = {"data": data, "data_root": place.data_root, "out": place.out}
+    run(profile, **where, seed=seed, seeds=seeds, jobs=jobs, notebooks=notebook or (), fingerprint=fingerprint)
 
 
 @app.command()
@@ -62,8 +74,8 @@ def book(
 
 @app.command()
 def count(
-    model: Annotated[str, typer.Option(help="mobilenext, mobilenet_v2 or resnext50.")] = "mobilenext",
-    width: Annotated[float, typer.Option(min=0.05, help="Width multiplier.")] = 1.0,
+    model: Annotated[str, typer.Option(help=f"mobilenext, mobilenet_v2, resnext50, or {OWN}.")] = "mobilenext",
+    width: Annotated[float | None, typer.Option(min=0.05, help="Width multiplier (default: the network's).")] = None,
     input_size: Annotated[int, typer.Option(min=1, help="Pixels.")] = 224,
     classes: Annotated[int, typer.Option(min=2)] = 1000,
     k: Annotated[int, typer.Option(min=2, help="Original groups.")] = 4,
@@ -73,7 +85,8 @@ def count(
     """MAdds and parameters of a super-net, or of every sub-network of its RDN."""
     from rdnlib import madds, models, to_rdn
 
-    network = models.build(model, width_mult=width, num_classes=classes)
+    models.import_model(model)
+    network = models.build(model, num_classes=classes, **({} if width is None else {"width_mult": width}))
     if rdn:
         table = madds.count_subnetworks(to_rdn(network, k, select="identity"), input_size)
     else:
@@ -91,6 +104,7 @@ def calibrate(
     ],
     delta: Annotated[float | None, typer.Option(help="Guarantee the target with probability 1 − δ.")] = None,
     init: Annotated[str, typer.Option(help="Which RDN: reconstruct or copy.")] = "reconstruct",
+    data: DataOption = None,
     data_root: DataRootOption = None,
     seed: SeedOption = 0,
     out: OutOption = None,
@@ -101,7 +115,7 @@ def calibrate(
     from rdnlib.reproduction.experiments import workspace as workspace_module
 
     multiplier.check_target(epsilon, delta)
-    place = workspace_module.workplace(profile, data_root=data_root, seed=seed, out=out)
+    place = workspace_module.workplace(profile, data=data, data_root=data_root, seed=seed, out=out)
     rdn, policy = (workspace_module.ensure_in(place, f"{kind}-{init}") for kind in ("rdn", "policy"))
     held_out, validation = (outcomes.dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
     found = multiplier.calibrate(held_out.p, held_out.correct, held_out.saved, epsilon, delta, madds=held_out.madds)
@@ -123,11 +137,15 @@ def export(
     input_size: Annotated[
         int | None, typer.Option(min=1, help="Pixels (default: what the checkpoint says, else 224).")
     ] = None,
+    model: Annotated[str | None, typer.Option(help=f"The super-net, where the checkpoint is of {OWN}.")] = None,
 ) -> None:
     """One sub-network as ONNX file, for batches of any size, checked against torch."""
+    from rdnlib import models
     from rdnlib.deployment.export import export_checkpoint
 
-    rdn, pixels, deviation = export_checkpoint(checkpoint, subnetwork, out, input_size)
+    if model is not None:
+        models.import_model(model)
+    rdn, pixels, deviation = export_checkpoint(checkpoint, subnetwork, out, input_size, model=model)
     print(f"{out}: N_{subnetwork} of {rdn.num_subnetworks}, {out.stat().st_size / 1e6:.1f} MB")
     print(f"images (batch, 3, {pixels}, {pixels}) → logits (batch, {rdn.heads.classifier.out_features})")
     print(f"largest deviation from torch: {deviation:.1e} of the largest logit")
@@ -135,12 +153,16 @@ def export(
 
 @experiment.command("list")
 def list_experiments(
-    profile: ProfileOption, data_root: DataRootOption = None, seed: SeedOption = 0, out: OutOption = None
+    profile: ProfileOption,
+    data: DataOption = None,
+    data_root: DataRootOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = None,
 ) -> None:
     """Names of the profile's experiments, what they build on, and whether they are finished."""
     from rdnlib.reproduction.experiments import workspace as workspace_module
 
-    place = workspace_module.workplace(profile, data_root=data_root, seed=seed, out=out)
+    place = workspace_module.workplace(profile, data=data, data_root=data_root, seed=seed, out=out)
     for name, node in place.graph.items():
         state = "finished" if workspace_module.finished(place.folder(name)) else "to do"
         print(f"{name:20s} {state:9s} {'after ' + ', '.join(node.parents) if node.parents else ''}".rstrip())
@@ -157,6 +179,7 @@ def run_experiments(
     toy: Annotated[
         bool, typer.Option("--toy", help="On a few images with tiny networks: only to see them run.")
     ] = False,
+    data: DataOption = None,
     data_root: DataRootOption = None,
     seed: SeedOption = 0,
     out: OutOption = None,
@@ -165,8 +188,7 @@ def run_experiments(
     from rdnlib.reproduction.experiments import workspace as workspace_module
     from rdnlib.utils import devices
 
-    profile = f"{profile}-toy" if toy else profile
-    place = workspace_module.workplace(profile, data_root=data_root, seed=seed, out=out)
+    place = workspace_module.workplace(profile, data=data, data_root=data_root, seed=seed, out=out, toy=toy)
     if bool(names) == everything:
         raise ConfigError("say which experiments to run: names from `rdn experiment list`, or --all")
     if names == ["-"]:
@@ -183,13 +205,17 @@ def run_experiments(
 
 @experiment.command("status")
 def show_status(
-    profile: ProfileOption, data_root: DataRootOption = None, seed: SeedOption = 0, out: OutOption = None
+    profile: ProfileOption,
+    data: DataOption = None,
+    data_root: DataRootOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = None,
 ) -> None:
     """What became of the profile's experiments: finished, running, resumable, or waiting."""
     from rdnlib.reproduction.experiments import store as store_module
     from rdnlib.reproduction.experiments import workspace as workspace_module
 
-    table = store_module.status(workspace_module.workplace(profile, data_root=data_root, seed=seed, out=out))
+    table = store_module.status(workspace_module.workplace(profile, data=data, data_root=data_root, seed=seed, out=out))
     trained = table["epochs"] > 0
     table["epoch"] = (table["epoch"].astype(str) + " of " + table["epochs"].astype(str)).where(trained, "–")
     table["seconds"] = table["seconds"].round().astype(int)
@@ -199,6 +225,7 @@ def show_status(
 @experiment.command("clean")
 def clean(
     profile: ProfileOption,
+    data: DataOption = None,
     data_root: DataRootOption = None,
     seed: SeedOption = 0,
     out: OutOption = None,
@@ -213,7 +240,7 @@ def clean(
     from rdnlib.reproduction.experiments import workspace as workspace_module
 
     found = store_module.leftovers(
-        workspace_module.workplace(profile, data_root=data_root, seed=seed, out=out), unfinished=unfinished
+        workspace_module.workplace(profile, data=data, data_root=data_root, seed=seed, out=out), unfinished=unfinished
     )
     for leftover in found:
         print(f"{leftover.size / 1e6:8.1f} MB  {leftover.reason:13s}  {leftover.folder}")

@@ -16,9 +16,9 @@ from rdnlib.calibration.multiplier import choose
 from rdnlib.reproduction.analysis.outcomes import Run, calibrated, dynamic, split_rows
 from rdnlib.reproduction.analysis.statistics import Estimate, difference, estimate, same_images
 from rdnlib.reproduction.analysis.tradeoff import adaptive_gains
-from rdnlib.reproduction.experiments import ablations, workspace
-from rdnlib.reproduction.experiments.config import PROJECT
+from rdnlib.reproduction.experiments import graph, workspace
 from rdnlib.surgery.nest import INITS
+from rdnlib.utils.resources import resource
 
 COMPARABLE = (
     1.0  # points: the paper calls losses of up to 0.2 points comparable; our validation sets cannot resolve that
@@ -74,7 +74,7 @@ class Evidence:
 
 def printed(table: int) -> pd.DataFrame:
     """A table of the paper, the numbers as printed."""
-    return pd.read_csv(PROJECT / "data" / "paper" / f"table{table}.csv")
+    return pd.read_csv(resource(f"data/paper/table{table}.csv"))
 
 
 def table1(evidence: Evidence) -> list[Claim]:
@@ -121,7 +121,7 @@ def figure8(evidence: Evidence) -> list[Claim]:
 def table2(evidence: Evidence) -> list[Claim]:
     paper = printed(2).set_index(["integrated_nets", "base_model"])["top1"]
     claims = []
-    for model, (seven, fourteen) in evidence.profile.table2().items():
+    for model, (seven, fourteen) in graph.table2(evidence.profile).items():
         name = TABLE2_NAMES[model]
         statement = f"{name}: 14 sub-networks instead of 7 cost the largest some accuracy"
         number = _signed([paper["7 sub-networks", name] - paper["14 sub-networks", name]])
@@ -131,7 +131,7 @@ def table2(evidence: Evidence) -> list[Claim]:
 
 
 def table3(evidence: Evidence) -> list[Claim]:
-    paper, names = printed(3)["top1"], list(ablations.table3(evidence.profile).values())
+    paper, names = printed(3)["top1"], list(graph.table3(evidence.profile).values())
     statements = "a pre-trained super-net helps", "it still helps when training from scratch takes twice as long"
     return [
         Claim("Table 3", statement, _signed([paper[0] - other]), evidence.gain(names[0], name))
@@ -140,7 +140,7 @@ def table3(evidence: Evidence) -> list[Claim]:
 
 
 def table4(evidence: Evidence) -> list[Claim]:
-    paper, names = printed(4), ablations.table4(evidence.profile)
+    paper, names = printed(4), graph.table4(evidence.profile)
     claims = []
     for subnetwork, what, column in ((LIGHTEST, "lightest", "top1_light"), (LARGEST, "largest", "top1")):
         statement = f"greedy select is better than random for the {what} sub-network"
@@ -150,7 +150,7 @@ def table4(evidence: Evidence) -> list[Claim]:
 
 
 def table5(evidence: Evidence) -> list[Claim]:
-    paper, names = printed(5)["top1"], list(ablations.table5(evidence.profile).values())
+    paper, names = printed(5)["top1"], list(graph.table5(evidence.profile).values())
     return [
         Claim("Table 5", "training all sub-networks makes the largest more accurate than training it alone",
               _signed([paper[0] - paper[2]]), evidence.gain(names[0], names[2])),

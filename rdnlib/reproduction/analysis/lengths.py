@@ -9,7 +9,7 @@ import pandas as pd
 from rdnlib.reproduction.analysis.ledger import Evidence
 from rdnlib.reproduction.analysis.outcomes import Run
 from rdnlib.reproduction.analysis.statistics import accuracy, difference
-from rdnlib.reproduction.experiments import ablations
+from rdnlib.reproduction.experiments import graph
 from rdnlib.surgery.nest import INITS
 
 
@@ -34,8 +34,8 @@ def runs(evidence: Evidence, init: str, epochs: int) -> list[Run]:
     """An initialisation after so many epochs, one run for each seed."""
     profile = evidence.profile
     if epochs:
-        return evidence.runs(ablations.trained(profile, init, epochs))
-    return [Untrained(surgery, init) for surgery in evidence.runs(f"surgery-{profile.model['name']}")]
+        return evidence.runs(graph.trained(profile, init, epochs))
+    return [Untrained(surgery, init) for surgery in evidence.runs(graph.untrained(profile))]
 
 
 def length_table(evidence: Evidence) -> pd.DataFrame:
@@ -45,7 +45,7 @@ def length_table(evidence: Evidence) -> pd.DataFrame:
     reconstruct has more (points, paired).
     """
     rows = []
-    for epochs in ablations.lengths(evidence.profile):
+    for epochs in graph.lengths(evidence.profile):
         both = {init: runs(evidence, init, epochs) for init in INITS}
         for subnetwork in range(1, len(both["copy"][0].result["madds"]) + 1):
             row = {"epochs": epochs, "subnetwork": subnetwork}
