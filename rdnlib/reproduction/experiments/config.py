@@ -51,6 +51,12 @@ def _ascending(values: list[float]) -> list[float]:
     return values
 
 
+def _low_high(values: list[float]) -> list[float]:
+    if values != sorted(values):
+        raise PydanticCustomError("order", "must be in order, low and high")
+    return values
+
+
 def _plain(value: Any) -> Any:
     values = value if isinstance(value, list) else [value]
     if all(type(v) in (str, bool, int) or (type(v) is float and math.isfinite(v)) for v in values):
@@ -75,7 +81,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]
 Widths = Annotated[list[Positive], AfterValidator(_ascending)]
 Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1), AfterValidator(_ascending)]
-Crop = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2)]  # of an image's area
+Crop = Annotated[  # shares of an image's area
+    list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2), AfterValidator(_low_high)
+]
 Rates = Annotated[dict[str, Positive], BeforeValidator(lambda value: _with_keys(value, RATES, RATES))]
 
 
