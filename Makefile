@@ -28,7 +28,7 @@ $(READY): requirements.lock pyproject.toml
 	  || { echo 'This needs Python 3.11 with venv: apt-get install python3 python3-venv, or make PYTHON=/path/to/python3.11'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --requirement requirements.lock
-	$(VENV)/bin/pip install --quiet --no-deps --editable .
+	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 clean:

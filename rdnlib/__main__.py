@@ -1,5 +1,270 @@
-"""`python -m rdnlib` is the command `rdn`."""
+"""The command line `rdn`, also `python -m rdnlib`. A user's error is one line on standard error and exit code 1, never a traceback."""
 
-from rdnlib.cli import main
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
 
-main()
+import typer
+
+from rdnlib.errors import ConfigError, RdnError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0]
+)
+experiment = typer.Typer(no_args_is_help=True, help="The experiment graph, node by node.")
+app.add_typer(experiment, name="experiment")
+
+ProfileOption = Annotated[str, typer.Option(help="quick, laptop, gpu, imagenet, or the path of a .yaml file.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Another data set than the profile's; `folder`: images of your own, train/<class>/… and val/<class>/… in --data-root."
+    ),
+]
+DataRootOption = Annotated[Path | None, typer.Option(help="Folder that holds the photographs (not needed for quick).")]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
+OutOption = Annotated[Path | None, typer.Option(help="Where results go (default: build/<name of the profile>).")]
+OWN = "package.module:function of your own, which takes num_classes and returns a network"
+
+
+@app.command()
+def reproduce(
+    profile: ProfileOption,
+    data: DataOption = None,
+    data_root: DataRootOption = None,
+    seed: SeedOption = 0,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds, from --seed on, for RDNs and ablations (default: the profile's).")
+    ] = None,
+    out: OutOption = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Experiments, then notebooks, at once (default: the profile's).")
+    ] = None,
+    notebook: Annotated[
+        list[str] | None, typer.Option(help="Execute only this one (05_lambda), with what it needs; may be repeated.")
+    ] = None,
+) -> None:
+    """Run the experiments, execute every notebook, build the book."""
+    from rdnlib.reproduction.book.build import reproduce as run
+    from rdnlib.reproduction.experiments.workspace import workplace
+    from rdnlib.utils import devices
+
+    if devices.here().num_processes > 1:
+        raise ConfigError(
+            "one process makes the book: first `torchrun … -m rdnlib experiment run --all`, then rdn reproduce without torchrun"
+        )
+    place = workplace(profile, data=data, data_root=data_root, seed=seed, out=out)  # wrong arguments end here
+    fingerprint = place.fingerprint  # and missing or damaged data here, before any work
+    where = {"data": data, "data_root": place.data_root, "out": place.out}
+    run(profile, **where, seed=seed, seeds=seeds, jobs=jobs, notebooks=notebook or (), fingerprint=fingerprint)
+
+
+@app.command()
+def book(
+    profile: Annotated[str, typer.Option(help="Whose published results to show.")] = "gpu",
+    seed: SeedOption = 0,
+    out: Annotated[Path | None, typer.Option(help="Where the book goes (default: build/book-<profile>).")] = None,
+) -> None:
+    """Build the book from the results in data/published, without training."""
+    from rdnlib.reproduction.book.build import book as run
+
+    run(profile=profile, seed=seed, out=out)
+
+
+@app.command()
+def count(
+    model: Annotated[str, typer.Option(help=f"mobilenext, mobilenet_v2, resnext50, or {OWN}.")] = "mobilenext",
+    width: Annotated[float | None, typer.Option(min=0.05, help="Width multiplier (default: the network's).")] = None,
+    input_size: Annotated[int, typer.Option(min=1, help="Pixels.")] = 224,
+    classes: Annotated[int, typer.Option(min=2)] = 1000,
+    k: Annotated[int, typer.Option(min=2, help="Original groups.")] = 4,
+    rdn: Annotated[bool, typer.Option("--rdn", help="Every sub-network of the RDN instead of the super-net.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """MAdds and parameters of a super-net, or of every sub-network of its RDN."""
+    from rdnlib import madds, models, to_rdn
+
+    models.import_model(model)
+    network = models.build(model, num_classes=classes, **({} if width is None else {"width_mult": width}))
+    if rdn:
+        table = madds.count_subnetworks(to_rdn(network, k, select="identity"), input_size)
+    else:
+        total = madds.count(network, input_size)[["madds", "madds_elementwise", "params"]].sum()
+        table = total.to_frame().T.astype(int)
+        table.insert(0, "model", model)
+    print(json.dumps(table.to_dict("records"), indent=2) if as_json else table.to_string(index=False))
+
+
+@app.command()
+def calibrate(
+    profile: ProfileOption,
+    epsilon: Annotated[
+        float, typer.Option(help="Accepted error: λ* is the smallest λ whose accuracy is at least 1 − ε.")
+    ],
+    delta: Annotated[float | None, typer.Option(help="Guarantee the target with probability 1 − δ.")] = None,
+    init: Annotated[str, typer.Option(help="Which RDN: reconstruct or copy.")] = "reconstruct",
+    data: DataOption = None,
+    data_root: DataRootOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+) -> None:
+    """λ* for a target accuracy, set on the calibration split, and what it gives on the validation split."""
+    from rdnlib.calibration import multiplier
+    from rdnlib.reproduction.analysis import outcomes
+    from rdnlib.reproduction.experiments import workspace as workspace_module
+
+    multiplier.check_target(epsilon, delta)
+    place = workspace_module.workplace(profile, data=data, data_root=data_root, seed=seed, out=out)
+    rdn, policy = (workspace_module.ensure_in(place, f"{kind}-{init}") for kind in ("rdn", "policy"))
+    held_out, validation = (outcomes.dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
+    found = multiplier.calibrate(held_out.p, held_out.correct, held_out.saved, epsilon, delta, madds=held_out.madds)
+    exits = multiplier.choose(validation.p, validation.saved, found.lam)
+    accuracy = validation.correct[range(len(exits)), exits]
+    low, high = outcomes.interval(accuracy)
+    print(f"λ* = {found.lam:.6g}")
+    print(f"calibration: accuracy {found.accuracy:.2%}, MAdds saved {found.saved:.1%}")
+    print(
+        f"validation:  accuracy {accuracy.mean():.2%} [{low:.2%}, {high:.2%}], MAdds saved {validation.saved[exits].mean():.1%}"
+    )
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Option(help="An RDN's model.safetensors, its .json beside it.")],
+    subnetwork: Annotated[int, typer.Option(help="i of N_i, from 1 to K.")],
+    out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
+    input_size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels (default: what the checkpoint says, else 224).")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help=f"The super-net, where the checkpoint is of {OWN}.")] = None,
+) -> None:
+    """One sub-network as ONNX file, for batches of any size, checked against torch."""
+    from rdnlib import models
+    from rdnlib.deployment.export import export_checkpoint
+
+    if model is not None:
+        models.import_model(model)
+    rdn, pixels, deviation = export_checkpoint(checkpoint, subnetwork, out, input_size, model=model)
+    print(f"{out}: N_{subnetwork} of {rdn.num_subnetworks}, {out.stat().st_size / 1e6:.1f} MB")
+    print(f"images (batch, 3, {pixels}, {pixels}) → logits (batch, {rdn.heads.classifier.out_features})")
+    print(f"largest deviation from torch: {deviation:.1e} of the largest logit")
+
+
+@experiment.command("list")
+def list_experiments(
+    profile: ProfileOption,
+    data: DataOption = None,
+    data_root: DataRootOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+) -> None:
+    """Names of the profile's experiments, what they build on, and whether they are finished."""
+    from rdnlib.reproduction.experiments import workspace as workspace_module
+
+    place = workspace_module.workplace(profile, data=data, data_root=data_root, seed=seed, out=out)
+    for name, node in place.graph.items():
+        state = "finished" if workspace_module.finished(place.folder(name)) else "to do"
+        print(f"{name:20s} {state:9s} {'after ' + ', '.join(node.parents) if node.parents else ''}".rstrip())
+
+
+@experiment.command("run")
+def run_experiments(
+    profile: ProfileOption,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Experiments, see `rdn experiment list`; `-`: from standard input, one a line."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of the profile's experiments.")] = False,
+    toy: Annotated[
+        bool, typer.Option("--toy", help="On a few images with tiny networks: only to see them run.")
+    ] = False,
+    data: DataOption = None,
+    data_root: DataRootOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+) -> None:
+    """Run experiments (and what they build on) unless they are finished. Started by `torchrun`, on many devices."""
+    from rdnlib.reproduction.experiments import workspace as workspace_module
+    from rdnlib.utils import devices
+
+    place = workspace_module.workplace(profile, data=data, data_root=data_root, seed=seed, out=out, toy=toy)
+    if bool(names) == everything:
+        raise ConfigError("say which experiments to run: names from `rdn experiment list`, or --all")
+    if names == ["-"]:
+        names = (line.strip() for line in sys.stdin)  # each as it arrives
+    else:
+        for name in names or ():
+            place.experiment(name)
+    for name in names or place.graph:
+        path = workspace_module.ensure_in(place, name).path
+        if devices.here().is_main_process:
+            print(path, flush=True)
+    devices.shutdown()
+
+
+@experiment.command("status")
+def show_status(
+    profile: ProfileOption,
+    data: DataOption = None,
+    data_root: DataRootOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+) -> None:
+    """What became of the profile's experiments: finished, running, resumable, or waiting."""
+    from rdnlib.reproduction.experiments import store as store_module
+    from rdnlib.reproduction.experiments import workspace as workspace_module
+
+    table = store_module.status(workspace_module.workplace(profile, data=data, data_root=data_root, seed=seed, out=out))
+    trained = table["epochs"] > 0
+    table["epoch"] = (table["epoch"].astype(str) + " of " + table["epochs"].astype(str)).where(trained, "–")
+    table["seconds"] = table["seconds"].round().astype(int)
+    print(table.drop(columns="epochs").to_string(index=False))
+
+
+@experiment.command("clean")
+def clean(
+    profile: ProfileOption,
+    data: DataOption = None,
+    data_root: DataRootOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Those that were begun and not finished, too.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove experiments that the profile does not ask for (any more), never one that is running."""
+    from rdnlib.reproduction.experiments import store as store_module
+    from rdnlib.reproduction.experiments import workspace as workspace_module
+
+    found = store_module.leftovers(
+        workspace_module.workplace(profile, data=data, data_root=data_root, seed=seed, out=out), unfinished=unfinished
+    )
+    for leftover in found:
+        print(f"{leftover.size / 1e6:8.1f} MB  {leftover.reason:13s}  {leftover.folder}")
+    print(f"{sum(leftover.size for leftover in found) / 1e6:8.1f} MB  in {len(found)} folders")
+    if found and not dry_run and (yes or typer.confirm("Remove them?")):
+        print(f"removed {sum(map(store_module.remove, found))} of {len(found)} folders")
+
+
+UsageError = typer.BadParameter.__base__  # of the click that typer carries with it
+
+
+def main() -> None:
+    try:
+        sys.exit(app(standalone_mode=False))
+    except UsageError as error:
+        message = error.format_message()
+        if message:  # none where a bare command has shown its help
+            print(f"error: {message.splitlines()[0]} (see rdn --help)", file=sys.stderr)
+        sys.exit(2)
+    except RdnError as error:
+        sys.exit(f"error: {error}")
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit("stopped; the same command goes on from here")
+
+
+if __name__ == "__main__":
+    main()

@@ -43,9 +43,10 @@ def test_the_lock_has_versions_only():
 
 
 def test_profiles_can_be_read():
+    from rdnlib.reproduction.experiments import graph
     from rdnlib.reproduction.experiments.config import load_profile
 
     names = [path.stem for path in (ROOT / "notebooks" / "profiles").glob("*.yaml")]
     assert {"quick", "laptop"} <= set(names)
     for name in names:
-        assert "rdn-reconstruct" in load_profile(name).graph(0)
+        assert "rdn-reconstruct" in graph.experiments(load_profile(name), 0)

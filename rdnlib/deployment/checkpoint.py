@@ -28,15 +28,22 @@ def save(path: Path, network: nn.Module, description: dict) -> None:
     write_json(path.with_suffix(".json"), description)
 
 
-def load(path: Path) -> nn.Module:
-    """Rebuild the network saved at `path`, in eval mode. Raises CheckpointError when it is missing or damaged."""
+def load(path: Path, *, model: str | None = None) -> nn.Module:
+    """Rebuild the network saved at `path`, in eval mode. Raises CheckpointError when it is missing or damaged.
+
+    model: the registered super-net to take instead of the one that the checkpoint names. A name in a checkpoint is only looked up
+    among the registered ones; nothing is imported by it.
+    """
     path = Path(path)
     sidecar = path.with_suffix(".json")
     for needed in (path, sidecar):
         if not needed.is_file():
             raise CheckpointError(f"no checkpoint: {needed} does not exist")
     try:
-        network = build(json.loads(sidecar.read_text(encoding="utf-8")))
+        description = json.loads(sidecar.read_text(encoding="utf-8"))
+        if model is not None:
+            description["model"]["name"] = model
+        network = build(description)
         network.load_state_dict(load_file(path))
     except RdnError:
         raise
@@ -53,6 +60,12 @@ def build(description: dict) -> nn.Module:
             policy = policy_class(**description[kind])
             policy.network = description.get("network")
             return policy
+    name = description["model"]["name"]
+    if name not in models.BUILDERS:
+        raise CheckpointError(
+            f"the checkpoint's super-net '{name}' is not known here: rdnlib.register_model it first, or name its "
+            "builder (rdn export --model package.module:function)"
+        )
     model = models.build(**description["model"])
     if "slimmable" in description:
         return Slimmable(model, **description["slimmable"])

@@ -98,15 +98,20 @@ def _deviation(network: nn.Module, batches: list[Tensor], path: Path) -> float:
 
 
 def export_checkpoint(
-    path: str | os.PathLike, index: int, out: str | os.PathLike, input_size: int | None = None
+    path: str | os.PathLike,
+    index: int,
+    out: str | os.PathLike,
+    input_size: int | None = None,
+    *,
+    model: str | None = None,
 ) -> tuple[RDN, int, float]:
     """Export N_index of the RDN saved at `path` (see `rdnlib.deployment.checkpoint`) as ONNX file `out`.
 
-    input_size: pixels; None takes the checkpoint's own "input_size", else 224. Returns the RDN, the input size and the
+    input_size: pixels; None takes the checkpoint's own "input_size", else 224. model: see `checkpoint.load`. Returns the RDN, the input size and the
     deviation, see `export`. Raises CheckpointError when `path` holds no RDN, ConfigError for a wrong index or `out`.
     """
     path = Path(path)
-    rdn = checkpoint.load(path)
+    rdn = checkpoint.load(path, model=model)
     if not isinstance(rdn, RDN):
         raise CheckpointError(
             f"{path} holds a {type(rdn).__name__}, not an RDN, so there are no sub-networks to export"

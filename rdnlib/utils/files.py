@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from safetensors.torch import save
 from torch import Tensor
 
-from rdnlib.errors import StorageError
+from rdnlib.errors import ConfigError, StorageError
 
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
@@ -92,3 +94,36 @@ def write_tensors(path: str | os.PathLike, tensors: dict[str, Tensor], notes: di
     """Write tensors by name, and strings beside them, as safetensors."""
     with replacing(path) as temporary:  # `save_file` would raise errors of its own, without errno
         temporary.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, notes))
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """YAML 1.2 where PyYAML does otherwise: 1e-4 is a number, `no` is a word, and a key must not be given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for number, key in enumerate(keys):
+            if key.value in (earlier.value for earlier in keys[:number]):
+                raise yaml.MarkedYAMLError(problem=f"{key.value}: is given twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_YamlLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_YamlLoader.add_implicit_resolver(_BOOL, re.compile("(true|false)$"), list("tf"))
+_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+_YamlLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+def read_yaml(path: str | os.PathLike) -> Any:
+    """The content of a YAML file; raises ConfigError, one line without the file's name, where it is none."""
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), _YamlLoader)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise ConfigError(f"{where}{' '.join(str(problem).split())}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"cannot be read: {' '.join(str(error).split())}") from error

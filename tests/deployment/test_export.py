@@ -9,7 +9,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from support.networks import FITTING_WIDTH, make
 
-from rdnlib import cli
+from rdnlib import __main__ as cli
 from rdnlib.deployment import checkpoint, export
 from rdnlib.errors import CheckpointError, ConfigError, RdnError
 

@@ -16,10 +16,10 @@ from rdnlib.calibration.families import calibrate_and_apply
 from rdnlib.reproduction.analysis.outcomes import dynamic, split_rows
 from rdnlib.reproduction.analysis.statistics import Estimate, Evidence, difference, estimate, same_images
 from rdnlib.reproduction.analysis.tradeoff import adaptive_gains
-from rdnlib.reproduction.experiments import ablations
-from rdnlib.reproduction.experiments.config import PROJECT
+from rdnlib.reproduction.experiments import graph
 from rdnlib.reproduction.experiments.workspace import Run
 from rdnlib.surgery.nest import INITS
+from rdnlib.utils.resources import resource
 
 COMPARABLE = 1.0  # points: the paper calls losses of up to 0.2 comparable; our validation sets cannot resolve that
 LARGEST, LIGHTEST = -1, 1
@@ -52,7 +52,7 @@ class Claim(NamedTuple):
 
 def printed(table: int) -> pd.DataFrame:
     """A table of the paper, the numbers as printed."""
-    return pd.read_csv(PROJECT / "data" / "paper" / f"table{table}.csv")
+    return pd.read_csv(resource(f"data/paper/table{table}.csv"))
 
 
 def table1_claims(evidence: Evidence) -> list[Claim]:
@@ -100,7 +100,7 @@ def figure8_claims(evidence: Evidence) -> list[Claim]:
 def table2_claims(evidence: Evidence) -> list[Claim]:
     paper = printed(2).set_index(["integrated_nets", "base_model"])["top1"]
     claims = []
-    for model, (seven, fourteen) in evidence.profile.table2().items():
+    for model, (seven, fourteen) in graph.table2(evidence.profile).items():
         name = TABLE2_NAMES[model]
         statement = f"{name}: 14 sub-networks instead of 7 cost the largest some accuracy"
         number = _signed([paper["7 sub-networks", name] - paper["14 sub-networks", name]])
@@ -110,7 +110,7 @@ def table2_claims(evidence: Evidence) -> list[Claim]:
 
 
 def table3_claims(evidence: Evidence) -> list[Claim]:
-    paper, names = printed(3)["top1"], list(ablations.table3(evidence.profile).values())
+    paper, names = printed(3)["top1"], list(graph.table3(evidence.profile).values())
     statements = "a pre-trained super-net helps", "it still helps when training from scratch takes twice as long"
     return [
         Claim("Table 3", statement, _signed([paper[0] - other]), evidence.gain(names[0], name))
@@ -119,7 +119,7 @@ def table3_claims(evidence: Evidence) -> list[Claim]:
 
 
 def table4_claims(evidence: Evidence) -> list[Claim]:
-    paper, names = printed(4), ablations.table4(evidence.profile)
+    paper, names = printed(4), graph.table4(evidence.profile)
     claims = []
     for subnetwork, what, column in ((LIGHTEST, "lightest", "top1_light"), (LARGEST, "largest", "top1")):
         statement = f"greedy select is better than random for the {what} sub-network"
@@ -129,7 +129,7 @@ def table4_claims(evidence: Evidence) -> list[Claim]:
 
 
 def table5_claims(evidence: Evidence) -> list[Claim]:
-    paper, names = printed(5)["top1"], list(ablations.table5(evidence.profile).values())
+    paper, names = printed(5)["top1"], list(graph.table5(evidence.profile).values())
     return [
         Claim("Table 5", "training all sub-networks makes the largest more accurate than training it alone",
               _signed([paper[0] - paper[2]]), evidence.gain(names[0], names[2])),

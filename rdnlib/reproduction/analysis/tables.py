@@ -12,7 +12,7 @@ from rdnlib.calibration.families import calibrate_or_best
 from rdnlib.errors import DataError
 from rdnlib.reproduction.analysis.outcomes import dynamic, measured, paired_difference, split_rows
 from rdnlib.reproduction.analysis.statistics import Evidence, accuracy, difference
-from rdnlib.reproduction.experiments import ablations
+from rdnlib.reproduction.experiments import graph
 from rdnlib.reproduction.experiments.workspace import Run
 from rdnlib.surgery.nest import INITS
 
@@ -151,11 +151,11 @@ def length_table(evidence: Evidence) -> pd.DataFrame:
     gain, what reconstruct has more (points, paired).
     """
     rows, profile = [], evidence.profile
-    for epochs in ablations.lengths(profile):
+    for epochs in graph.lengths(profile):
         if epochs:
-            runs = {init: evidence.runs(ablations.trained(profile, init, epochs)) for init in INITS}
+            runs = {init: evidence.runs(graph.trained(profile, init, epochs)) for init in INITS}
         else:
-            surgeries = evidence.runs(f"surgery-{profile.model['name']}")
+            surgeries = evidence.runs(graph.untrained(profile))
             runs = {init: [Untrained(surgery, init) for surgery in surgeries] for init in INITS}
         for subnetwork in range(1, len(runs["copy"][0].result["madds"]) + 1):
             row = {"epochs": epochs, "subnetwork": subnetwork}

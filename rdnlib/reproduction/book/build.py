@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ import yaml
 from rdnlib.errors import ConfigError, RdnError
 from rdnlib.reproduction.book import assets
 from rdnlib.reproduction.book.execute import execute_all, timed
-from rdnlib.reproduction.experiments import ablations
+from rdnlib.reproduction.experiments import graph
 from rdnlib.reproduction.experiments.config import load_profile
-from rdnlib.utils.files import write_json
+from rdnlib.utils.files import write_json, write_text
+from rdnlib.utils.resources import default_out, resource
 
 PACKAGES = (
     "torch",
@@ -40,48 +42,58 @@ PACKAGES = (
 def reproduce(
     profile: str,
     *,
+    data: str | None = None,
     data_root: str | os.PathLike | None = None,
     out: str | os.PathLike | None = None,
     seed: int = 0,
     seeds: int | None = None,
     jobs: int | None = None,
+    notebooks: Sequence[str] = (),
     project: str | os.PathLike | None = None,
     fingerprint: str | None = None,
 ) -> Path:
     """Run the profile's experiments, execute the notebooks, build the book, and return the path of its first page.
 
     Args:
-        profile: name of a profile (`quick`, `laptop`, …).
+        profile: name of a profile (`quick`, `laptop`, …), or the path of a .yaml file.
+        data: another data set than the profile's.
         data_root: folder with the photographs, for the profiles that need one.
-        out: where everything goes; default `build/<profile>`.
+        out: where everything goes; default `build/<the profile's name>`.
         seed: seed of all experiments.
         seeds: how many seeds, from `seed` on, the RDNs and their ablations are run for; default: what the profile says.
         jobs: how many experiments, and then notebooks, run at once; default: what the profile says.
-        project: folder with `notebooks/`, `book/` and `_config.yml`; default: the checkout that rdnlib runs from.
+        notebooks: execute only these, such as "05_lambda", which run the experiments that they need; the others are in the book
+            as they are, without outputs.
+        project: folder with `notebooks/`, `book/` and `_config.yml`; default: the library's own.
         fingerprint: hash of the data used, for the manifest.
 
     Raises:
         RdnError: naming the experiment, the notebook and cell, or the page that failed. The book of an earlier run is then
             still in place.
     """
-    project, out = _project(project), Path(out or Path("build") / profile).absolute()
+    loaded = load_profile(profile, data=data)
+    project, out = _project(project), Path(out or default_out(loaded.name)).absolute()
     data_root = None if data_root is None else Path(data_root).absolute()
-
-    loaded = load_profile(profile)
-    first, *more = ablations.seeds_from(loaded, seed, seeds)
+    source = loaded.source
+    if data is not None:  # notebooks read the profile by themselves
+        source = str(out / f"{loaded.name}.yaml")
+        write_text(source, yaml.safe_dump(loaded.settings(), sort_keys=False))
+    first, *more = graph.seeds_from(loaded, seed, seeds)
 
     def run_experiments() -> None:
         from rdnlib.reproduction.experiments import workspace
 
-        where = {"profile": profile, "data_root": data_root, "out": out, "jobs": jobs}
+        where = {"profile": source, "data_root": data_root, "out": out, "jobs": jobs}
         workspace.ensure_all(seed=first, **where)
         for another in more:
-            workspace.ensure_all(seed=another, names=ablations.repeated(loaded), **where)
+            workspace.ensure_all(seed=another, names=graph.repeated(loaded), **where)
 
     return _publish(
-        run_experiments,
+        (lambda: None) if notebooks else run_experiments,
         project=project,
-        profile=profile,
+        name=loaded.name,
+        profile=source,
+        only=notebooks,
         data_root=data_root,
         seed=seed,
         seeds=1 + len(more),
@@ -113,29 +125,38 @@ def book(
             )
         shutil.copytree(published, out / "experiments", dirs_exist_ok=True)
 
-    return _publish(use_published, project=project, profile=profile, data_root=None, seed=seed, out=out)
+    return _publish(use_published, project=project, name=profile, profile=profile, data_root=None, seed=seed, out=out)
 
 
 def _publish(
     prepare,
     *,
     project: Path,
+    name: str,
     profile: str,
     data_root: Path | None,
     seed: int,
     out: Path,
     seeds: int | None = None,
     jobs: int = 1,
+    only: Sequence[str] = (),
     fingerprint: str | None = None,
 ) -> Path:
     seconds: dict[str, float] = {}
+    notebooks = sorted((project / "notebooks").glob("[0-9]*.ipynb"))
+    chosen = [notebook for notebook in notebooks if not only or notebook.stem in only]
+    if not chosen or set(only) - {notebook.stem for notebook in chosen}:
+        known = ", ".join(notebook.stem for notebook in notebooks)
+        raise ConfigError(
+            f"notebooks are named {known or 'NN_….ipynb'} in {project / 'notebooks'}, not {', '.join(only)}"
+        )
     out.mkdir(parents=True, exist_ok=True)
     with timed("experiments", seconds):
         prepare()
     source = out / "book"
     with timed("assets", seconds):
         last = f" to {seed + seeds - 1}" if (seeds or 1) > 1 else ""
-        _stage(project, source, footer=f"Built with profile <b>{profile}</b>, seed {seed}{last}.")
+        _stage(project, source, footer=f"Built with profile <b>{name}</b>, seed {seed}{last}.")
     parameters = {
         "profile": profile,
         "data_root": None if data_root is None else str(data_root),
@@ -143,18 +164,18 @@ def _publish(
         "seeds": seeds,
         "out": str(out),
     }
-    notebooks = sorted((project / "notebooks").glob("[0-9]*.ipynb"))
-    if not notebooks:
-        raise ConfigError(f"no notebooks named NN_….ipynb in {project / 'notebooks'}")
-    execute_all(notebooks, source / "notebooks", parameters=parameters, jobs=jobs, seconds=seconds)
+    (source / "notebooks").mkdir()
+    for notebook in notebooks:  # those that are not executed are in the book as they are
+        shutil.copy(notebook, source / "notebooks")
+    execute_all(chosen, source / "notebooks", parameters=parameters, jobs=jobs, seconds=seconds)
     with timed("book", seconds):
         build(source, out / "html")
     manifest = {
-        "profile": profile,
+        "profile": name,
         "seed": seed,
         "seeds": seeds,
         "data_fingerprint": fingerprint,
-        "notebooks": [notebook.name for notebook in notebooks],
+        "notebooks": [notebook.name for notebook in chosen],
         "seconds": seconds,
         **provenance(project),
     }
@@ -224,7 +245,7 @@ def _complaints(log: str, source: Path) -> str:
 
 
 def _project(project: str | os.PathLike | None) -> Path:
-    folder = Path(__file__).resolve().parents[3] if project is None else Path(project).absolute()
+    folder = resource() if project is None else Path(project).absolute()
     if missing := [name for name in ("notebooks", "book", "_config.yml") if not (folder / name).exists()]:
-        raise ConfigError(f"{folder} has no {', '.join(missing)}: run rdn from a checkout of the project")
+        raise ConfigError(f"{folder} has no {', '.join(missing)}, which a book needs")
     return folder

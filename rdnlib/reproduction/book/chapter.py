@@ -45,7 +45,7 @@ def about_the_run(place: Workplace, *, seeds: int = 1) -> str:
     """The sentence under a table that says what was measured: profile, data, images and seeds."""
     splits = place.splits
     return (
-        f"Profile {place.profile.name}: {place.profile.data['name']}, {len(splits.train.classes)} classes, "
+        f"Profile {place.profile.name}: {place.profile.data.name}, {len(splits.train.classes)} classes, "
         f"{len(splits.train)} training and {len(splits.validation)} validation images, "
         f"{seeds} seed{'s' if seeds > 1 else ''}. In brackets 95 % intervals over the images"
         f"{', then over the seeds' if seeds > 1 else ''}."

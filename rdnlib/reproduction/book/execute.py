@@ -109,8 +109,7 @@ def check_completed(notebook: nbformat.NotebookNode, name: str) -> None:
 @contextmanager
 def kernel(threads: int | None = None) -> Iterator[None]:
     """Offer a kernel that is this very interpreter, so that none needs to be installed; `threads` of its computations."""
-    package_parent = str(Path(__file__).resolve().parents[3])
-    search = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
+    search = os.pathsep.join(map(os.path.abspath, sys.path))  # whatever can be imported here can be imported there
     spec = {
         "argv": [
             sys.executable,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from rdnlib.models.slimmable import Slimmable
-from rdnlib.reproduction.experiments.ablations import widths
+from rdnlib.reproduction.experiments.graph import widths
 from rdnlib.surgery.nest import to_rdn
 from rdnlib.training.recipe import joint_loss
 from rdnlib.utils.devices import flushing_denormals

@@ -5,7 +5,7 @@ goes into result.json beside name, kind, configuration and time.
 """
 
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,12 +14,11 @@ from torch import nn
 
 from rdnlib import models
 from rdnlib.deployment import checkpoint
-from rdnlib.errors import ConfigError
 from rdnlib.graph import trace
 from rdnlib.madds import count, count_subnetworks
 from rdnlib.models.slimmable import Slimmable
 from rdnlib.reproduction.experiments.ablation_nets import SomeSubnetworks, reinitialise
-from rdnlib.reproduction.experiments.config import Experiment
+from rdnlib.reproduction.experiments.graph import Experiment
 from rdnlib.reproduction.experiments.policies import fit_policies
 from rdnlib.reproduction.experiments.workspace import Run, Workplace, calibration_batch
 from rdnlib.surgery import deepen
@@ -30,15 +29,6 @@ from rdnlib.surgery.violation import violation
 from rdnlib.training import Recipe, evaluate, reestimate_norms, train
 from rdnlib.training.evaluate import sample_table
 from rdnlib.utils.files import read_json, write_table
-
-
-def _recipe(place: Workplace, config: dict) -> Recipe:
-    known = {field.name for field in fields(Recipe)}
-    unknown = set(config["recipe"]) - known
-    if unknown:
-        raise ConfigError(f"profile {place.profile.name}: unknown recipe setting {', '.join(sorted(unknown))}")
-    settings = {**config["recipe"], "crop_scale": tuple(config["recipe"].get("crop_scale", (0.35, 1.0)))}
-    return Recipe(**settings)
 
 
 def _train_and_keep(
@@ -55,7 +45,7 @@ def _train_and_keep(
 
     trained: what gives the loss, where that is not all that the network says.
     """
-    recipe = _recipe(place, node.config)
+    recipe = Recipe(**node.config["recipe"])
     history = train(
         model if trained is None else trained, place.splits.train, recipe, seed=node.config["seed"],
         resume=folder / "resume.safetensors", label=node.name, progress=progress,
@@ -164,7 +154,7 @@ def run_surgery(place: Workplace, node: Experiment, folder: Path, parents: list[
 
 def _violations(supernet: nn.Module, images, *, k: int, seed: int) -> dict[str, float]:
     """What each select cuts away from all layers together, and the whole that it is a part of."""
-    layout = plan(trace(supernet), k=k, plain=supernet.plain_by_default)
+    layout = plan(trace(supernet), k=k, plain=getattr(supernet, "plain_by_default", ()))
     found = {}
     for strategy in ("greedy", "greedy-relative", "random"):
         cut = violation(replace(layout, orders=select(strategy, layout, [images], seed=seed)), [images])

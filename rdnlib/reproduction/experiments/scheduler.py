@@ -19,7 +19,7 @@ class Worker:
     """One process; `run` waits for an experiment, `stop` ends the process whatever it is doing."""
 
     def __init__(self, place: "Workplace", *, progress: bool) -> None:
-        command = [sys.executable, "-m", "rdnlib", "experiment", "run", "-", "--profile", place.profile.name]
+        command = [sys.executable, "-m", "rdnlib", "experiment", "run", "-", "--profile", place.profile.source]
         command += ["--seed", str(place.seed), "--out", str(place.out)]
         command += ["--data-root", str(place.data_root)] if place.data_root else []
         pipe = subprocess.PIPE

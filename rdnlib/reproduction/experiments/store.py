@@ -3,13 +3,13 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from rdnlib.errors import CheckpointError
-from rdnlib.reproduction.experiments.workspace import Workplace, finished, locked, workplace
+from rdnlib.reproduction.experiments.workspace import Workplace, finished, locked
 from rdnlib.training import state
 from rdnlib.utils.files import read_json
 
@@ -56,7 +56,7 @@ def leftovers(place: Workplace, *, unfinished: bool = False) -> list[Leftover]:
     folders = sorted(path for path in here.glob("[!.]*") if path.is_dir()) if here.is_dir() else []
     wanted: set[Path] = set()
     for seed in {place.seed, *filter(None, map(_seed, folders))}:
-        again = workplace(place.profile.name, data_root=place.data_root, seed=seed, out=place.out)
+        again = replace(place, seed=seed)
         wanted |= {again.folder(name) for name in again.graph}
     found = []
     for folder in folders:

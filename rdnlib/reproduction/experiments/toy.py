@@ -3,9 +3,7 @@
 It proves in a minute, on any machine, that the experiments of a long profile run; its numbers mean nothing.
 """
 
-from dataclasses import asdict
-
-from rdnlib.reproduction.experiments.config import Profile
+from typing import Any
 
 _DATA = {"name": "dolls", "size": 16, "train": 80, "validation": 20, "calibration": 0.2}
 _SETTINGS = {
@@ -24,16 +22,16 @@ _SETTINGS = {
 _MODELS = {"mobilenext": {"stem_stride": 1, "depth_mult": 0.1}, "resnext50": {"width_mult": 0.25}}
 
 
-def toy(profile: Profile) -> Profile:
-    """The same graph with `_SETTINGS` wherever the profile sets one of them, and few, shallow layers."""
-    shrunk = {name: _shrunk(value) for name, value in asdict(profile).items()}
-    shrunk["model"] |= _MODELS.get(profile.model["name"], {})
+def shrink(content: dict[str, Any]) -> dict[str, Any]:
+    """The same profile with `_SETTINGS` wherever it sets one of them, and few, shallow layers."""
+    shrunk = {name: _shrunk(value) for name, value in content.items()}
+    shrunk["model"] |= _MODELS.get(content["model"]["name"], {})
     shrunk["rdn"]["epochs"] = 2  # unlike those of the ablations, where they differ: the names hang on it
-    if profile.ablations.get("epochs") == profile.rdn["epochs"]:
+    if content.get("ablations", {}).get("epochs") == content["rdn"]["epochs"]:
         shrunk["ablations"]["epochs"] = 2
-    for name, options in shrunk["architectures"].items():
+    for name, options in shrunk.get("architectures", {}).items():
         options["model"] |= _MODELS.get(name, {})
-    return Profile(**shrunk | {"name": f"{profile.name}-toy", "data": _DATA, "jobs": 2})
+    return shrunk | {"data": _DATA, "jobs": 2}
 
 
 def _shrunk(value, setting=None):

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -28,11 +28,12 @@ from rdnlib.data import datasets
 from rdnlib.data.transforms import resize_eval
 from rdnlib.deployment import checkpoint
 from rdnlib.errors import ConfigError
-from rdnlib.reproduction.experiments.config import PROJECT, Experiment, Profile, load_profile
+from rdnlib.reproduction.experiments.config import Profile, load_profile
+from rdnlib.reproduction.experiments.graph import Experiment, experiments, seeds_from
 from rdnlib.reproduction.experiments.scheduler import Worker
-from rdnlib.reproduction.experiments.toy import toy
 from rdnlib.utils import devices
 from rdnlib.utils.files import read_json, write_json, writing
+from rdnlib.utils.resources import default_out
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Workplace:
     @cached_property
     def splits(self) -> datasets.Splits:
         with devices.here().main_process_first():  # which makes the cache
-            return datasets.load(**self.profile.data, root=self.data_root, seed=self.seed)
+            return datasets.load(**self.profile.data.settings(), root=self.data_root, seed=self.seed)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -56,7 +57,7 @@ class Workplace:
 
     @cached_property
     def graph(self) -> dict[str, Experiment]:
-        return self.profile.graph(self.seed)
+        return experiments(self.profile, self.seed)
 
     def experiment(self, name: str) -> Experiment:
         if name not in self.graph:
@@ -88,20 +89,28 @@ class Workplace:
         return self.out / "experiments" / f"{name}-{self.key(name)}"
 
 
-def workplace(profile: str, *, data_root=None, seed: int = 0, out=None) -> Workplace:
-    """Check the arguments that all commands and notebooks share; `out` defaults to the project's build/<profile>.
+def workplace(
+    profile: str, *, data: str | None = None, data_root=None, seed: int = 0, out=None, toy: bool = False
+) -> Workplace:
+    """Check the arguments that all commands and notebooks share.
 
-    profile: "<name>-toy" stands for <name> shrunk to a toy (`rdnlib.reproduction.experiments.toy`).
+    profile: the name of a shipped profile, or the path of a .yaml file; data, toy: see `load_profile`. out: default
+    build/<the profile's name>, see `default_out`.
     """
-    loaded = toy(load_profile(profile.removesuffix("-toy"))) if profile.endswith("-toy") else load_profile(profile)
+    loaded = load_profile(profile, data=data, toy=toy)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"seed must be a whole number of at least 0, not {seed!r}")
     if data_root is not None and not Path(data_root).is_dir():
         raise ConfigError(
-            f"data root {data_root} is not a folder; give the one that holds the '{loaded.data['name']}' data set"
+            f"data root {data_root} is not a folder; give the one that holds the '{loaded.data.name}' data set"
         )
-    out = Path(out) if out else PROJECT / "build" / profile  # the same for a notebook, wherever its kernel starts
+    out = Path(out) if out else default_out(loaded.name)
     return Workplace(loaded, None if data_root is None else Path(data_root), seed, out.resolve())
+
+
+def replicas(place: Workplace, seeds: int | None = None) -> list[Workplace]:
+    """The same place at so many consecutive seeds; default: as many as the profile says."""
+    return [replace(place, seed=seed) for seed in seeds_from(place.profile, place.seed, seeds)]
 
 
 class Run:
@@ -223,7 +232,10 @@ def _execute(place: Workplace, name: str, folder: Path, parents: list[Run], *, p
     node = place.experiment(name)
     for half_written in folder.glob(".*"):  # by a process that was killed
         half_written.unlink()
-    write_json(folder / "config.json", {**asdict(node), "data": place.profile.data, "fingerprint": place.fingerprint})
+    write_json(
+        folder / "config.json",
+        {**asdict(node), "data": place.profile.data.settings(), "fingerprint": place.fingerprint},
+    )
     threads_before = torch.get_num_threads()
     torch.set_num_threads(place.threads(name))
     try:

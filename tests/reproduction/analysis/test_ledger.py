@@ -8,7 +8,7 @@ from support.fakes import FakeRun, K, fake_base, fake_runs
 
 from rdnlib.reproduction.analysis.ledger import CLAIMS, Claim, ledger
 from rdnlib.reproduction.analysis.statistics import Estimate, Evidence
-from rdnlib.reproduction.experiments import ablations
+from rdnlib.reproduction.experiments import graph
 from rdnlib.reproduction.experiments.config import load_profile
 
 
@@ -66,9 +66,9 @@ def verdicts(evidence, where):
 
 def test_claims_turn_with_the_evidence():
     profile = FakeEvidence.profile
-    _, scratch, twice = ablations.table3(profile).values()
-    _, without, alone = ablations.table5(profile).values()
-    selects = ablations.table4(profile)
+    _, scratch, twice = graph.table3(profile).values()
+    _, without, alone = graph.table5(profile).values()
+    selects = graph.table4(profile)
     assert verdicts(FakeEvidence(worse=("depth-mobilenext",)), "Table 2") == ["reproduced", "inconclusive"]
     assert verdicts(FakeEvidence(better=("depth-mobilenet_v2",)), "Table 2") == ["inconclusive", "not reproduced"]
     assert verdicts(FakeEvidence(worse=(scratch, twice)), "Table 3") == ["reproduced", "reproduced"]

@@ -24,6 +24,7 @@ from rdnlib.reproduction.analysis.tables import (
     table1,
     table2,
 )
+from rdnlib.reproduction.experiments import graph
 from rdnlib.reproduction.experiments.config import load_profile
 
 NODES = [[i, j] for j in (0, 1) for i in (1, 2)]
@@ -153,12 +154,12 @@ def test_table2_refuses_other_images():
 @pytest.mark.parametrize("name", ["tiny", "quick", "laptop"])
 def test_profiles_train_fair_pairs_for_table2(name):
     profile = load_profile(name)
-    graph = profile.graph(0)
-    assert set(profile.table2()) == {"mobilenext", "mobilenet_v2"}
-    for seven, fourteen in profile.table2().values():
-        ours = {key: value for key, value in graph[fourteen].config.items() if key != "split"}
-        assert ours == graph[seven].config
-        assert graph[fourteen].parents == graph[seven].parents
+    nodes = graph.experiments(profile, 0)
+    assert set(graph.table2(profile)) == {"mobilenext", "mobilenet_v2"}
+    for seven, fourteen in graph.table2(profile).values():
+        ours = {key: value for key, value in nodes[fourteen].config.items() if key != "split"}
+        assert ours == nodes[seven].config
+        assert nodes[fourteen].parents == nodes[seven].parents
 
 
 def surgery(seed):

@@ -5,8 +5,8 @@ import shutil
 import pytest
 import torch
 
-from rdnlib import cli
-from rdnlib.reproduction.experiments import config, store, workspace
+from rdnlib import __main__ as cli
+from rdnlib.reproduction.experiments import config, graph, store, workspace
 from rdnlib.training.recipe import Recipe, ema_decay
 from rdnlib.training.state import TrainState
 from rdnlib.utils.files import write_json, write_tensors
@@ -115,8 +115,8 @@ def test_leftovers_of_a_killed_process_go_when_the_experiment_is_run(tmp_path):
 
 @pytest.mark.parametrize("profile", ["gpu", "imagenet"])
 def test_every_experiment_of_a_long_profile_runs_as_a_toy(tmp_path, profile):
-    toy = workspace.workplace(f"{profile}-toy", out=tmp_path)
-    assert set(toy.graph) == set(config.load_profile(profile).graph(0))
+    toy = workspace.workplace(profile, out=tmp_path, toy=True)
+    assert set(toy.graph) == set(graph.experiments(config.load_profile(profile), 0))
     for name in toy.graph:
         run = workspace.ensure_in(toy, name, progress=False)
         assert (run.path / "samples.parquet").is_file()
@@ -125,8 +125,8 @@ def test_every_experiment_of_a_long_profile_runs_as_a_toy(tmp_path, profile):
 
 def test_the_papers_recipe_is_imagenets():
     """Section 4.1, and the decay of the moving average that follows from it."""
-    graph = config.load_profile("imagenet").graph(0)
-    recipe = Recipe(**graph["rdn-copy"].config["recipe"])
+    nodes = graph.experiments(config.load_profile("imagenet"), 0)
+    recipe = Recipe(**nodes["rdn-copy"].config["recipe"])
     assert (recipe.epochs, recipe.lr, recipe.batch_size, recipe.size) == (200, 0.1, 1024, 224)
     assert (recipe.momentum, recipe.weight_decay, recipe.min_lr, recipe.bn_momentum) == (0.9, 1e-4, 1e-5, 0.01)
     steps = 200 * (1_281_167 // 1024)

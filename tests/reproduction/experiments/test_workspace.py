@@ -21,7 +21,7 @@ from rdnlib.policy.inference import DynamicRDN
 from rdnlib.policy.network import PolicyNetwork
 from rdnlib.policy.sequential import SequentialPolicy
 from rdnlib.reproduction.analysis import outcomes
-from rdnlib.reproduction.experiments import config, runners, workspace
+from rdnlib.reproduction.experiments import config, graph, runners, workspace
 from rdnlib.reproduction.experiments.scheduler import Worker
 from rdnlib.training.evaluate import evaluate
 from rdnlib.utils.hashing import network_hash
@@ -184,14 +184,14 @@ def test_the_policy_that_decides_on_the_way_does_so_for_real(out):
 
 
 def test_rivals_and_the_distilled_network_are_in_the_graph_where_the_profile_has_them():
-    graph = config.load_profile("laptop").graph(0)
-    base, rival = (graph[name].config for name in ("base", "base-x0.25"))
+    nodes = graph.experiments(config.load_profile("laptop"), 0)
+    base, rival = (nodes[name].config for name in ("base", "base-x0.25"))
     assert rival["model"] == {**base["model"], "width_mult": 0.25}
-    assert rival["recipe"]["epochs"] == base["recipe"]["epochs"] + graph["rdn-copy"].config["recipe"]["epochs"]
-    plain, taught = (graph[name].config["recipe"] for name in ("rdn-reconstruct", "rdn-distilled"))
+    assert rival["recipe"]["epochs"] == base["recipe"]["epochs"] + nodes["rdn-copy"].config["recipe"]["epochs"]
+    plain, taught = (nodes[name].config["recipe"] for name in ("rdn-reconstruct", "rdn-distilled"))
     assert taught == {**plain, "distill": 0.5}
     assert "distill" not in plain  # a new setting at its default changes no folder
-    assert "rdn-distilled" not in config.load_profile("tiny").graph(0)
+    assert "rdn-distilled" not in graph.experiments(config.load_profile("tiny"), 0)
 
 
 def test_wrong_requests_are_refused(tmp_path):

@@ -1,15 +1,13 @@
-"""The variants behind Tables 3 to 5: what differs from the reference, and what is trained."""
-
-from dataclasses import replace
+"""The graph of experiments, and the variants behind Tables 3 to 5: what differs from the reference, and what is trained."""
 
 import pytest
 import torch
 from support.networks import make
 
 from rdnlib.errors import ConfigError
-from rdnlib.reproduction.experiments import ablations, workspace
+from rdnlib.reproduction.experiments import graph, workspace
 from rdnlib.reproduction.experiments.ablation_nets import SomeSubnetworks, reinitialise
-from rdnlib.reproduction.experiments.config import load_profile
+from rdnlib.reproduction.experiments.config import Architecture, load_profile
 from rdnlib.training.recipe import joint_loss
 
 
@@ -20,8 +18,8 @@ def profile():
 
 def changes(profile, name):
     """Settings in which an experiment differs from the reference."""
-    graph = profile.graph(0)
-    ours, theirs = graph[name].config, graph[ablations.reference(profile)].config
+    nodes = graph.experiments(profile, 0)
+    ours, theirs = nodes[name].config, nodes[graph.reference(profile)].config
     flat = [{**config, **config["recipe"]} for config in (ours, theirs)]
     keys = set(flat[0]) | set(flat[1])
     return {key for key in keys - {"recipe"} if flat[0].get(key) != flat[1].get(key)}
@@ -40,35 +38,34 @@ def test_every_variant_differs_in_one_thing(profile):
 @pytest.mark.parametrize("name", ["tiny", "quick", "laptop"])
 def test_every_row_of_every_table_is_an_experiment(name):
     profile = load_profile(name)
-    graph = profile.graph(0)
-    for table in (ablations.table3, ablations.table4, ablations.table5):
+    nodes = graph.experiments(profile, 0)
+    for table in (graph.table3, graph.table4, graph.table5):
         rows = table(profile)
-        assert len(set(rows.values())) == 3 and ablations.reference(profile) in rows.values()
-        assert set(rows.values()) <= set(graph)
-    for epochs in ablations.lengths(profile):
-        assert not epochs or {ablations.trained(profile, init, epochs) for init in ("copy", "reconstruct")} <= set(
-            graph
-        )
-    assert set(ablations.repeated(profile)) <= set(graph)
-    for name in ablations.repeated(profile):  # each comes with all that it builds on
-        assert set(graph[name].parents) <= set(ablations.repeated(profile))
+        assert len(set(rows.values())) == 3 and graph.reference(profile) in rows.values()
+        assert set(rows.values()) <= set(nodes)
+    for epochs in graph.lengths(profile):
+        assert not epochs or {graph.trained(profile, init, epochs) for init in ("copy", "reconstruct")} <= set(nodes)
+    assert set(graph.repeated(profile)) <= set(nodes)
+    for name in graph.repeated(profile):  # each comes with all that it builds on
+        assert set(nodes[name].parents) <= set(graph.repeated(profile))
 
 
 def test_without_a_section_there_are_no_ablations(profile):
-    bare = replace(profile, ablations={})
-    assert "slimmable" not in bare.graph(0) and set(bare.graph(0)) < set(profile.graph(0))
+    bare = profile.model_copy(update={"ablations": None})
+    assert "slimmable" not in graph.experiments(bare, 0)
+    assert set(graph.experiments(bare, 0)) < set(graph.experiments(profile, 0))
     with pytest.raises(ConfigError, match="profile laptop has no ablations"):
-        ablations.reference(bare)
+        graph.reference(bare)
 
 
 def test_replicas_are_consecutive_seeds():
     place = workspace.workplace("tiny", seed=3)
-    assert [replica.seed for replica in ablations.replicas(place)] == [3]
-    assert [replica.seed for replica in ablations.replicas(place, 3)] == [3, 4, 5]
-    assert ablations.replicas(place, 2)[1].key("base") == workspace.workplace("tiny", seed=4).key("base")
+    assert [replica.seed for replica in workspace.replicas(place)] == [3]
+    assert [replica.seed for replica in workspace.replicas(place, 3)] == [3, 4, 5]
+    assert workspace.replicas(place, 2)[1].key("base") == workspace.workplace("tiny", seed=4).key("base")
     for wrong in (0, True, 1.5):
         with pytest.raises(ConfigError, match="seeds is how many"):
-            ablations.replicas(place, wrong)
+            workspace.replicas(place, wrong)
 
 
 def test_from_scratch_keeps_the_structure_and_nothing_else(images):
@@ -113,8 +110,8 @@ def test_sub_networks_that_do_not_exist(images, chosen):
 @pytest.mark.parametrize("lr", [1e-4, 10.0])
 def test_the_rdns_of_another_network_take_no_larger_steps_than_it_did(lr):
     quick = load_profile("quick")
-    own = {"mobilenet_v2": quick.architectures["mobilenet_v2"] | {"recipe": {"lr": lr}}}
-    graph = replace(quick, architectures=own).graph(0)
+    own = {"mobilenet_v2": Architecture(model={"width_mult": 0.25}, recipe={"lr": lr})}
+    nodes = graph.experiments(quick.model_copy(update={"architectures": own}), 0)
     for name in ("rdn-mobilenet_v2", "depth-mobilenet_v2"):
-        assert graph[name].config["recipe"]["lr"] == min(lr, quick.rdn["lr"]["reconstruct"])
-    assert graph["depth-mobilenext"].config["recipe"]["lr"] == quick.rdn["lr"]["reconstruct"]
+        assert nodes[name].config["recipe"]["lr"] == min(lr, quick.rdn.lr["reconstruct"])
+    assert nodes["depth-mobilenext"].config["recipe"]["lr"] == quick.rdn.lr["reconstruct"]

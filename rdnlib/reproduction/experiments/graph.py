@@ -1,0 +1,196 @@
+"""Which experiments a profile asks for: frozen configurations, base → rdn → policy, the variants beside them, and the ablations.
+
+The ablations are the variants of the RDN that Tables 3, 4 and 5, the table of lengths and the slimmable baseline compare. All of
+them take the paper's `copy` initialisation and one recipe, with `epochs` of the profile's section `ablations`, so that each
+differs from the `reference` in one thing only. The recipes are fixed beforehand: nothing is chosen on validation data. Two
+experiments with the same configuration are one, so the reference is also a point of the table of lengths, and the longest of those
+are the main runs.
+"""
+
+from dataclasses import dataclass
+
+from rdnlib.errors import ConfigError
+from rdnlib.reproduction.experiments.config import Profile
+from rdnlib.surgery.nest import INITS
+
+TABLE2 = ("mobilenext", "mobilenet_v2")  # the paper's networks with 7 and 14 sub-networks
+SELECTS = ("greedy", "random", "greedy-relative")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One node of the graph: `config` decides its result, together with its parents and the data."""
+
+    name: str
+    kind: str  # "base", "surgery", "rdn", "depth", "policy" or "slimmable"
+    config: dict
+    parents: tuple[str, ...] = ()
+
+
+def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
+    """All experiments by name, parents first; roughly, the long ones before the short, which fill the gaps at the end."""
+    common, rdn = profile.recipe.settings(), profile.rdn
+    base = common | profile.base.settings()
+    extra = common | {"epochs": rdn.epochs}
+    surgery = _surgery(profile)
+    nodes = [Experiment("base", "base", {"model": profile.model.settings(), "recipe": base, "seed": seed})]
+    for name, architecture in profile.architectures.items():
+        model, recipe = profile.supernet(name).settings(), base | architecture.recipe.settings()
+        nodes.append(Experiment(f"base-{name}", "base", {"model": model, "recipe": recipe, "seed": seed}))
+    for width in profile.widths:  # trained as long as base and RDN together
+        model = profile.model.settings() | {"width_mult": width}
+        recipe = base | {"epochs": profile.base.epochs + rdn.epochs}
+        nodes.append(Experiment(f"base-x{width}", "base", {"model": model, "recipe": recipe, "seed": seed}))
+    for init in INITS:
+        config = {**surgery, "init": init, "recipe": extra | {"lr": rdn.lr[init]}, "seed": seed}
+        nodes.append(Experiment(f"rdn-{init}", "rdn", config, ("base",)))
+        config = {"one_shot": profile.policy.settings(), "sequential": profile.sequential.settings(), "seed": seed}
+        nodes.append(Experiment(f"policy-{init}", "policy", config, (f"rdn-{init}",)))
+    longer = {"recipe": extra | {"lr": rdn.lr["base"]}, "seed": seed}
+    nodes.append(Experiment("base-longer", "base", longer, ("base",)))
+    if rdn.distill:  # beyond the paper: N_K teaches the others
+        recipe = extra | {"lr": rdn.lr["reconstruct"], "distill": rdn.distill}
+        config = {**surgery, "init": "reconstruct", "recipe": recipe, "seed": seed}
+        nodes.append(Experiment("rdn-distilled", "rdn", config, ("base",)))
+    for name in (profile.model.label, *profile.architectures):
+        config = {**surgery, **profile.training_free.settings(), "size": profile.recipe.size, "seed": seed}
+        nodes.append(Experiment(f"surgery-{name}", "surgery", config, (_base_of(profile, name),)))
+    nodes += _depth_wise(profile, seed)
+    if profile.ablations:
+        nodes += _ablations(profile, seed)
+    return {node.name: node for node in nodes}
+
+
+def trained(profile: Profile, init: str, epochs: int) -> str:
+    """The experiment that trains an RDN of this initialisation for so many epochs."""
+    return f"rdn-{init}" if epochs == profile.rdn.epochs else f"rdn-{init}-{epochs}"
+
+
+def untrained(profile: Profile) -> str:
+    """The experiment that operates on the base and trains nothing."""
+    return f"surgery-{profile.model.label}"
+
+
+def reference(profile: Profile) -> str:
+    """What the ablations are compared with."""
+    return trained(profile, "copy", _epochs(profile))
+
+
+def table2(profile: Profile) -> dict[str, tuple[str, str]]:
+    """Model → the experiments that train its RDN without and with depth-wise nesting (Table 2), equally long."""
+    epochs, pairs = profile.depth.epochs or profile.rdn.epochs, {}
+    for name in TABLE2:
+        if name == profile.model.name:
+            pairs[name] = trained(profile, "reconstruct", epochs), f"depth-{name}"
+        elif name in profile.architectures:
+            pairs[name] = f"rdn-{name}", f"depth-{name}"
+    return pairs
+
+
+def table3(profile: Profile) -> dict[str, str]:
+    """Row of Table 3 → experiment: does it help to start from a trained super-net?"""
+    return {
+        "pre-trained": reference(profile),
+        "from scratch": "rdn-scratch",
+        "from scratch, twice as long": "rdn-scratch-twice",
+    }
+
+
+def table4(profile: Profile) -> dict[str, str]:
+    """Select → experiment: does greedy select help?"""
+    own = profile.rdn.select
+    return {select: reference(profile) if select == own else f"rdn-{select}" for select in SELECTS}
+
+
+def table5(profile: Profile) -> dict[str, str]:
+    """Row of Table 5 → experiment: what does training the other sub-networks cost the largest, or bring it?"""
+    count = 2 * profile.rdn.k - 1
+    return {
+        f"{count} sub-networks": reference(profile),
+        f"{count - 1} sub-networks": "rdn-without-lightest",
+        "1 sub-network": "rdn-only-largest",
+    }
+
+
+def lengths(profile: Profile) -> list[int]:
+    """Epochs after the surgery at which `copy` and `reconstruct` are compared; 0 is what the surgery alone leaves."""
+    return sorted({*profile.ablations.lengths, _epochs(profile), profile.rdn.epochs})
+
+
+def widths(k: int) -> list[float]:
+    """2k−1 widths in equal steps from that of group 1 to that of the super-net."""
+    return [units / (2 * k) for units in range(2, 2 * k + 1)]
+
+
+def seeds_from(profile: Profile, seed: int, seeds: int | None = None) -> list[int]:
+    """So many consecutive seeds, from `seed` on; default: as many as the profile says, else one."""
+    if seeds is None:
+        seeds = profile.ablations.seeds if profile.ablations else 1
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+        raise ConfigError(f"seeds is how many seeds to run, a whole number of at least 1, not {seeds!r}")
+    return list(range(seed, seed + seeds))
+
+
+def repeated(profile: Profile) -> list[str]:
+    """What is run again for every further seed: the base's RDNs, their policies, the variants, and the networks beside them."""
+    names: list[str] = []
+    for name, node in experiments(profile, 0).items():  # parents first
+        own = node.kind in ("rdn", "policy", "slimmable") and set(node.parents) <= set(names)
+        if own or name in ("base", "base-longer", untrained(profile)):
+            names.append(name)
+    return names
+
+
+def _surgery(profile: Profile) -> dict:
+    return profile.rdn.model_dump(include={"k", "select", "calibration_images"})
+
+
+def _base_of(profile: Profile, name: str) -> str:
+    return "base" if name == profile.model.label else f"base-{name}"
+
+
+def _depth_wise(profile: Profile, seed: int) -> list[Experiment]:
+    nodes, lr = [], profile.rdn.lr["reconstruct"]
+    for name, (seven, fourteen) in table2(profile).items():
+        own = profile.architectures[name].recipe.lr if name in profile.architectures else None
+        # no larger steps than its base learnt with
+        recipe = {"epochs": profile.rdn.epochs, "lr": min(lr, own or lr), **profile.depth.settings()}
+        recipe = profile.recipe.settings() | recipe
+        config = {**_surgery(profile), "init": "reconstruct", "recipe": recipe, "seed": seed}
+        parents = (_base_of(profile, name),)
+        nodes.append(Experiment(seven, "rdn", config, parents))
+        nodes.append(Experiment(fourteen, "depth", {**config, "split": 0.5}, parents))
+    return nodes
+
+
+def _ablations(profile: Profile, seed: int) -> list[Experiment]:
+    """Every experiment that only the ablations need."""
+    epochs, k, surgery = _epochs(profile), profile.rdn.k, _surgery(profile)
+
+    def training(epochs: int = epochs, init: str = "copy") -> dict:
+        return {"recipe": profile.recipe.settings() | {"epochs": epochs, "lr": profile.rdn.lr[init]}, "seed": seed}
+
+    def variant(name: str, **changes) -> Experiment:
+        return Experiment(name, "rdn", {**surgery, "init": "copy", **training(), **changes}, ("base",))
+
+    nodes = []
+    for name, factor in (("rdn-scratch-twice", 2), ("rdn-scratch", 1)):
+        config = {"k": k, "init": "scratch", "model": profile.model.settings(), **training(factor * epochs)}
+        nodes.append(Experiment(name, "rdn", config))
+    slim = profile.ablations.slimmable or widths(k)
+    config = {"widths": slim, "calibration_images": profile.rdn.calibration_images, **training()}
+    nodes.append(Experiment("slimmable", "slimmable", config, ("base",)))
+    others = {select: name for select, name in table4(profile).items() if name != reference(profile)}
+    nodes += [variant(name, select=select) for select, name in others.items()]
+    nodes.append(variant("rdn-without-lightest", trained=list(range(2, 2 * k))))
+    nodes.append(variant("rdn-only-largest", trained=[2 * k - 1]))
+    for length in lengths(profile):
+        if length not in (0, profile.rdn.epochs):
+            nodes += [variant(trained(profile, init, length), init=init, **training(length, init)) for init in INITS]
+    return nodes
+
+
+def _epochs(profile: Profile) -> int:
+    if not profile.ablations:
+        raise ConfigError(f"profile {profile.name} has no ablations: give it a section with at least `epochs`")
+    return profile.ablations.epochs
