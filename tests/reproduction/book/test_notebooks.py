@@ -11,7 +11,6 @@ from rdnlib.reproduction.book.execute import execute, kernel
 from rdnlib.reproduction.experiments.workspace import ensure_all
 
 HIDDEN_LINES = 12
-TOO_LONG = ("06", "07", "11", "12", "13", "14", "15", "16")  # chapters still to be shortened
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[3] / "notebooks").glob("[0-9]*.ipynb"))
 PARAMETERS = {"profile": "quick", "data_root": None, "seed": 0, "out": None}
 
@@ -61,8 +60,6 @@ def test_code_fits_the_column_of_the_book(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_hidden_cells_are_short(path):
-    if path.name.startswith(TOO_LONG):
-        pytest.xfail("this chapter still has long hidden cells")
     hidden = [
         c for c in code_cells(path) if any(t.startswith(("hide-", "remove-")) for t in c.metadata.get("tags", []))
     ]
