@@ -251,17 +251,21 @@ UsageError = typer.BadParameter.__base__  # of the click that typer carries with
 
 
 def main() -> None:
+    interrupted = 130  # what typer makes of Ctrl-C
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(standalone_mode=False)
     except UsageError as error:
         message = error.format_message()
         if message:  # none where a bare command has shown its help
             print(f"error: {message.splitlines()[0]} (see rdn --help)", file=sys.stderr)
-        sys.exit(2)
+        code = 2
     except RdnError as error:
         sys.exit(f"error: {error}")
     except (typer.Abort, KeyboardInterrupt):
-        sys.exit("stopped; the same command goes on from here")
+        code = interrupted
+    if code == interrupted:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ other. On a CPU two processes of one thread each get more done than one process 
 import logging
 import multiprocessing
 import os
+import sys
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -132,6 +133,7 @@ def _client(jobs: int, scheduler: str | None) -> Iterator:
             _print_dashboard(client)
             yield client
         return
+    sys.warnoptions.append("ignore:resource_tracker")  # it removes the semaphores of a killed worker, without a word
     local, quiet = {"host": "127.0.0.1"}, logging.CRITICAL
     worker = {**local, "nthreads": 1, "memory_limit": None, "silence_logs": quiet}
     workers = [{"cls": Nanny, "options": worker | _pinned(index)} for index in range(jobs)]
