@@ -5,8 +5,7 @@ same one: one runs it, the other waits for its lock. The processes of one comman
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,31 +56,23 @@ class Job:
 
 
 def run(workspace: Workspace, name: str, *, progress: bool = True) -> Run:
-    """The experiment `name`: found, or run now. Those it builds on must be finished."""
-    with _claimed(workspace.folder(name)) as folder:
-        if folder is not None:
-            parents = [Run(parent, workspace) for parent in workspace.experiment(name).parents]
-            _execute(Job(workspace, workspace.experiment(name), folder, parents, progress))
-    return Run(name, workspace)
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[Path | None]:
-    """The folder to run an experiment in, ours alone while the context is open; None if it is finished already.
+    """The experiment `name`: found, or run now. Those it builds on must be finished.
 
     Of several processes the main one holds the lock; the others, who must not write there, get folders of their own.
     """
-    main = devices.here().is_main_process
+    folder, here = workspace.folder(name), devices.here()
     with ExitStack() as stack:
-        todo = main and not finished(folder)
+        todo = here.is_main_process and not finished(folder)
         if todo:
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(lock(folder))
             todo = not finished(folder)  # another command may have finished it while we waited
-        todo = devices.broadcast(todo)
-        yield stack.enter_context(devices.own_folder(folder)) if todo else None
-        devices.here().wait_for_everyone()
+        if devices.broadcast(todo):
+            node, own_folder = workspace.experiment(name), stack.enter_context(devices.own_folder(folder))
+            _execute(Job(workspace, node, own_folder, [Run(parent, workspace) for parent in node.parents], progress))
+        here.wait_for_everyone()
+    return Run(name, workspace)
 
 
 def _execute(job: Job) -> None:
@@ -100,10 +91,8 @@ def _execute(job: Job) -> None:
         "schema": SCHEMA,
         "started": started.isoformat(timespec="seconds"),
         "seconds": time.perf_counter() - clock,
-        "threads": threads,
-        "processes": devices.here().num_processes,
-        **provenance(),
     }
+    record |= {"threads": threads, "processes": devices.here().num_processes, **provenance()}
     result = {"name": node.name, "kind": node.kind, "config": node.config, **measured}
     write_json(folder / "result.json", {**result, "data": asdict(workspace.data), "provenance": record})
 
@@ -245,10 +234,6 @@ def run_policy(job: Job) -> dict:
 
 
 RUNNERS = {
-    "base": run_base,
-    "surgery": run_surgery,
-    "rdn": run_rdn,
-    "depth": run_rdn,
-    "policy": run_policy,
+    "base": run_base, "surgery": run_surgery, "rdn": run_rdn, "depth": run_rdn, "policy": run_policy,
     "slimmable": run_slimmable,
-}
+}  # fmt: skip

@@ -10,7 +10,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import torch
 
@@ -83,9 +83,8 @@ def _run_graph(client, workspace: Workspace, todo: list[str], progress: bool) ->
             if progress:
                 print(f"{names[task.key]}: finished", flush=True)
     except KilledWorker as error:
-        raise RdnError(
-            f"experiment {names[error.task]} failed: its process was killed, perhaps for lack of memory"
-        ) from error
+        reason = "its process was killed, perhaps for lack of memory"
+        raise RdnError(f"experiment {names[error.task]} failed: {reason}") from error
     except CancelledError as error:
         raise RdnError("the Dask scheduler is gone; the same command goes on from here") from error
     finally:
@@ -122,40 +121,30 @@ def _task(workspace: Workspace, name: str, fingerprint: str, progress: bool, par
 def _client(jobs: int, scheduler: str | None) -> Iterator:
     """A client of the cluster at the address `scheduler`, or of one with `jobs` processes on this machine."""
     import dask
-    from distributed import Client, Nanny, Scheduler, SpecCluster
+    from distributed import Client
 
-    if scheduler is not None:
+    with dask.config.set(_SETTINGS), nullcontext(scheduler) if scheduler else _local_cluster(jobs) as cluster:
         try:
-            client = Client(scheduler, timeout=10)
+            client = Client(cluster, timeout=10)
         except (OSError, ValueError) as error:
             raise ConfigError(f"there is no Dask scheduler at {scheduler}: {error}") from error
         with client:
-            _print_dashboard(client)
+            print(f"experiments run on {client.scheduler.address}, dashboard: {client.dashboard_link}", flush=True)
             yield client
-        return
+
+
+def _local_cluster(jobs: int):
+    """Processes on this machine, each with one of its GPUs if there are any."""
+    from distributed import Nanny, Scheduler, SpecCluster
+
     sys.warnoptions.append("ignore:resource_tracker")  # it removes the semaphores of a killed worker, without a word
     local, quiet = {"host": "127.0.0.1"}, logging.CRITICAL
     worker = {**local, "nthreads": 1, "memory_limit": None, "silence_logs": quiet}
-    workers = [{"cls": Nanny, "options": worker | _pinned(index)} for index in range(jobs)]
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
+    workers = {}
+    for index in range(jobs):
+        gpu = {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]}
+        own = {"resources": {"GPU": 1}, "env": gpu} if torch.cuda.is_available() else {}
+        workers[index] = {"cls": Nanny, "options": worker | own}
     main = {"cls": Scheduler, "options": {**local, "port": 0, "dashboard_address": "127.0.0.1:0"}}
-    with (
-        dask.config.set(_SETTINGS),
-        SpecCluster(dict(enumerate(workers)), main, silence_logs=quiet) as cluster,
-        Client(cluster) as client,
-    ):
-        _print_dashboard(client)
-        yield client
-
-
-def _pinned(index: int) -> dict:
-    """Options of a worker that has one of this machine's GPUs, if there are any."""
-    count = torch.cuda.device_count()
-    if not count:
-        return {}
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
-    return {"resources": {"GPU": 1}, "env": {"CUDA_VISIBLE_DEVICES": visible[index % count]}}
-
-
-def _print_dashboard(client) -> None:
-    if client.dashboard_link:
-        print(f"experiments run on {client.scheduler.address}, dashboard: {client.dashboard_link}", flush=True)
+    return SpecCluster(workers, main, silence_logs=quiet)

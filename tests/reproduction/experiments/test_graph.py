@@ -101,12 +101,6 @@ def test_only_the_chosen_sub_networks_give_the_loss(images):
     assert all((gradients[n][owners[n] > 5] == 0).all() for n in gradients if n in owners)
 
 
-@pytest.mark.parametrize("chosen", [[], [0, 1], [2, 1], [8], [1, 1]])
-def test_sub_networks_that_do_not_exist(images, chosen):
-    with pytest.raises(ConfigError, match="trained must list sub-networks from 1 to 7 in order"):
-        SomeSubnetworks(make("mixed", images), chosen)
-
-
 @pytest.mark.parametrize("lr", [1e-4, 10.0])
 def test_the_rdns_of_another_network_take_no_larger_steps_than_it_did(lr):
     quick = load_profile("quick")
