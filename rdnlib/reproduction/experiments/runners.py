@@ -220,8 +220,7 @@ def _violations(supernet: nn.Module, images, *, k: int, seed: int) -> dict[str, 
 def run_policy(job: Job) -> dict:
     """Fit the policies on the training split's outcomes, and record their outputs for every image."""
     rdn, size = job.parents[0].model(), job.parents[0].result["config"]["recipe"]["size"]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rdn.to(device, memory_format=torch.channels_last)
+    rdn.to(memory_format=torch.channels_last)
     outputs = {split: job.evaluate(rdn, split, size) for split in ("train", "calibration", "validation")}
     fitted = fit_policies(rdn.cpu(), outputs, job.parents[0].result["madds"], **job.node.config)
     job.write_samples(fitted.columns)
