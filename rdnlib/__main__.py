@@ -24,6 +24,12 @@ DataOption = Annotated[
 ]
 DataRootOption = Annotated[Path | None, typer.Option(help="Folder that holds the photographs (not needed for quick).")]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
+JobsOption = Annotated[
+    int | None, typer.Option(min=1, help="Experiments, and then notebooks, at once (default: the profile's).")
+]
+SchedulerOption = Annotated[
+    str | None, typer.Option(help="Address of a Dask cluster that runs the experiments (default: this machine).")
+]
 OutOption = Annotated[Path | None, typer.Option(help="Where results go (default: build/<name of the profile>).")]
 OWN = "package.module:function of your own, which takes num_classes and returns a network"
 
@@ -38,26 +44,25 @@ def reproduce(
         int | None, typer.Option(min=1, help="Seeds, from --seed on, for RDNs and ablations (default: the profile's).")
     ] = None,
     out: OutOption = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Experiments, then notebooks, at once (default: the profile's).")
-    ] = None,
+    jobs: JobsOption = None,
+    scheduler: SchedulerOption = None,
     notebook: Annotated[
         list[str] | None, typer.Option(help="Execute only this one (05_lambda), with what it needs; may be repeated.")
     ] = None,
 ) -> None:
     """Run the experiments, execute every notebook, build the book."""
     from rdnlib.reproduction.book.build import reproduce as run
-    from rdnlib.reproduction.experiments.workspace import workplace
+    from rdnlib.reproduction.experiments import open_workspace
     from rdnlib.utils import devices
 
     if devices.here().num_processes > 1:
         raise ConfigError(
             "one process makes the book: first `torchrun … -m rdnlib experiment run --all`, then rdn reproduce without torchrun"
         )
-    place = workplace(profile, data=data, data_root=data_root, seed=seed, out=out)  # wrong arguments end here
-    fingerprint = place.fingerprint  # and missing or damaged data here, before any work
-    where = {"data": data, "data_root": place.data_root, "out": place.out}
-    run(profile, **where, seed=seed, seeds=seeds, jobs=jobs, notebooks=notebook or (), fingerprint=fingerprint)
+    workspace = open_workspace(profile, data=data, data_root=data_root, seed=seed, out=out)  # wrong arguments end here
+    fingerprint = workspace.fingerprint  # and missing or damaged data here, before any work
+    where = {"data": data, "data_root": workspace.data_root, "out": workspace.out, "jobs": jobs, "scheduler": scheduler}
+    run(profile, **where, seed=seed, seeds=seeds, notebooks=notebook or (), fingerprint=fingerprint)
 
 
 @app.command()
@@ -112,11 +117,11 @@ def calibrate(
     """λ* for a target accuracy, set on the calibration split, and what it gives on the validation split."""
     from rdnlib.calibration import multiplier
     from rdnlib.reproduction.analysis import outcomes
-    from rdnlib.reproduction.experiments import workspace as workspace_module
+    from rdnlib.reproduction.experiments import ensure, open_workspace
 
     multiplier.check_target(epsilon, delta)
-    place = workspace_module.workplace(profile, data=data, data_root=data_root, seed=seed, out=out)
-    rdn, policy = (workspace_module.ensure_in(place, f"{kind}-{init}") for kind in ("rdn", "policy"))
+    workspace = open_workspace(profile, data=data, data_root=data_root, seed=seed, out=out)
+    rdn, policy = (ensure(workspace, f"{kind}-{init}") for kind in ("rdn", "policy"))
     held_out, validation = (outcomes.dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
     found = multiplier.calibrate(held_out.p, held_out.correct, held_out.saved, epsilon, delta, madds=held_out.madds)
     exits = multiplier.choose(validation.p, validation.saved, found.lam)
@@ -160,21 +165,19 @@ def list_experiments(
     out: OutOption = None,
 ) -> None:
     """Names of the profile's experiments, what they build on, and whether they are finished."""
-    from rdnlib.reproduction.experiments import workspace as workspace_module
+    from rdnlib.reproduction.experiments import open_workspace
+    from rdnlib.reproduction.experiments.workspace import finished
 
-    place = workspace_module.workplace(profile, data=data, data_root=data_root, seed=seed, out=out)
-    for name, node in place.graph.items():
-        state = "finished" if workspace_module.finished(place.folder(name)) else "to do"
+    workspace = open_workspace(profile, data=data, data_root=data_root, seed=seed, out=out)
+    for name, node in workspace.graph.items():
+        state = "finished" if finished(workspace.folder(name)) else "to do"
         print(f"{name:20s} {state:9s} {'after ' + ', '.join(node.parents) if node.parents else ''}".rstrip())
 
 
 @experiment.command("run")
 def run_experiments(
     profile: ProfileOption,
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(help="Experiments, see `rdn experiment list`; `-`: from standard input, one a line."),
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Experiments, see `rdn experiment list`.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All of the profile's experiments.")] = False,
     toy: Annotated[
         bool, typer.Option("--toy", help="On a few images with tiny networks: only to see them run.")
@@ -183,23 +186,21 @@ def run_experiments(
     data_root: DataRootOption = None,
     seed: SeedOption = 0,
     out: OutOption = None,
+    jobs: JobsOption = None,
+    scheduler: SchedulerOption = None,
 ) -> None:
     """Run experiments (and what they build on) unless they are finished. Started by `torchrun`, on many devices."""
-    from rdnlib.reproduction.experiments import workspace as workspace_module
+    from rdnlib.reproduction.experiments import ensure_all, open_workspace
     from rdnlib.utils import devices
 
-    place = workspace_module.workplace(profile, data=data, data_root=data_root, seed=seed, out=out, toy=toy)
+    workspace = open_workspace(profile, data=data, data_root=data_root, seed=seed, out=out, toy=toy)
     if bool(names) == everything:
         raise ConfigError("say which experiments to run: names from `rdn experiment list`, or --all")
-    if names == ["-"]:
-        names = (line.strip() for line in sys.stdin)  # each as it arrives
-    else:
-        for name in names or ():
-            place.experiment(name)
-    for name in names or place.graph:
-        path = workspace_module.ensure_in(place, name).path
+    for name in names or ():
+        workspace.experiment(name)
+    for run in ensure_all(workspace, names or None, jobs=jobs, scheduler=scheduler).values():
         if devices.here().is_main_process:
-            print(path, flush=True)
+            print(run.path)
     devices.shutdown()
 
 
@@ -212,10 +213,9 @@ def show_status(
     out: OutOption = None,
 ) -> None:
     """What became of the profile's experiments: finished, running, resumable, or waiting."""
-    from rdnlib.reproduction.experiments import store as store_module
-    from rdnlib.reproduction.experiments import workspace as workspace_module
+    from rdnlib.reproduction.experiments import open_workspace, store
 
-    table = store_module.status(workspace_module.workplace(profile, data=data, data_root=data_root, seed=seed, out=out))
+    table = store.status(open_workspace(profile, data=data, data_root=data_root, seed=seed, out=out))
     trained = table["epochs"] > 0
     table["epoch"] = (table["epoch"].astype(str) + " of " + table["epochs"].astype(str)).where(trained, "–")
     table["seconds"] = table["seconds"].round().astype(int)
@@ -236,34 +236,36 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove experiments that the profile does not ask for (any more), never one that is running."""
-    from rdnlib.reproduction.experiments import store as store_module
-    from rdnlib.reproduction.experiments import workspace as workspace_module
+    from rdnlib.reproduction.experiments import open_workspace, store
 
-    found = store_module.leftovers(
-        workspace_module.workplace(profile, data=data, data_root=data_root, seed=seed, out=out), unfinished=unfinished
-    )
-    for leftover in found:
+    workspace = open_workspace(profile, data=data, data_root=data_root, seed=seed, out=out)
+    leftovers = store.leftovers(workspace, unfinished=unfinished)
+    for leftover in leftovers:
         print(f"{leftover.size / 1e6:8.1f} MB  {leftover.reason:13s}  {leftover.folder}")
-    print(f"{sum(leftover.size for leftover in found) / 1e6:8.1f} MB  in {len(found)} folders")
-    if found and not dry_run and (yes or typer.confirm("Remove them?")):
-        print(f"removed {sum(map(store_module.remove, found))} of {len(found)} folders")
+    print(f"{sum(leftover.size for leftover in leftovers) / 1e6:8.1f} MB  in {len(leftovers)} folders")
+    if leftovers and not dry_run and (yes or typer.confirm("Remove them?")):
+        print(f"removed {sum(map(store.remove, leftovers))} of {len(leftovers)} folders")
 
 
 UsageError = typer.BadParameter.__base__  # of the click that typer carries with it
 
 
 def main() -> None:
+    interrupted = 130  # what typer makes of Ctrl-C
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(standalone_mode=False)
     except UsageError as error:
         message = error.format_message()
         if message:  # none where a bare command has shown its help
             print(f"error: {message.splitlines()[0]} (see rdn --help)", file=sys.stderr)
-        sys.exit(2)
+        code = 2
     except RdnError as error:
         sys.exit(f"error: {error}")
     except (typer.Abort, KeyboardInterrupt):
-        sys.exit("stopped; the same command goes on from here")
+        code = interrupted
+    if code == interrupted:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -26,11 +26,12 @@ TIMES = r"seconds|waiting|\bms\b|_ms|latency|time|img/s|images/s"
 def command(options: argparse.Namespace, out: Path) -> list[str]:
     what = ["experiment", "run", *options.experiments] if options.experiments else ["reproduce"]
     root = ["--data-root", options.data_root] if options.data_root else []
-    return [sys.executable, "-m", "rdnlib", *what, "--profile", options.profile, "--out", str(out), *root]
+    jobs = ["--jobs", str(options.jobs)] if options.jobs else []
+    return [sys.executable, "-m", "rdnlib", *what, "--profile", options.profile, "--out", str(out), *root, *jobs]
 
 
 def start(options: argparse.Namespace, out: Path) -> subprocess.Popen:
-    """In a process group of its own, so that what it has started dies with it."""
+    """In a process group of its own, so that the workers that it starts are killed with it."""
     environment = {**os.environ, "RDN_SAVE_MINUTES": str(options.save_minutes)}
     with (options.work / f"{out.name}.log").open("a") as log:
         return subprocess.Popen(command(options, out), stdout=log, stderr=log, env=environment, start_new_session=True)
@@ -103,6 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--experiments", nargs="*", default=[])
     parser.add_argument("--data-root")
+    parser.add_argument("--jobs", type=int, help="experiments at once (default: the profile's)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--save-minutes", type=float, default=0.05)
     parser.add_argument("--startup", type=float, default=20.0, help="seconds that a run takes to begin its work")

@@ -72,7 +72,7 @@ def test_shared_evaluation_sees_every_image_once_and_in_order(together):
 
 
 def test_shared_experiments_leave_the_files_of_one(together):
-    left = {path.name.rpartition("-")[0]: path for path in (together / "out" / "experiments").glob("[!.]*")}
+    left = {path.name.rsplit("-", 2)[0]: path for path in (together / "out" / "experiments").glob("[!.]*")}
     assert set(left) == {"base", "rdn-copy", "policy-copy"}
     kept = {"config.json", "result.json", "samples.parquet", "model.json", "model.safetensors"}
     assert {file.name for file in left["base"].iterdir()} == kept | {"history.csv"}

@@ -16,8 +16,7 @@ from rdnlib.calibration.families import calibrate_and_apply
 from rdnlib.reproduction.analysis.outcomes import dynamic, split_rows
 from rdnlib.reproduction.analysis.statistics import Estimate, Evidence, difference, estimate, same_images
 from rdnlib.reproduction.analysis.tradeoff import adaptive_gains
-from rdnlib.reproduction.experiments import graph
-from rdnlib.reproduction.experiments.workspace import Run
+from rdnlib.reproduction.experiments import Run, graph
 from rdnlib.surgery.nest import INITS
 from rdnlib.utils.resources import resource
 

@@ -14,22 +14,22 @@ from scipy.stats import t as student
 
 from rdnlib.errors import DataError
 from rdnlib.reproduction.analysis.outcomes import Interval, interval, paired_difference, split_rows
-from rdnlib.reproduction.experiments.workspace import Run, Workplace, ensure_in
+from rdnlib.reproduction.experiments import Run, Workspace, ensure
 
 
 @dataclass(frozen=True)
 class Evidence:
     """The finished experiments of several seeds, by name."""
 
-    places: Sequence[Workplace]
+    workspaces: Sequence[Workspace]
 
     def runs(self, name: str, seeds: int | None = None) -> list[Run]:
         """An experiment at all seeds, or at the first few."""
-        return [ensure_in(place, name) for place in self.places[:seeds]]
+        return [ensure(workspace, name) for workspace in self.workspaces[:seeds]]
 
     @property
     def profile(self):
-        return self.places[0].profile
+        return self.workspaces[0].profile
 
     def gain(self, a: str, b: str, subnetwork: int = -1) -> "Estimate":
         """Accuracy of a sub-network of experiment a, minus that of experiment b."""

@@ -4,9 +4,7 @@ The steps: run (or find) the experiments, execute every notebook with papermill,
 write the manifest. Everything is written below `out`; the project's own files are only read.
 """
 
-import importlib.metadata
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -14,29 +12,17 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from rdnlib.errors import ConfigError, RdnError
 from rdnlib.reproduction.book import assets
 from rdnlib.reproduction.book.execute import execute_all, timed
-from rdnlib.reproduction.experiments import graph
+from rdnlib.reproduction.experiments import ensure_all, graph, open_workspace
 from rdnlib.reproduction.experiments.config import load_profile
 from rdnlib.utils.files import write_json, write_text
+from rdnlib.utils.provenance import provenance
 from rdnlib.utils.resources import default_out, resource
-
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "pandas",
-    "accelerate",
-    "matplotlib",
-    "ipywidgets",
-    "papermill",
-    "jupyter-book",
-)
 
 
 def reproduce(
@@ -48,6 +34,7 @@ def reproduce(
     seed: int = 0,
     seeds: int | None = None,
     jobs: int | None = None,
+    scheduler: str | None = None,
     notebooks: Sequence[str] = (),
     project: str | os.PathLike | None = None,
     fingerprint: str | None = None,
@@ -62,6 +49,7 @@ def reproduce(
         seed: seed of all experiments.
         seeds: how many seeds, from `seed` on, the RDNs and their ablations are run for; default: what the profile says.
         jobs: how many experiments, and then notebooks, run at once; default: what the profile says.
+        scheduler: address of the Dask cluster that runs the experiments; default: processes on this machine.
         notebooks: execute only these, such as "05_lambda", which run the experiments that they need; the others are in the book
             as they are, without outputs.
         project: folder with `notebooks/`, `book/` and `_config.yml`; default: the library's own.
@@ -81,12 +69,10 @@ def reproduce(
     first, *more = graph.seeds_from(loaded, seed, seeds)
 
     def run_experiments() -> None:
-        from rdnlib.reproduction.experiments import workspace
-
-        where = {"profile": source, "data_root": data_root, "out": out, "jobs": jobs}
-        workspace.ensure_all(seed=first, **where)
-        for another in more:
-            workspace.ensure_all(seed=another, names=graph.repeated(loaded), **where)
+        for number in (first, *more):
+            workspace = open_workspace(source, data_root=data_root, seed=number, out=out)
+            names = None if number == first else graph.repeated(loaded)
+            ensure_all(workspace, names, jobs=jobs, scheduler=scheduler)
 
     return _publish(
         (lambda: None) if notebooks else run_experiments,
@@ -177,7 +163,7 @@ def _publish(
         "data_fingerprint": fingerprint,
         "notebooks": [notebook.name for notebook in chosen],
         "seconds": seconds,
-        **provenance(project),
+        **provenance(),
     }
     write_json(out / "manifest.json", manifest)
     index = out / "html" / "index.html"
@@ -203,28 +189,6 @@ def build(source: Path, html: Path) -> None:
         if html.exists():
             html.rename(old)
         built.rename(html)
-
-
-def provenance(project: Path) -> dict[str, Any]:
-    """What a reader needs to judge or repeat a run: versions, machine, commit (None outside a git checkout)."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    try:
-        done = subprocess.run(["git", "-C", project, "rev-parse", "HEAD"], capture_output=True, text=True)
-        commit = done.stdout.strip() if done.returncode == 0 else None
-    except FileNotFoundError:
-        commit = None
-    return {
-        "commit": commit,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "versions": versions,
-    }
 
 
 def _stage(project: Path, source: Path, *, footer: str) -> None:

@@ -7,13 +7,13 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from rdnlib.reproduction.book.style import STYLE
-from rdnlib.reproduction.experiments.workspace import Workplace, workplace
+from rdnlib.reproduction.experiments import Workspace, open_workspace
 
 
-def open_chapter(profile: str, *, data_root=None, seed: int = 0, out=None) -> Workplace:
-    """Set the book's plotting style and return the place of the chapter's experiments."""
+def open_chapter(profile: str, *, data_root=None, seed: int = 0, out=None) -> Workspace:
+    """Set the book's plotting style and return the workspace of the chapter's experiments."""
     plt.rcParams.update(STYLE)
-    return workplace(profile, data_root=data_root, seed=seed, out=out)
+    return open_workspace(profile, data_root=data_root, seed=seed, out=out)
 
 
 def with_interval(value: float, low: float, high: float, *, signed: bool = False, digits: int = 1) -> str:
@@ -41,12 +41,12 @@ def show_table(table: pd.DataFrame, formats=None, *, digits=1, index=False, miss
     display(style if caption is None else style.set_caption(caption))
 
 
-def about_the_run(place: Workplace, *, seeds: int = 1) -> str:
+def about_the_run(workspace: Workspace, *, seeds: int = 1) -> str:
     """The sentence under a table that says what was measured: profile, data, images and seeds."""
-    splits = place.splits
+    data = workspace.data
     return (
-        f"Profile {place.profile.name}: {place.profile.data.name}, {len(splits.train.classes)} classes, "
-        f"{len(splits.train)} training and {len(splits.validation)} validation images, "
+        f"Profile {workspace.profile.name}: {data.name}, {len(data.classes)} classes, "
+        f"{data.images['train']} training and {data.images['validation']} validation images, "
         f"{seeds} seed{'s' if seeds > 1 else ''}. In brackets 95 % intervals over the images"
         f"{', then over the seeds' if seeds > 1 else ''}."
     )

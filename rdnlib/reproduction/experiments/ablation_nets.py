@@ -5,13 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rdnlib.errors import ConfigError
 from rdnlib.nn.rdn import RDN
 
 
 @torch.no_grad()
 def reinitialise(rdn: RDN, seed: int) -> None:
-    """Forget all that the RDN learned: the nested structure stays, the weights are drawn anew.
+    """Draw all weights anew; the nested structure stays.
 
     Filters by He et al. (2015), each group's by its own fan-in; batch norms as torch begins; biases zero; align layers so that z_K
     is about as large as the features; the classifier as MobileNeXt's.
@@ -34,19 +33,13 @@ def reinitialise(rdn: RDN, seed: int) -> None:
 
 
 class SomeSubnetworks(nn.Module):
-    """An RDN that shows training just some of its sub-networks: images (B, 3, H, W) → logits (B, n, classes).
+    """Some sub-networks of an RDN, numbered from 1, with its parameters: images (B, 3, H, W) → logits (B, n, classes).
 
-    It shares the RDN's parameters. The joint loss is then the mean of these n losses, and the others learn nothing but what they
-    share.
+    The joint loss is then the mean of these n losses; the other sub-networks learn only what they share.
     """
 
     def __init__(self, rdn: RDN, chosen: Sequence[int]):
         super().__init__()
-        known = range(1, rdn.num_subnetworks + 1)
-        if not chosen or sorted(set(chosen)) != list(chosen) or not set(chosen) <= set(known):
-            raise ConfigError(
-                f"trained must list sub-networks from 1 to {rdn.num_subnetworks} in order, not {chosen!r}"
-            )
         self.rdn, self.chosen = rdn, list(chosen)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,17 +1,14 @@
 """What one training step costs: a base network, its RDN with all sub-networks, and slimmable training of as many widths.
 
-All three in the same process, on one thread and the same batch, in turns, so that whatever else the machine does meets them alike;
-time is the processor's, of which we take the median. Memory is what torch's allocator hands out during one step, by torch's own profiler: its peak over what was there before
-(parameters and momentum). Scratch memory inside of the kernels is not seen.
+All three in the same process, on one thread and the same batch, in turns, so that other load on the machine affects them alike.
+Time is processor time, the median of several steps. Memory is the peak of what torch's CPU allocator hands out during one step,
+by torch's profiler, beyond parameters and momentum; scratch memory inside of the kernels is not counted.
 """
 
-import json
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -67,20 +64,12 @@ def compare(model: nn.Module, *, k: int, size: int, batch_size: int, repeats: in
     for step in steps.values():
         step()  # the first is slower: it makes gradients, momentum and buffers
     seconds = pd.DataFrame([{name: _seconds(step) for name, step in steps.items()} for _ in range(repeats)])
-    peaks = {name: peak_memory(step) for name, step in steps.items()}
+    peaks = pd.Series({name: peak_memory(step) for name, step in steps.items()})
     torch.set_num_threads(threads)
-    answers = {"base": 1, "RDN": 2 * k - 1, "slimmable": 2 * k - 1}
-    return pd.DataFrame(
-        {
-            "network": name,
-            "answers": answers[name],
-            "seconds": seconds[name].median(),
-            "ratio": (seconds[name] / seconds["base"]).median(),
-            "peak_mb": peaks[name] / 1e6,
-            "peak_ratio": peaks[name] / peaks["base"],
-        }
-        for name in networks
-    )
+    columns = {"answers": [1, 2 * k - 1, 2 * k - 1], "seconds": seconds.median()}
+    columns |= {"ratio": seconds.div(seconds["base"], axis=0).median(), "peak_mb": peaks / 1e6}
+    columns |= {"peak_ratio": peaks / peaks["base"]}
+    return pd.DataFrame(columns).rename_axis("network").reset_index()
 
 
 def peak_memory(step: Callable[[], None]) -> int:
@@ -88,12 +77,9 @@ def peak_memory(step: Callable[[], None]) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # or it complains where there is no GPU
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         step()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-    memory = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]")
-    return int(np.cumsum([0, *(size for _, size in memory)]).max())
+    events = profiler.profiler.kineto_results.events()
+    sizes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    return int(np.cumsum([0, *(size for _, size in sizes)]).max())
 
 
 def _seconds(step: Callable[[], None]) -> float:

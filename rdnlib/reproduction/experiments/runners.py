@@ -1,11 +1,13 @@
 """What each kind of experiment does: train, operate, fit, and keep what later ones and the tables need.
 
-Every runner takes the workplace, its node of the graph, its folder, its finished parents and whether to show progress; it returns what
-goes into result.json beside name, kind, configuration and time.
+An experiment whose result.json exists is never run again; a killed one goes on from its last state. Two commands that want the
+same one: one runs it, the other waits for its lock. The processes of one command (`devices`) run it together.
 """
 
 import time
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -20,73 +22,126 @@ from rdnlib.models.slimmable import Slimmable
 from rdnlib.reproduction.experiments.ablation_nets import SomeSubnetworks, reinitialise
 from rdnlib.reproduction.experiments.graph import Experiment
 from rdnlib.reproduction.experiments.policies import fit_policies
-from rdnlib.reproduction.experiments.workspace import Run, Workplace, calibration_batch
+from rdnlib.reproduction.experiments.workspace import SCHEMA, Run, Workspace, finished, lock
 from rdnlib.surgery import deepen
 from rdnlib.surgery.layout import plan
 from rdnlib.surgery.nest import INITS, to_rdn
 from rdnlib.surgery.select import select
 from rdnlib.surgery.violation import violation
 from rdnlib.training import Recipe, evaluate, reestimate_norms, train
-from rdnlib.training.evaluate import sample_table
-from rdnlib.utils.files import read_json, write_table
+from rdnlib.training.evaluate import Outputs, sample_table
+from rdnlib.utils import devices
+from rdnlib.utils.files import read_json, write_json, write_table, writing
+from rdnlib.utils.provenance import provenance
 
 
-def _train_and_keep(
-    place: Workplace,
-    node: Experiment,
-    folder: Path,
-    model: nn.Module,
-    description: dict,
-    progress: bool,
-    *,
-    trained: nn.Module | None = None,
-) -> dict:
+@dataclass(frozen=True)
+class Job:
+    """An experiment that is being run: its node of the graph, its folder and the finished experiments it builds on."""
+
+    workspace: Workspace
+    node: Experiment
+    folder: Path
+    parents: list[Run]
+    progress: bool
+
+    def evaluate(self, model: nn.Module, split: str, size: int, note: str | None = None) -> Outputs:
+        label = f"{self.node.name}: {note or split}"
+        return evaluate(model, getattr(self.workspace.splits, split), size=size, label=label, progress=self.progress)
+
+    def write_samples(self, columns: dict[str, dict]) -> None:
+        """Write samples.parquet: split → per-image columns, as `sample_table` takes them."""
+        tables = [sample_table(getattr(self.workspace.splits, split), split, each) for split, each in columns.items()]
+        write_table(self.folder / "samples.parquet", pd.concat(tables, ignore_index=True))
+
+
+def run(workspace: Workspace, name: str, *, progress: bool = True) -> Run:
+    """The experiment `name`: found, or run now. Those it builds on must be finished.
+
+    Of several processes the main one holds the lock; the others, who must not write there, get folders of their own.
+    """
+    folder, here = workspace.folder(name), devices.here()
+    with ExitStack() as stack:
+        todo = here.is_main_process and not finished(folder)
+        if todo:
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lock(folder))
+            todo = not finished(folder)  # another command may have finished it while we waited
+        if devices.broadcast(todo):
+            node, own_folder = workspace.experiment(name), stack.enter_context(devices.own_folder(folder))
+            _execute(Job(workspace, node, own_folder, [Run(parent, workspace) for parent in node.parents], progress))
+        here.wait_for_everyone()
+    return Run(name, workspace)
+
+
+def _execute(job: Job) -> None:
+    started, clock = datetime.now(UTC), time.perf_counter()
+    node, workspace, folder = job.node, job.workspace, job.folder
+    for half_written in folder.glob(".*"):  # left by a process that was killed
+        half_written.unlink()
+    write_json(folder / "config.json", {**asdict(node), "data": workspace.profile.data.settings()})
+    threads, threads_before = workspace.threads(node.name), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        measured = RUNNERS[node.kind](job)
+    finally:
+        torch.set_num_threads(threads_before)
+    record = {
+        "schema": SCHEMA,
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": time.perf_counter() - clock,
+    }
+    record |= {"threads": threads, "processes": devices.here().num_processes, **provenance()}
+    result = {"name": node.name, "kind": node.kind, "config": node.config, **measured}
+    write_json(folder / "result.json", {**result, "data": asdict(workspace.data), "provenance": record})
+
+
+def _train_and_save(job: Job, model: nn.Module, description: dict, *, trained: nn.Module | None = None) -> dict:
     """Train, save the network and its per-image outputs on the calibration and validation splits.
 
-    trained: what gives the loss, where that is not all that the network says.
+    trained: what gives the loss, where that is not all outputs of the network.
     """
-    recipe = Recipe(**node.config["recipe"])
+    recipe = Recipe(**job.node.config["recipe"])
     history = train(
-        model if trained is None else trained, place.splits.train, recipe, seed=node.config["seed"],
-        resume=folder / "resume.safetensors", label=node.name, progress=progress,
+        model if trained is None else trained, job.workspace.splits.train, recipe, seed=job.node.config["seed"],
+        resume=job.folder / "resume.safetensors", label=job.node.name, progress=job.progress,
     )  # fmt: skip
-    tables = []
+    columns = {}
     for split in ("calibration", "validation"):
-        images = getattr(place.splits, split)
-        outputs = evaluate(model, images, size=recipe.size, label=f"{node.name}: {split}", progress=progress)
-        columns = {"top1": outputs.top1, "top5": outputs.top5, "confidence": outputs.confidence}
-        tables.append(sample_table(images, split, columns))
-    write_table(folder / "samples.parquet", pd.concat(tables, ignore_index=True))
-    write_table(folder / "history.csv", history)
-    checkpoint.save(folder / "model.safetensors", model, {**description, "input_size": recipe.size})
+        outputs = job.evaluate(model, split, recipe.size)
+        columns[split] = {"top1": outputs.top1, "top5": outputs.top5, "confidence": outputs.confidence}
+    job.write_samples(columns)
+    write_table(job.folder / "history.csv", history)
+    checkpoint.save(job.folder / "model.safetensors", model, {**description, "input_size": recipe.size})
     return {"epochs": recipe.epochs, "train_seconds": float(history["seconds"].sum())}
 
 
-def _supernet(place: Workplace, node: Experiment, parents: list[Run]) -> tuple[nn.Module, dict]:
+def _supernet(job: Job) -> tuple[nn.Module, dict]:
     """The parent's network, or an untrained one where there is no parent; and its description."""
-    if parents:
-        return parents[0].model(), read_json(parents[0].path / "model.json")
-    torch.manual_seed(node.config["seed"])
-    description = {"model": {**node.config["model"], "num_classes": len(place.splits.train.classes)}}
+    if job.parents:
+        return job.parents[0].model(), read_json(job.parents[0].path / "model.json")
+    torch.manual_seed(job.node.config["seed"])
+    description = {"model": {**job.node.config["model"], "num_classes": len(job.workspace.data.classes)}}
     return models.build(**description["model"]), description
 
 
-def run_base(place: Workplace, node: Experiment, folder: Path, parents: list[Run], progress: bool) -> dict:
-    model, description = _supernet(place, node, parents)
-    kept = _train_and_keep(place, node, folder, model, description, progress)
-    total = count(model.cpu(), node.config["recipe"]["size"]).sum(numeric_only=True)
-    return {**kept, "madds": [int(total["madds"])], "params": [int(total["params"])]}
+def run_base(job: Job) -> dict:
+    model, description = _supernet(job)
+    measured = _train_and_save(job, model, description)
+    total = count(model.cpu(), job.node.config["recipe"]["size"]).sum(numeric_only=True)
+    return {**measured, "madds": [int(total["madds"])], "params": [int(total["params"])]}
 
 
-def run_rdn(place: Workplace, node: Experiment, folder: Path, parents: list[Run], progress: bool) -> dict:
-    config, size = node.config, node.config["recipe"]["size"]
-    supernet, description = _supernet(place, node, parents)
+def run_rdn(job: Job) -> dict:
+    config, size = job.node.config, job.node.config["recipe"]["size"]
+    supernet, description = _supernet(job)
     started = time.perf_counter()
     if config["init"] == "scratch":
         rdn = to_rdn(supernet, config["k"], select="identity")
         reinitialise(rdn, config["seed"])
     else:
-        batch = calibration_batch(place, config["calibration_images"], size, config["seed"])
+        batch = job.workspace.calibration_images(config["calibration_images"], size)
         choices = {key: config[key] for key in ("select", "init", "seed")}
         rdn = to_rdn(supernet, config["k"], calibration=batch, **choices)
     if "split" in config:
@@ -94,12 +149,12 @@ def run_rdn(place: Workplace, node: Experiment, folder: Path, parents: list[Run]
     surgery_seconds = time.perf_counter() - started
     if config["init"] == "copy":
         reestimate_norms(rdn, list(batch.split(128)))
-    before = evaluate(rdn, place.splits.validation, size=size, label=f"{node.name}: before training", progress=progress)
+    before = job.evaluate(rdn, "validation", size, "before training")
     some = SomeSubnetworks(rdn, config["trained"]) if "trained" in config else None
-    kept = _train_and_keep(place, node, folder, rdn, {**description, "rdn": rdn.config}, progress, trained=some)
+    measured = _train_and_save(job, rdn, {**description, "rdn": rdn.config}, trained=some)
     totals = count_subnetworks(rdn.cpu(), size)
     return {
-        **kept,
+        **measured,
         "surgery_seconds": surgery_seconds,
         "madds": totals["madds"].tolist(),
         "params": totals["params"].tolist(),
@@ -108,39 +163,39 @@ def run_rdn(place: Workplace, node: Experiment, folder: Path, parents: list[Run]
     }
 
 
-def run_slimmable(place: Workplace, node: Experiment, folder: Path, parents: list[Run], progress: bool) -> dict:
+def run_slimmable(job: Job) -> dict:
     """The parent's network at several widths, each with batch norms of its own, trained together."""
-    config, size = node.config, node.config["recipe"]["size"]
-    supernet, description = _supernet(place, node, parents)
+    config, size = job.node.config, job.node.config["recipe"]["size"]
+    supernet, description = _supernet(job)
     slimmable = Slimmable(supernet, config["widths"])
-    batch = calibration_batch(place, config["calibration_images"], size, config["seed"])
+    batch = job.workspace.calibration_images(config["calibration_images"], size)
     reestimate_norms(slimmable, list(batch.split(128)))
     description = {**description, "slimmable": {"widths": config["widths"]}}
-    kept = _train_and_keep(place, node, folder, slimmable, description, progress)
+    measured = _train_and_save(job, slimmable, description)
     slimmable.cpu()
     totals = [count(slimmable.alone(index), size).sum(numeric_only=True) for index in range(len(config["widths"]))]
-    return {**kept, **{column: [int(total[column]) for total in totals] for column in ("madds", "params")}}
+    return {**measured, **{column: [int(total[column]) for total in totals] for column in ("madds", "params")}}
 
 
-def run_surgery(place: Workplace, node: Experiment, folder: Path, parents: list[Run], progress: bool) -> dict:
+def run_surgery(job: Job) -> dict:
     """What an RDN knows before any training, by either initialisation, and what the selects cut away."""
-    config, supernet, validation = node.config, parents[0].model(), place.splits.validation
+    config, supernet = job.node.config, job.parents[0].model()
     k, seed, size = config["k"], config["seed"], config["size"]
-    batches = list(calibration_batch(place, config["calibration_images"], size, seed).split(128))
+    batches = list(job.workspace.calibration_images(config["calibration_images"], size).split(128))
     started = time.perf_counter()
     with torch.inference_mode():
         for batch in batches:
             supernet(batch)
     seconds = {"forward": time.perf_counter() - started}
-    columns = {"supernet": evaluate(supernet, validation, size=size).top1}
+    columns = {"supernet": job.evaluate(supernet, "validation", size).top1}
     for init in INITS:
         started = time.perf_counter()
         rdn = to_rdn(supernet, k, select=config["select"], init=init, calibration=batches, seed=seed)
         seconds[init] = time.perf_counter() - started
         if init == "copy":
             reestimate_norms(rdn, batches)
-        columns[init] = evaluate(rdn, validation, size=size, label=f"{node.name}: {init}", progress=progress).top1
-    write_table(folder / "samples.parquet", sample_table(validation, "validation", columns))
+        columns[init] = job.evaluate(rdn, "validation", size, init).top1
+    job.write_samples({"validation": columns})
     totals = count_subnetworks(rdn, size)
     return {
         "supernet": float(columns["supernet"].mean()),
@@ -155,36 +210,29 @@ def run_surgery(place: Workplace, node: Experiment, folder: Path, parents: list[
 def _violations(supernet: nn.Module, images, *, k: int, seed: int) -> dict[str, float]:
     """What each select cuts away from all layers together, and the whole that it is a part of."""
     layout = plan(trace(supernet), k=k, plain=getattr(supernet, "plain_by_default", ()))
-    found = {}
+    violations = {}
     for strategy in ("greedy", "greedy-relative", "random"):
         cut = violation(replace(layout, orders=select(strategy, layout, [images], seed=seed)), [images])
-        found[strategy] = float(cut["cut"].sum())
-    return {**found, "whole": float(cut["whole"].sum())}
+        violations[strategy] = float(cut["cut"].sum())
+    return {**violations, "whole": float(cut["whole"].sum())}
 
 
-def run_policy(place: Workplace, node: Experiment, folder: Path, parents: list[Run], progress: bool) -> dict:
-    """Fit the policies on the training split's outcomes, and record what they say of every image."""
-    rdn, size = parents[0].model(), parents[0].result["config"]["recipe"]["size"]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rdn.to(device, memory_format=torch.channels_last)
-    outputs = {
-        split: evaluate(rdn, getattr(place.splits, split), size=size, label=f"{node.name}: {split}", progress=progress)
-        for split in ("train", "calibration", "validation")
-    }
-    fitted = fit_policies(rdn.cpu(), outputs, parents[0].result["madds"], **node.config)
-    tables = [sample_table(getattr(place.splits, split), split, columns) for split, columns in fitted.columns.items()]
-    write_table(folder / "samples.parquet", pd.concat(tables, ignore_index=True))
-    write_table(folder / "splits.csv", fitted.splits)
+def run_policy(job: Job) -> dict:
+    """Fit the policies on the training split's outcomes, and record their outputs for every image."""
+    rdn, size = job.parents[0].model(), job.parents[0].result["config"]["recipe"]["size"]
+    rdn.to(memory_format=torch.channels_last)
+    outputs = {split: job.evaluate(rdn, split, size) for split in ("train", "calibration", "validation")}
+    fitted = fit_policies(rdn.cpu(), outputs, job.parents[0].result["madds"], **job.node.config)
+    job.write_samples(fitted.columns)
+    write_table(job.folder / "splits.csv", fitted.splits)
     for name, (policy, description) in fitted.policies.items():
-        checkpoint.save(folder / f"{name}.safetensors", policy, {**description, "images": place.fingerprint})
+        checkpoint.save(
+            job.folder / f"{name}.safetensors", policy, {**description, "images": job.workspace.fingerprint}
+        )
     return fitted.costs
 
 
-KINDS = {
-    "base": run_base,
-    "surgery": run_surgery,
-    "rdn": run_rdn,
-    "depth": run_rdn,
-    "policy": run_policy,
+RUNNERS = {
+    "base": run_base, "surgery": run_surgery, "rdn": run_rdn, "depth": run_rdn, "policy": run_policy,
     "slimmable": run_slimmable,
-}
+}  # fmt: skip

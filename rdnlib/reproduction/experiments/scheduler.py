@@ -1,56 +1,150 @@
-"""Processes that run experiments beside each other, for `experiments.ensure_all`.
+"""The graph of experiments, run in this process or on a Dask cluster: each experiment is a task that depends on its parents'.
 
-A worker is `rdn experiment run -`: it takes names from its standard input until that ends. To start a process and load the data
-costs seconds, more than a small experiment does.
+By default the cluster is one of `jobs` processes on this machine, on GPUs one process each; `scheduler` is the address of any
+other. On a CPU two processes of one thread each get more done than one process with two threads.
 """
 
-import subprocess
+import logging
+import multiprocessing
+import os
 import sys
-import threading
-from typing import TYPE_CHECKING
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 
-from rdnlib.errors import RdnError
+import torch
 
-if TYPE_CHECKING:
-    from rdnlib.reproduction.experiments.workspace import Workplace
+from rdnlib.errors import ConfigError, RdnError
+from rdnlib.reproduction.experiments import runners
+from rdnlib.reproduction.experiments.workspace import Run, Workspace, finished
+from rdnlib.utils import devices
+
+_SETTINGS = {
+    "distributed.worker.daemon": False,  # or it could not start the processes of data loaders
+    "distributed.scheduler.allowed-failures": 0,  # what killed a process would kill the next
+    "distributed.nanny.pre-spawn-environ": {},  # an experiment sets its number of threads itself
+    "distributed.worker.preload": ["import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)"],  # Ctrl-C is ours
+}
 
 
-class Worker:
-    """One process; `run` waits for an experiment, `stop` ends the process whatever it is doing."""
+def ensure(workspace: Workspace, name: str, *, progress: bool = True) -> Run:
+    """The finished experiment `name`: found, or run in this process with all that it builds on."""
+    if not devices.broadcast(finished(workspace.folder(name))):
+        for parent in workspace.experiment(name).parents:
+            ensure(workspace, parent, progress=progress)
+    return runners.run(workspace, name, progress=progress)
 
-    def __init__(self, place: "Workplace", *, progress: bool) -> None:
-        command = [sys.executable, "-m", "rdnlib", "experiment", "run", "-", "--profile", place.profile.source]
-        command += ["--seed", str(place.seed), "--out", str(place.out)]
-        command += ["--data-root", str(place.data_root)] if place.data_root else []
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-        self.place, self.progress, self.complaints = place, progress, []
-        self.reader = threading.Thread(target=lambda: self.complaints.extend(self.process.stderr), daemon=True)
-        self.reader.start()
 
-    def run(self, name: str) -> None:
-        """Run one experiment; raises RdnError with the process's last words when it fails. A worker that failed is of no use."""
+def ensure_all(
+    workspace: Workspace,
+    names: Iterable[str] | None = None,
+    *,
+    jobs: int | None = None,
+    scheduler: str | None = None,
+    progress: bool = True,
+) -> dict[str, Run]:
+    """The finished experiments `names` (default: all of the profile), up to `jobs` (default: the profile's) at once.
+
+    With one job, or started by torchrun, they run in this process. scheduler: the address of a Dask cluster whose workers see
+    the same folders. Raises RdnError, naming the experiment, for the first that fails; the others stop and can be resumed.
+    """
+    jobs, names = jobs or workspace.profile.jobs, list(workspace.graph if names is None else names)
+    if devices.here().num_processes > 1 or (jobs == 1 and scheduler is None):
+        return {name: ensure(workspace, name, progress=progress) for name in names}
+    wanted, todo = set(names), []
+    for name in reversed(workspace.graph):  # children first
+        if name in wanted and not finished(workspace.folder(name)):
+            wanted |= set(workspace.graph[name].parents)
+            todo.insert(0, name)
+    if todo:
+        with _client(min(jobs, len(todo)), scheduler) as client:
+            _run_graph(client, workspace, todo, progress)
+    return {name: Run(name, workspace) for name in names}
+
+
+def _run_graph(client, workspace: Workspace, todo: list[str], progress: bool) -> None:
+    """Run experiments, parents first, each as soon as it can; of those that can, the first in the list."""
+    from distributed import CancelledError, KilledWorker, as_completed
+
+    client.wait_for_workers(1)
+    gpus = any("GPU" in worker["resources"] for worker in client.scheduler_info()["workers"].values())
+    workspace.out.mkdir(parents=True, exist_ok=True)
+    tasks = {}
+    for position, name in enumerate(todo):
+        parents = [tasks[parent] for parent in workspace.graph[name].parents if parent in tasks]
+        tasks[name] = client.submit(
+            _task, workspace, name, workspace.fingerprint, progress, parents, key=f"{name}-{uuid.uuid4().hex}",
+            priority=-position, resources={"GPU": 1} if gpus else None,
+        )  # fmt: skip
+    names = {task.key: name for name, task in tasks.items()}
+    try:
+        for task in as_completed(tasks.values()):
+            task.result()
+            if progress:
+                print(f"{names[task.key]}: finished", flush=True)
+    except KilledWorker as error:
+        reason = "its process was killed, perhaps for lack of memory"
+        raise RdnError(f"experiment {names[error.task]} failed: {reason}") from error
+    except CancelledError as error:
+        raise RdnError("the Dask scheduler is gone; the same command goes on from here") from error
+    finally:
+        if client.cluster is None:  # a cluster that goes on without us
+            with suppress(OSError):
+                busy = [worker for worker, keys in client.processing().items() if names.keys() & set(keys)]
+                client.cancel(list(tasks.values()))
+                client.restart_workers(busy, raise_for_error=False)
+
+
+# What runs in a worker. It keeps the last workspace, because to read the images takes longer than a small experiment.
+_workspace: Workspace | None = None
+
+
+def _task(workspace: Workspace, name: str, fingerprint: str, progress: bool, parents: list[None]) -> None:
+    from distributed import get_worker
+
+    global _workspace
+    if get_worker().state.nthreads > 1 or multiprocessing.current_process().daemon:
+        raise ConfigError("start Dask workers with --nthreads 1 and DASK_DISTRIBUTED__WORKER__DAEMON=False")
+    if workspace != _workspace:
+        _workspace = workspace
+    if not _workspace.out.is_dir() or _workspace.fingerprint != fingerprint:
+        raise ConfigError(
+            f"the worker {get_worker().address} does not see the same images and the same {workspace.out}"
+        )
+    try:
+        runners.run(_workspace, name, progress=progress)
+    except RdnError as error:
+        raise RdnError(f"experiment {name} failed: {error}") from error
+
+
+@contextmanager
+def _client(jobs: int, scheduler: str | None) -> Iterator:
+    """A client of the cluster at the address `scheduler`, or of one with `jobs` processes on this machine."""
+    import dask
+    from distributed import Client
+
+    with dask.config.set(_SETTINGS), nullcontext(scheduler) if scheduler else _local_cluster(jobs) as cluster:
         try:
-            self.process.stdin.write(f"{name}\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended: its last words follow
-        for line in self.process.stdout:
-            if line.rstrip() == str(self.place.folder(name)):
-                return
-            if self.progress and ": epoch " in line:
-                print(line, end="", flush=True)
-        self.process.wait()
-        self.reader.join()
-        said = [line.strip() for line in self.complaints if line.strip()]
-        reason = said[-1] if said else f"exit code {self.process.returncode}"
-        raise RdnError(f"experiment {name} failed: {reason.removeprefix('error: ')}")
+            client = Client(cluster, timeout=10)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"there is no Dask scheduler at {scheduler}: {error}") from error
+        with client:
+            print(f"experiments run on {client.scheduler.address}, dashboard: {client.dashboard_link}", flush=True)
+            yield client
 
-    def stop(self) -> None:
-        """End the process; an experiment that it was running keeps its last checkpoint, and goes on from there next time."""
-        self.process.terminate()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            stream.close()
-        self.reader.join()
-        self.process.stderr.close()
+
+def _local_cluster(jobs: int):
+    """Processes on this machine, each with one of its GPUs if there are any."""
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    sys.warnoptions.append("ignore:resource_tracker")  # it removes the semaphores of a killed worker, without a word
+    local, quiet = {"host": "127.0.0.1"}, logging.CRITICAL
+    worker = {**local, "nthreads": 1, "memory_limit": None, "silence_logs": quiet}
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
+    workers = {}
+    for index in range(jobs):
+        gpu = {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]}
+        own = {"resources": {"GPU": 1}, "env": gpu} if torch.cuda.is_available() else {}
+        workers[index] = {"cls": Nanny, "options": worker | own}
+    main = {"cls": Scheduler, "options": {**local, "port": 0, "dashboard_address": "127.0.0.1:0"}}
+    return SpecCluster(workers, main, silence_logs=quiet)

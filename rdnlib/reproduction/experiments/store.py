@@ -7,34 +7,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+from filelock import Timeout
 
 from rdnlib.errors import CheckpointError
-from rdnlib.reproduction.experiments.workspace import Workplace, finished, locked
+from rdnlib.reproduction.experiments.workspace import Workspace, finished, lock
 from rdnlib.training import state
 from rdnlib.utils.files import read_json
 
 
-def status(place: Workplace) -> pd.DataFrame:
+def status(workspace: Workspace) -> pd.DataFrame:
     """One row per experiment, parents first. Columns: name, state, epoch, epochs, seconds, folder.
 
     state: finished; running (some process holds its lock); resumable (a state was left); waiting (not begun). epoch of
     epochs are done, 0 of 0 where nothing is trained; seconds: all of a finished one, those of its epochs before.
     """
     rows = []
-    for name, node in place.graph.items():
-        folder, epochs = place.folder(name), node.config.get("recipe", {}).get("epochs", 0)
+    for name, node in workspace.graph.items():
+        folder, epochs = workspace.folder(name), node.config.get("recipe", {}).get("epochs", 0)
         row = {"name": name, "state": "waiting", "epoch": 0, "epochs": epochs, "seconds": 0.0, "folder": str(folder)}
         if finished(folder):
-            spent = read_json(folder / "result.json")["seconds"]
-            spent = sum(spent.values()) if isinstance(spent, dict) else spent  # surgery tells it by parts
-            row |= {"state": "finished", "epoch": epochs, "seconds": spent}
+            seconds = read_json(folder / "result.json")["provenance"]["seconds"]
+            row |= {"state": "finished", "epoch": epochs, "seconds": seconds}
         elif folder.is_dir():
-            at = _left(folder)
-            if at is not None:
-                seconds = sum(epoch["seconds"] for epoch in at.history) + at.seconds
-                row |= {"state": "resumable", "epoch": len(at.history), "seconds": seconds}
-            with _held(folder) as ours:
-                row |= {} if ours else {"state": "running"}
+            with suppress(CheckpointError):
+                progress = state.peek(folder / "resume.safetensors")
+                seconds = sum(epoch["seconds"] for epoch in progress.history) + progress.seconds
+                row |= {"state": "resumable", "epoch": len(progress.history), "seconds": seconds}
+            with _locked(folder) as free:
+                row |= {} if free else {"state": "running"}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -48,55 +48,42 @@ class Leftover:
     size: int
 
 
-def leftovers(place: Workplace, *, unfinished: bool = False) -> list[Leftover]:
+def leftovers(workspace: Workspace, *, unfinished: bool = False) -> list[Leftover]:
     """Experiments that the profile does not ask for, with any seed that was ever run here; `unfinished`: and those that were begun
     and have no result. One that somebody is running is never among them.
     """
-    here = place.out / "experiments"
-    folders = sorted(path for path in here.glob("[!.]*") if path.is_dir()) if here.is_dir() else []
+    folders = sorted(path for path in (workspace.out / "experiments").glob("[!.]*") if path.is_dir())
     wanted: set[Path] = set()
-    for seed in {place.seed, *filter(None, map(_seed, folders))}:
-        again = replace(place, seed=seed)
-        wanted |= {again.folder(name) for name in again.graph}
-    found = []
+    for seed in {workspace.seed, *filter(None, map(_seed, folders))}:
+        another = replace(workspace, seed=seed)
+        wanted |= {another.folder(name) for name in another.graph}
+    unused = []
     for folder in folders:
         reason = "not asked for" if folder not in wanted else "unfinished" if not finished(folder) else ""
         if reason == "not asked for" or (reason and unfinished):
-            with _held(folder) as ours:
-                if ours:
-                    found.append(
-                        Leftover(folder, reason, sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()))
-                    )
-    return found
+            with _locked(folder) as free:
+                if free:
+                    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+                    unused.append(Leftover(folder, reason, size))
+    return unused
 
 
 def remove(leftover: Leftover) -> bool:
     """Delete the folder unless somebody has begun to run it; whether it is gone."""
-    with _held(leftover.folder) as ours:
-        if ours:
+    with _locked(leftover.folder) as free:
+        if free:
             shutil.rmtree(leftover.folder)
-        return ours
+        return free
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    """Try to hold the lock of an experiment; whether we do."""
-    lock = locked(folder, wait=False)
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock of an experiment if nobody else does; whether we do."""
     try:
-        lock.__enter__()
-    except BlockingIOError:
+        with lock(folder).acquire(timeout=0):
+            yield True
+    except Timeout:
         yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.__exit__(None, None, None)
-
-
-def _left(folder: Path) -> state.Progress | None:
-    with suppress(CheckpointError):
-        return state.peek(folder / "resume.safetensors")
-    return None
 
 
 def _seed(folder: Path) -> int | None:

@@ -1,28 +1,22 @@
-"""The experiments of the book: base → rdn → policy, each run once and kept.
+"""Where experiments run, and where their results lie.
 
-An experiment is a frozen configuration; its folder is named by a hash of everything that decides its result: settings, data
-and the experiments it builds on. A finished one (its result.json exists) is never run again; a killed one goes on from its last
-state. Two commands that want the same experiment: one runs it, the other waits; the processes of one command (`devices`)
-run it together. Results are per image (samples.parquet), so that every table and curve is computed from them without
-running a network again.
+The folder of a result is `<name>-<key>-<data>`. The key is a hash of everything that decides the result but the images: code
+(`SCHEMA`), settings, and the experiments it builds on. The last part is the beginning of the images' fingerprint. Results are per
+image (samples.parquet), so that every table and curve is computed from them without running a network again.
 """
 
-import fcntl
 import hashlib
 import json
 import os
-import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from filelock import FileLock
+from torch import Tensor, nn
 
 from rdnlib.data import datasets
 from rdnlib.data.transforms import resize_eval
@@ -30,20 +24,35 @@ from rdnlib.deployment import checkpoint
 from rdnlib.errors import ConfigError
 from rdnlib.reproduction.experiments.config import Profile, load_profile
 from rdnlib.reproduction.experiments.graph import Experiment, experiments, seeds_from
-from rdnlib.reproduction.experiments.scheduler import Worker
 from rdnlib.utils import devices
-from rdnlib.utils.files import read_json, write_json, writing
+from rdnlib.utils.files import read_json
 from rdnlib.utils.resources import default_out
+
+SCHEMA = 1  # Raise it in the commit that changes any number of any experiment: results of older code are then run anew.
 
 
 @dataclass(frozen=True)
-class Workplace:
-    """Where and on what experiments run."""
+class DataSummary:
+    """What a caption needs to know of a data set; `images`: how many are in each split."""
+
+    name: str
+    classes: list[str]
+    images: dict[str, int]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The profile, data, seed and output folder of a set of experiments."""
 
     profile: Profile
     data_root: Path | None
     seed: int
     out: Path
+
+    def __getstate__(self) -> dict:
+        """What another process gets: the settings, without the images."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @cached_property
     def splits(self) -> datasets.Splits:
@@ -52,8 +61,22 @@ class Workplace:
 
     @cached_property
     def fingerprint(self) -> str:
+        """Hash of the images, labels and ids. Raises DataError without the images."""
         splits = self.splits
         return devices.broadcast(datasets.fingerprint(splits) if devices.here().is_main_process else None)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the images can be read: they are embedded, or a data root is given."""
+        return self.data_root is not None or self.profile.data.name == "dolls"
+
+    @cached_property
+    def data(self) -> DataSummary:
+        """Read from a finished result where there are no images. Raises DataError where there is neither."""
+        if not self.has_images and self._data_of_results:
+            return next(Run(name, self).data for name in self.graph if finished(self.folder(name)))
+        images = {field.name: len(getattr(self.splits, field.name)) for field in fields(self.splits)}
+        return DataSummary(self.profile.data.name, [*self.splits.train.classes], images, self.fingerprint)
 
     @cached_property
     def graph(self) -> dict[str, Experiment]:
@@ -65,10 +88,36 @@ class Workplace:
         return self.graph[name]
 
     def key(self, name: str) -> str:
-        """Hash of all that decides the result of an experiment."""
+        """Hash of all that decides the result of an experiment, but the images."""
         node = self.experiment(name)
-        parts = [node.kind, node.config, self.fingerprint, [self.key(parent) for parent in node.parents]]
+        data, parents = self.profile.data.settings(), [self.key(parent) for parent in node.parents]
+        parts = [SCHEMA, node.kind, node.config, data, parents]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+    def folder(self, name: str) -> Path:
+        """Of an experiment's result, finished or not. Without images it is that of the finished results.
+
+        Raises DataError without images and results, ConfigError if there are results from several versions of the images.
+        """
+        found = [] if self.has_images else self._data_of_results
+        if len(found) > 1:
+            raise ConfigError(
+                f"{self.out} has results from {len(found)} versions of the {self.profile.data.name} images: "
+                "say which are meant with --data-root DIR"
+            )
+        data = found[0] if found else self.fingerprint[:8]
+        return self.out / "experiments" / f"{name}-{self.key(name)}-{data}"
+
+    @property
+    def _data_of_results(self) -> list[str]:
+        """The last part of the folders of this workspace's finished results."""
+        experiments = self.out / "experiments"
+        found = [path for name in self.graph for path in experiments.glob(f"{name}-{self.key(name)}-*/result.json")]
+        return sorted({path.parent.name.rpartition("-")[2] for path in found})
+
+    def replicas(self, seeds: int | None = None) -> list["Workspace"]:
+        """The same workspace at so many consecutive seeds; default: as many as the profile says."""
+        return [replace(self, seed=seed) for seed in seeds_from(self.profile, self.seed, seeds)]
 
     def depth(self, name: str) -> int:
         """How many experiments in a row come before this one."""
@@ -85,13 +134,16 @@ class Workplace:
         processes = min(self.profile.jobs, alongside) * devices.here().num_processes
         return max(1, (os.cpu_count() or 1) // processes)
 
-    def folder(self, name: str) -> Path:
-        return self.out / "experiments" / f"{name}-{self.key(name)}"
+    def calibration_images(self, count: int, size: int) -> Tensor:
+        """Training images for surgery, evenly spread over the split (which is ordered by class): (count, 3, size, size)."""
+        split = self.splits.train
+        rows = np.sort(np.random.default_rng(self.seed).permutation(len(split))[:count])
+        return resize_eval(torch.from_numpy(np.ascontiguousarray(split.images[rows])), size)
 
 
-def workplace(
+def open_workspace(
     profile: str, *, data: str | None = None, data_root=None, seed: int = 0, out=None, toy: bool = False
-) -> Workplace:
+) -> Workspace:
     """Check the arguments that all commands and notebooks share.
 
     profile: the name of a shipped profile, or the path of a .yaml file; data, toy: see `load_profile`. out: default
@@ -104,24 +156,23 @@ def workplace(
         raise ConfigError(
             f"data root {data_root} is not a folder; give the one that holds the '{loaded.data.name}' data set"
         )
-    out = Path(out) if out else default_out(loaded.name)
-    return Workplace(loaded, None if data_root is None else Path(data_root), seed, out.resolve())
-
-
-def replicas(place: Workplace, seeds: int | None = None) -> list[Workplace]:
-    """The same place at so many consecutive seeds; default: as many as the profile says."""
-    return [replace(place, seed=seed) for seed in seeds_from(place.profile, place.seed, seeds)]
+    root, out = None if data_root is None else Path(data_root).resolve(), Path(out) if out else default_out(loaded.name)
+    return Workspace(loaded, root, seed, out.resolve())
 
 
 class Run:
     """A finished experiment: its folder, and what it left there."""
 
-    def __init__(self, name: str, place: Workplace):
-        self.name, self.place, self.path = name, place, place.folder(name)
+    def __init__(self, name: str, workspace: Workspace):
+        self.name, self.workspace, self.path = name, workspace, workspace.folder(name)
 
     @cached_property
     def result(self) -> dict:
         return read_json(self.path / "result.json")
+
+    @property
+    def data(self) -> DataSummary:
+        return DataSummary(**self.result["data"])
 
     def samples(self) -> pd.DataFrame:
         return pd.read_parquet(self.path / "samples.parquet")
@@ -132,124 +183,11 @@ class Run:
     def model(self) -> nn.Module:
         return checkpoint.load(self.path / "model.safetensors")
 
-    def data(self) -> datasets.Splits:
-        return self.place.splits
-
-
-def ensure(name: str, *, profile: str, data_root=None, seed: int = 0, out=None, progress: bool = True) -> Run:
-    """The finished experiment `name`: from its folder, or run now (with all it builds on)."""
-    return ensure_in(workplace(profile, data_root=data_root, seed=seed, out=out), name, progress=progress)
-
-
-def ensure_in(place: Workplace, name: str, *, progress: bool = True) -> Run:
-    parents = [ensure_in(place, parent, progress=progress) for parent in place.experiment(name).parents]
-    with _claimed(place.folder(name)) as folder:
-        if folder is not None:
-            _execute(place, name, folder, parents, progress=progress)
-    return Run(name, place)
-
 
 def finished(folder: Path) -> bool:
     return (folder / "result.json").is_file()
 
 
-def ensure_all(
-    *,
-    profile: str,
-    data_root=None,
-    seed: int = 0,
-    out=None,
-    jobs: int | None = None,
-    progress: bool = True,
-    names: Iterable[str] | None = None,
-) -> dict[str, Run]:
-    """Run every experiment of the profile, up to `jobs` (default: the profile's) at once, each in its own process.
-
-    names: run just these, which must hold all that they build on.
-
-    On a CPU two processes of one thread each get more done than one process with two threads.
-    """
-    place = workplace(profile, data_root=data_root, seed=seed, out=out)
-    jobs, names = jobs or place.profile.jobs, list(place.graph if names is None else names)
-    if jobs == 1 or devices.here().num_processes > 1:
-        return {name: ensure_in(place, name, progress=progress) for name in names}
-    place.fingerprint  # noqa: B018  reads, checks and caches the data before any process starts
-    waiting = [name for name in names if not finished(place.folder(name))]
-    workers = [Worker(place, progress=progress) for _ in range(min(jobs, len(waiting)))]
-    idle, running = list(workers), {}
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            while waiting or running:
-                busy = set(waiting) | {name for name, _ in running.values()}
-                for name in [n for n in waiting if not busy & set(place.graph[n].parents)][: len(idle)]:
-                    waiting.remove(name)
-                    worker = idle.pop()
-                    running[pool.submit(worker.run, name)] = name, worker
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    idle.append(running.pop(future)[1])
-                    future.result()
-        finally:
-            for worker in workers:  # what they keep of an unfinished experiment is its last state
-                worker.stop()
-    return {name: Run(name, place) for name in names}
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[Path | None]:
-    """The folder to run an experiment in, ours alone while the context is open; None if it is finished already.
-
-    Of several processes the main one holds the lock; the others, who must not write there, get folders of their own.
-    """
-    main = devices.here().is_main_process
-    with ExitStack() as stack:
-        todo = main and not finished(folder)
-        if todo:
-            with writing(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(folder))
-            todo = not finished(folder)  # another command may have finished it while we waited
-        todo = devices.broadcast(todo)
-        yield stack.enter_context(devices.own_folder(folder)) if todo else None
-        devices.here().wait_for_everyone()
-
-
-@contextmanager
-def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the exclusive lock of an experiment; the operating system lets go of it when the process ends, however it ends.
-
-    Without `wait`, raises BlockingIOError if somebody holds it.
-    """
-    with (folder.parent / f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
-
-
-def _execute(place: Workplace, name: str, folder: Path, parents: list[Run], *, progress: bool) -> None:
-    from rdnlib.reproduction.experiments.runners import KINDS  # which need what is defined here
-
-    started = time.perf_counter()
-    node = place.experiment(name)
-    for half_written in folder.glob(".*"):  # by a process that was killed
-        half_written.unlink()
-    write_json(
-        folder / "config.json",
-        {**asdict(node), "data": place.profile.data.settings(), "fingerprint": place.fingerprint},
-    )
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(place.threads(name))
-    try:
-        result = KINDS[node.kind](place, node, folder, parents, progress)
-    finally:
-        torch.set_num_threads(threads_before)
-    seconds = time.perf_counter() - started
-    write_json(
-        folder / "result.json", {"name": name, "kind": node.kind, "config": node.config, "seconds": seconds, **result}
-    )
-
-
-def calibration_batch(place: Workplace, images: int, size: int, seed: int):
-    """Training images for surgery, evenly spread over the split (which is ordered by class): (B, 3, size, size)."""
-    split = place.splits.train
-    rows = np.sort(np.random.default_rng(seed).permutation(len(split))[:images])
-    return resize_eval(torch.from_numpy(np.ascontiguousarray(split.images[rows])), size)
+def lock(folder: Path) -> FileLock:
+    """The lock of an experiment, not yet held; the operating system lets go of it when the process ends, however it ends."""
+    return FileLock(folder.parent / f".{folder.name}.lock")

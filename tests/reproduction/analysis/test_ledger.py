@@ -37,11 +37,11 @@ class FakeEvidence(Evidence):
     profile = load_profile("tiny")
 
     def __init__(self, *, better=(), worse=(), seeds=1):
-        super().__init__(places=[SimpleNamespace()] * seeds)
+        super().__init__(workspaces=[SimpleNamespace()] * seeds)
         self.better, self.worse = better, worse
 
     def runs(self, name, seeds=None):
-        return [self.run(name, seed) for seed in range(len(self.places))][:seeds]
+        return [self.run(name, seed) for seed in range(len(self.workspaces))][:seeds]
 
     def run(self, name, seed):
         rdn, policy = fake_runs(seed=seed)

@@ -19,6 +19,7 @@ from rdnlib.errors import ConfigError, RdnError
 from rdnlib.reproduction.book import assets
 from rdnlib.reproduction.book.build import book, build, reproduce
 from rdnlib.reproduction.book.execute import check_completed, execute, execute_all, kernel
+from rdnlib.reproduction.experiments import open_workspace
 
 PARAMETERS = "profile = None\ndata_root = None\nseed = None\nout = None"
 
@@ -47,9 +48,11 @@ def project(tmp_path, monkeypatch):
     write += "write_text(Path(out) / 'tables' / 'table1.csv', f'{profile},{seed},{data_root}')"
     make_notebook(folder / "notebooks" / "01_chapter.ipynb", write)
     calls = []
-    stub = types.SimpleNamespace(ensure_all=lambda **wanted: calls.append(wanted))
-    monkeypatch.setitem(sys.modules, "rdnlib.reproduction.experiments.workspace", stub)
-    monkeypatch.setattr(rdnlib, "experiments", stub, raising=False)
+    monkeypatch.setattr(
+        sys.modules["rdnlib.reproduction.book.build"],
+        "ensure_all",
+        lambda workspace, names, **how: calls.append((workspace, names, how)),
+    )
     monkeypatch.setattr(assets, "install", lambda into: None)
     return types.SimpleNamespace(path=folder, calls=calls)
 
@@ -63,7 +66,8 @@ def test_from_experiments_to_book(project, tmp_path, capsys):
     out = tmp_path / "out"
     index = reproduce("quick", data_root=tmp_path, out=out, seed=3, jobs=2, project=project.path)
     assert index == out / "html" / "index.html" and "Welcome" in index.read_text()
-    assert project.calls == [{"profile": "quick", "data_root": tmp_path, "seed": 3, "out": out, "jobs": 2}]
+    workspace = open_workspace("quick", data_root=tmp_path, seed=3, out=out)
+    assert project.calls == [(workspace, None, {"jobs": 2, "scheduler": None})]
     assert (out / "tables" / "table1.csv").read_text() == f"quick,3,{tmp_path}"
     assert snapshot(project.path) == before
     page = (out / "html" / "notebooks" / "01_chapter.html").read_text()
@@ -85,8 +89,9 @@ def test_further_seeds_run_the_ablations_only_and_the_notebooks_that_want_to_kno
     nbformat.write(notebook, path)
     monkeypatch.setattr(sys.modules["rdnlib.reproduction.book.build"], "build", lambda source, html: None)
     reproduce("quick", seed=3, seeds=2, out=tmp_path / "out", project=project.path)
-    assert [call["seed"] for call in project.calls] == [3, 4]
-    assert "names" not in project.calls[0] and {"base", "rdn-scratch"} <= set(project.calls[1]["names"])
+    (first, every, _), (second, names, _) = project.calls
+    assert (first.seed, second.seed) == (3, 4)
+    assert every is None and {"base", "rdn-scratch"} <= set(names)
     assert "seed 3 to 4" in (tmp_path / "out" / "book" / "_config.yml").read_text()
     seconds = json.loads((tmp_path / "out" / "manifest.json").read_text())["seconds"]
     assert {"01_chapter", "02_seeds"} <= set(seconds)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from rdnlib.reproduction.book.execute import execute, kernel
-from rdnlib.reproduction.experiments.workspace import ensure_all
+from rdnlib.reproduction.experiments import ensure_all, open_workspace
 
 HIDDEN_LINES = 12
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[3] / "notebooks").glob("[0-9]*.ipynb"))
@@ -69,7 +69,7 @@ def test_hidden_cells_are_short(path):
 def test_all_notebooks_run_and_write_the_results(tmp_path):
     """The long one, about two minutes on one core: the experiments of the profile `tiny`, then a kernel for each notebook."""
     out = tmp_path / "out"
-    ensure_all(profile="tiny", out=out, jobs=1, progress=False)
+    ensure_all(open_workspace("tiny", out=out), progress=False)
     parameters = {"profile": "tiny", "data_root": None, "seed": 0, "out": str(out)}
     with kernel():
         for path in NOTEBOOKS:

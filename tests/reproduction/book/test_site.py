@@ -8,7 +8,6 @@ import shutil
 import sys
 import tarfile
 import threading
-import types
 from pathlib import Path
 
 import nbformat
@@ -98,12 +97,8 @@ def site(tmp_path_factory) -> Path:
         }.get(chapter.name, ("print('nothing here')",))
         nbformat.write(notebook(chapter.name, *cells), project / "notebooks" / f"{chapter.name}.ipynb")
     out = tmp_path_factory.mktemp("out")
-    stub = types.SimpleNamespace(ensure_all=lambda **_: None)
-    import rdnlib
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "rdnlib.reproduction.experiments.workspace", stub)
-        patch.setattr(rdnlib, "experiments", stub, raising=False)
+        patch.setattr(sys.modules["rdnlib.reproduction.book.build"], "ensure_all", lambda *_, **__: None)
         index = reproduce("quick", out=out, project=project)
     assert index == out / "html" / "index.html"
     return index.parent

@@ -6,33 +6,34 @@ import pytest
 import torch
 
 from rdnlib import __main__ as cli
-from rdnlib.reproduction.experiments import config, graph, store, workspace
+from rdnlib.reproduction.experiments import config, ensure, ensure_all, graph, open_workspace, store
+from rdnlib.reproduction.experiments.workspace import lock
 from rdnlib.training.recipe import Recipe, ema_decay
 from rdnlib.training.state import TrainState
 from rdnlib.utils.files import write_json, write_tensors
 
 
-def place(out, seed=0):
-    return workspace.workplace("tiny", out=out, seed=seed)
+def tiny(out, seed=0):
+    return open_workspace("tiny", out=out, seed=seed)
 
 
 def begin(out, name, seed=0):
     """The folder of an experiment that somebody has begun."""
-    here = place(out, seed)
-    folder = here.folder(name)
+    workspace = tiny(out, seed)
+    folder = workspace.folder(name)
     folder.mkdir(parents=True)
-    write_json(folder / "config.json", {"config": here.experiment(name).config})
+    write_json(folder / "config.json", {"config": workspace.experiment(name).config})
     return folder
 
 
 def finish(out, name, seed=0):
     folder = begin(out, name, seed)
-    write_json(folder / "result.json", {"seconds": 12.5})
+    write_json(folder / "result.json", {"provenance": {"seconds": 12.5}})
     return folder
 
 
 def states(out):
-    return dict(store.status(place(out)).set_index("name")["state"])
+    return dict(store.status(tiny(out)).set_index("name")["state"])
 
 
 def test_status_follows_an_experiment(tmp_path, monkeypatch):
@@ -50,15 +51,15 @@ def test_status_follows_an_experiment(tmp_path, monkeypatch):
 
     monkeypatch.setattr(TrainState, "save", save_and_look)
     with pytest.raises(KeyboardInterrupt):
-        workspace.ensure_in(place(tmp_path), "base", progress=False)
+        ensure(tiny(tmp_path), "base", progress=False)
     assert seen == ["running"]
-    table = store.status(place(tmp_path)).set_index("name")
+    table = store.status(tiny(tmp_path)).set_index("name")
     assert table.loc["base", ["state", "epoch", "epochs"]].tolist() == ["resumable", 0, 1]
     assert table.loc["base", "seconds"] > 0
     monkeypatch.setattr(TrainState, "save", save)
     monkeypatch.undo()
-    workspace.ensure_in(place(tmp_path), "base", progress=False)
-    table = store.status(place(tmp_path)).set_index("name")
+    ensure(tiny(tmp_path), "base", progress=False)
+    table = store.status(tiny(tmp_path)).set_index("name")
     assert table.loc["base", ["state", "epoch", "epochs"]].tolist() == ["finished", 1, 1]
     assert table.loc["rdn-copy", "state"] == "waiting"
 
@@ -73,14 +74,14 @@ def test_a_damaged_state_does_not_stop_the_status(tmp_path):
 
 def test_clean_removes_what_nobody_asks_for(tmp_path):
     wanted, begun, other = finish(tmp_path, "base"), begin(tmp_path, "rdn-copy"), finish(tmp_path, "base", seed=3)
-    old = wanted.with_name("base-0123456789ab")
+    old = wanted.with_name("base-0123456789ab-01234567")
     shutil.copytree(wanted, old)
-    found = store.leftovers(place(tmp_path))
+    found = store.leftovers(tiny(tmp_path))
     assert [(leftover.folder, leftover.reason) for leftover in found] == [(old, "not asked for")]
     assert found[0].size == sum(file.stat().st_size for file in wanted.iterdir())
-    assert {leftover.folder for leftover in store.leftovers(place(tmp_path), unfinished=True)} == {old, begun}
-    with workspace.locked(old):
-        assert store.leftovers(place(tmp_path)) == []
+    assert {leftover.folder for leftover in store.leftovers(tiny(tmp_path), unfinished=True)} == {old, begun}
+    with lock(old):
+        assert store.leftovers(tiny(tmp_path)) == []
         assert not store.remove(found[0])
     assert old.is_dir()
     assert store.remove(found[0])
@@ -91,7 +92,7 @@ def test_clean_removes_what_nobody_asks_for(tmp_path):
 
 
 def test_clean_on_the_command_line(tmp_path, capsys, monkeypatch):
-    old = finish(tmp_path, "base").rename(tmp_path / "experiments" / "base-0123456789ab")
+    old = finish(tmp_path, "base").rename(tmp_path / "experiments" / "base-0123456789ab-01234567")
 
     def call(*options, command="clean"):
         cli.app(["experiment", command, "--profile", "tiny", "--out", str(tmp_path), *options], standalone_mode=False)
@@ -109,16 +110,15 @@ def test_clean_on_the_command_line(tmp_path, capsys, monkeypatch):
 def test_leftovers_of_a_killed_process_go_when_the_experiment_is_run(tmp_path):
     half_written = begin(tmp_path, "base") / ".resume.safetensors.x.safetensors"
     half_written.write_bytes(b"half")
-    workspace.ensure_in(place(tmp_path), "base", progress=False)
+    ensure(tiny(tmp_path), "base", progress=False)
     assert not half_written.exists()
 
 
 @pytest.mark.parametrize("profile", ["gpu", "imagenet"])
 def test_every_experiment_of_a_long_profile_runs_as_a_toy(tmp_path, profile):
-    toy = workspace.workplace(profile, out=tmp_path, toy=True)
+    toy = open_workspace(profile, out=tmp_path, toy=True)
     assert set(toy.graph) == set(graph.experiments(config.load_profile(profile), 0))
-    for name in toy.graph:
-        run = workspace.ensure_in(toy, name, progress=False)
+    for run in ensure_all(toy, jobs=1, progress=False).values():
         assert (run.path / "samples.parquet").is_file()
     assert set(store.status(toy)["state"]) == {"finished"}
 

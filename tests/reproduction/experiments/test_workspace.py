@@ -1,28 +1,33 @@
 """The experiment graph: content-addressed, cached, resumable, the same numbers twice; checkpoints; real early exit."""
 
+import importlib.metadata
 import json
 import os
+import platform
 import shutil
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
+from PIL import Image
+from support.profiles import write_profile
 
 from rdnlib import to_rdn
 from rdnlib.calibration.envelope import threshold_exits
 from rdnlib.calibration.multiplier import choose, saved_fraction
 from rdnlib.data.transforms import resize_eval
 from rdnlib.deployment import checkpoint
-from rdnlib.errors import CheckpointError, ConfigError, DataError, RdnError, StorageError
+from rdnlib.errors import CheckpointError, ConfigError, DataError, StorageError
 from rdnlib.madds import count_subnetworks
 from rdnlib.policy.inference import DynamicRDN
 from rdnlib.policy.network import PolicyNetwork
 from rdnlib.policy.sequential import SequentialPolicy
 from rdnlib.reproduction.analysis import outcomes
-from rdnlib.reproduction.experiments import config, graph, runners, workspace
-from rdnlib.reproduction.experiments.scheduler import Worker
+from rdnlib.reproduction.experiments import config, ensure, ensure_all, graph, open_workspace, runners
+from rdnlib.reproduction.experiments import workspace as workspace_module
 from rdnlib.training.evaluate import evaluate
 from rdnlib.utils.hashing import network_hash
 
@@ -31,44 +36,47 @@ from rdnlib.utils.hashing import network_hash
 def out(tmp_path_factory):
     """All experiments of the profile `tiny`, run once for this file."""
     folder = tmp_path_factory.mktemp("tiny")
-    workspace.ensure_all(profile="tiny", out=folder, progress=False)
+    ensure_all(open_workspace("tiny", out=folder), progress=False)
     return folder
 
 
-def ensure(name, out, **options):
-    return workspace.ensure(name, profile="tiny", out=out, progress=False, **options)
+def tiny(name, out, **options):
+    return ensure(open_workspace("tiny", out=out, **options), name, progress=False)
 
 
 def test_a_finished_experiment_is_not_run_again(out, monkeypatch):
     def must_not_run(*arguments, **options):
         raise AssertionError("ran again")
 
-    monkeypatch.setattr(workspace, "_execute", must_not_run)
-    run = ensure("policy-reconstruct", out)
+    monkeypatch.setattr(runners, "_execute", must_not_run)
+    run = tiny("policy-reconstruct", out)
     assert run.result["kind"] == "policy"
     with pytest.raises(AssertionError, match="ran again"):
-        ensure("policy-reconstruct", out, seed=1)
+        tiny("policy-reconstruct", out, seed=1)
 
 
 def test_the_same_seed_gives_identical_tables(out, tmp_path):
-    again = ensure("policy-reconstruct", tmp_path)
+    again = tiny("policy-reconstruct", tmp_path)
     for name in ("base", "rdn-reconstruct", "policy-reconstruct"):
-        pd.testing.assert_frame_equal(ensure(name, out).samples(), ensure(name, tmp_path).samples())
-    assert again.path.name == ensure("policy-reconstruct", out).path.name
+        pd.testing.assert_frame_equal(tiny(name, out).samples(), tiny(name, tmp_path).samples())
+    assert again.path.name == tiny("policy-reconstruct", out).path.name
 
 
-def test_whatever_decides_a_result_changes_its_folder():
-    place = workspace.workplace("tiny")
-    assert place.key("base") == workspace.workplace("tiny").key("base")
-    keys = {place.key(name) for name in place.graph}
-    assert len(keys) == len(place.graph)
-    assert workspace.workplace("tiny", seed=1).key("base") != place.key("base")
-    assert workspace.workplace("tiny", seed=1).key("policy-copy") != place.key("policy-copy")
+def test_whatever_decides_a_result_changes_its_key(tmp_path, monkeypatch):
+    workspace = open_workspace("tiny")
+    other_data = open_workspace(write_profile(tmp_path / "other.yaml", data={"train": 200}))
+    names = list(workspace.graph)
+    keys = [each.key(name) for each in (workspace, open_workspace("tiny", seed=1), other_data) for name in names]
+    monkeypatch.setattr(workspace_module, "SCHEMA", workspace_module.SCHEMA + 1)
+    keys += [workspace.key(name) for name in names]
+    assert len(set(keys)) == 4 * len(names)
+    monkeypatch.undo()
+    assert [open_workspace("tiny").key(name) for name in names] == keys[: len(names)]
 
 
 def test_per_image_outputs(out):
-    run = ensure("rdn-reconstruct", out)
-    samples, splits = run.samples(), run.data()
+    run = tiny("rdn-reconstruct", out)
+    samples, splits = run.samples(), run.workspace.splits
     assert set(samples["split"]) == {"calibration", "validation"}
     assert len(samples) == len(splits.calibration) + len(splits.validation)
     assert not samples.duplicated(["split", "id"]).any()
@@ -82,7 +90,7 @@ def test_per_image_outputs(out):
 
 
 def test_held_out_images_are_not_trained_on(out):
-    splits = ensure("base", out).data()
+    splits = tiny("base", out).workspace.splits
     assert not set(splits.train.ids) & set(splits.calibration.ids)
 
 
@@ -92,10 +100,10 @@ def test_an_interrupted_experiment_leaves_no_result(out, tmp_path, monkeypatch):
 
     monkeypatch.setattr(runners, "write_table", fail)
     with pytest.raises(OSError, match="disk full"):
-        ensure("base", tmp_path)
+        tiny("base", tmp_path)
     assert not list(tmp_path.glob("experiments/*/result.json"))
     monkeypatch.undo()
-    assert ensure("base", tmp_path).result["seconds"] > 0
+    assert tiny("base", tmp_path).result["provenance"]["seconds"] > 0
 
 
 def test_dynamic_inference_exits_for_real(small):
@@ -127,7 +135,7 @@ def test_dynamic_inference_exits_for_real(small):
 
 @pytest.mark.parametrize("damage", ["truncate", "text", "missing", "sidecar", "swap"])
 def test_damaged_checkpoints_are_refused(out, tmp_path, damage):
-    source = ensure("rdn-copy", out).path
+    source = tiny("rdn-copy", out).path
     path = tmp_path / "model.safetensors"
     for suffix in (".safetensors", ".json"):
         shutil.copy(source / f"model{suffix}", path.with_suffix(suffix))
@@ -140,20 +148,20 @@ def test_damaged_checkpoints_are_refused(out, tmp_path, damage):
     elif damage == "sidecar":
         path.with_suffix(".json").write_text("{")
     else:  # weights of another network
-        shutil.copy(ensure("base", out).path / "model.safetensors", path)
+        shutil.copy(tiny("base", out).path / "model.safetensors", path)
     with pytest.raises(CheckpointError):
         checkpoint.load(path)
 
 
 def test_checkpoints_come_back_the_same(out):
-    model = ensure("rdn-copy", out).model()
+    model = tiny("rdn-copy", out).model()
     assert not model.training
     assert model.config["select"] == "greedy-relative"
-    assert json.loads((ensure("rdn-copy", out).path / "model.json").read_text())["rdn"] == model.config
+    assert json.loads((tiny("rdn-copy", out).path / "model.json").read_text())["rdn"] == model.config
 
 
 def test_policies_are_kept_with_their_provenance(out):
-    rdn, run = ensure("rdn-reconstruct", out), ensure("policy-reconstruct", out)
+    rdn, run = tiny("rdn-reconstruct", out), tiny("policy-reconstruct", out)
     samples = run.samples()
     assert set(samples["split"]) == {"train", "calibration", "validation"}
     for name, policy_class in (("model", PolicyNetwork), ("informed", PolicyNetwork), ("sequential", SequentialPolicy)):
@@ -163,18 +171,18 @@ def test_policies_are_kept_with_their_provenance(out):
         about = json.loads((run.path / f"{name}.json").read_text())
         assert (about["fitted_on"], about["calibrated_on"]) == ("train", "calibration")
         assert about["calibration_images"] == (samples["split"] == "calibration").sum()
-        assert about["images"] == run.place.fingerprint
+        assert about["images"] == run.workspace.fingerprint
         assert [target["gap"] for target in about["targets"]] == [0, 0.005, 0.01, 0.02]
         assert {"epsilon", "delta", "lam"} <= set(about["targets"][0])
         assert len(about["curve"]["lam"]) == len(about["curve"]["accuracy"]) > 0
         DynamicRDN(rdn.model(), policy, about["saved"], 1.0)
         with pytest.raises(CheckpointError, match="another network"):
-            DynamicRDN(ensure("rdn-copy", out).model(), policy, about["saved"], 1.0)
+            DynamicRDN(tiny("rdn-copy", out).model(), policy, about["saved"], 1.0)
 
 
 def test_the_policy_that_decides_on_the_way_does_so_for_real(out):
-    rdn, run = ensure("rdn-reconstruct", out), ensure("policy-reconstruct", out)
-    images = run.data().validation
+    rdn, run = tiny("rdn-reconstruct", out), tiny("policy-reconstruct", out)
+    images = run.workspace.splits.validation
     frame = run.samples().query("split == 'validation'").reset_index(drop=True)
     above, saved = frame[[f"above_{i}" for i in range(1, 7)]].to_numpy(), saved_fraction(rdn.result["madds"])
     lam = float(np.median(above[np.isfinite(above)]))
@@ -196,29 +204,68 @@ def test_rivals_and_the_distilled_network_are_in_the_graph_where_the_profile_has
 
 def test_wrong_requests_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="unknown profile 'huge': choose from"):
-        workspace.workplace("huge")
+        open_workspace("huge")
     with pytest.raises(ConfigError, match="is not a folder"):
-        workspace.workplace("laptop", data_root=tmp_path / "nowhere")
+        open_workspace("laptop", data_root=tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="unknown experiment 'bas'"):
-        workspace.ensure("bas", profile="tiny", out=tmp_path)
+        tiny("bas", tmp_path)
     with pytest.raises(ConfigError, match="seed"):
-        workspace.workplace("tiny", seed=-1)
+        open_workspace("tiny", seed=-1)
     with pytest.raises(DataError, match="needs a data root"):
-        workspace.ensure("base", profile="laptop", out=tmp_path, progress=False)
+        ensure(open_workspace("laptop", out=tmp_path), "base", progress=False)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_worker_that_fails_says_why(tmp_path):
-    worker = Worker(workspace.workplace("tiny", out=tmp_path), progress=False)
-    with pytest.raises(RdnError, match="experiment nothing failed: unknown experiment 'nothing'"):
-        worker.run("nothing")
-    worker.stop()
+def test_a_result_says_where_it_comes_from(out):
+    run = tiny("policy-copy", out)
+    record = run.result["provenance"]
+    assert record["schema"] == workspace_module.SCHEMA
+    assert datetime.fromisoformat(record["started"]) < datetime.now(UTC)
+    assert (record["threads"], record["processes"]) == (1, 1) and record["seconds"] > 0
+    assert record["python"] == platform.python_version()
+    assert record["versions"]["torch"] == importlib.metadata.version("torch")
+    assert record["hardware"]["cores"] == os.cpu_count() and record["hardware"]["memory_gb"] > 0
+    splits = run.workspace.splits
+    assert run.data == run.workspace.data
+    assert run.data.images == {name: len(getattr(splits, name)) for name in ("train", "calibration", "validation")}
+    assert (run.data.name, tuple(run.data.classes)) == ("dolls", splits.train.classes)
+    assert run.path.name.endswith(f"-{run.data.fingerprint[:8]}")
 
 
-def test_processes_in_parallel_give_the_same_numbers(out, tmp_path):
-    workspace.ensure_all(profile="tiny", out=tmp_path, jobs=2, progress=False)
-    for name in ("rdn-copy", "policy-copy", "base-longer"):
-        pd.testing.assert_frame_equal(ensure(name, out).samples(), ensure(name, tmp_path).samples())
+@pytest.fixture
+def photographs(tmp_path):
+    """Five images of a class in a folder."""
+    for split, count in (("train", 5), ("val", 2)):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "photographs" / split / label
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = np.random.default_rng(index + (label == "dog")).integers(0, 255, (16, 16, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    return tmp_path / "photographs"
+
+
+def test_a_finished_result_is_found_without_the_photographs(photographs, tmp_path, monkeypatch):
+    own = {"data": {"name": "folder", "train": None, "validation": None}, "recipe": {"batch_size": 2}}
+    profile = write_profile(tmp_path / "own.yaml", **own)
+    monkeypatch.setenv("RDN_CACHE", str(tmp_path / "cache"))
+    there = open_workspace(profile, data_root=photographs, out=tmp_path / "out")
+    gone = replace(there, data_root=None)
+    with pytest.raises(DataError, match="folder needs a data root"):
+        gone.folder("base")
+    run = ensure(there, "base", progress=False)
+    again = ensure(replace(gone), "base", progress=False)
+    assert again.path == run.path and again.samples().equals(run.samples())
+    assert gone.data == there.data and gone.data.classes == ["cat", "dog"]
+    with pytest.raises(DataError, match="folder needs a data root"):  # to run one that is not finished
+        ensure(gone, "base-longer", progress=False)
+    (photographs / "val" / "cat" / "0.png").unlink()
+    changed = replace(there)
+    assert changed.folder("base") != run.path and changed.key("base") == there.key("base")
+    ensure(changed, "base", progress=False)
+    with pytest.raises(ConfigError, match=r"results from 2 versions of the folder images: .*--data-root DIR"):
+        gone.folder("base")
+    assert ensure(replace(there), "base", progress=False).path == changed.folder("base")
 
 
 def test_the_chain_on_photographs(tmp_path, monkeypatch):
@@ -226,21 +273,18 @@ def test_the_chain_on_photographs(tmp_path, monkeypatch):
     root = os.environ.get("RDN_DATA_ROOT")
     if not root:
         pytest.skip("needs photographs: set RDN_DATA_ROOT to the folder that holds imagenette2-160")
-    profile = yaml.safe_load((config.PROFILES / "tiny.yaml").read_text())
-    profile["data"] = {"name": "imagenette", "size": 32, "train": 300, "validation": 100, "calibration": 0.2}
-    profile["recipe"] |= {"size": 24, "crop_scale": [0.5, 1.0]}
-    (tmp_path / "photographs.yaml").write_text(yaml.safe_dump(profile))
-    monkeypatch.setattr(config, "PROFILES", tmp_path)
+    data = {"name": "imagenette", "size": 32, "train": 300, "validation": 100}
+    profile = write_profile(tmp_path / "own.yaml", data=data, recipe={"size": 24, "crop_scale": [0.5, 1.0]})
     monkeypatch.setenv("RDN_CACHE", str(tmp_path / "cache"))
-    options = {"profile": "photographs", "data_root": root, "out": tmp_path / "out", "progress": False}
-    rdn, policy = (workspace.ensure(name, **options) for name in ("rdn-reconstruct", "policy-reconstruct"))
+    workspace = open_workspace(profile, data_root=root, out=tmp_path / "out")
+    rdn, policy = (ensure(workspace, f"{kind}-reconstruct", progress=False) for kind in ("rdn", "policy"))
     table = outcomes.table1({"rdn": rdn}, {"rdn": (rdn, policy)})
     assert table["top1"].between(0, 100).all()
-    assert rdn.data().train.images.shape[1:] == (3, 32, 32)
-    assert len(rdn.data().validation) == 100
+    assert workspace.splits.train.images.shape[1:] == (3, 32, 32)
+    assert rdn.data.images["validation"] == 100
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"^cannot write .*\): choose a folder that you may write to.*kept$"):
-        workspace.ensure("base", profile="tiny", out=tmp_path / "file", progress=False)
+        tiny("base", tmp_path / "file")

@@ -1,0 +1,133 @@
+"""Experiments on Dask: the same numbers as in this process, one line for what fails, and nothing lost where something is killed."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import psutil
+import pytest
+from distributed import Client
+from support.profiles import write_profile
+
+from rdnlib.errors import ConfigError, RdnError
+from rdnlib.reproduction.experiments import ensure_all, open_workspace, store
+from rdnlib.reproduction.experiments.workspace import finished
+
+NAMES = ("base-longer", "policy-copy")  # and what they build on: base and rdn-copy
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The runs in this process."""
+    return ensure_all(open_workspace("tiny", out=tmp_path_factory.mktemp("alone")), NAMES, progress=False)
+
+
+def same(runs, expected):
+    for name, run in expected.items():
+        pd.testing.assert_frame_equal(runs[name].samples(), run.samples())
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """The address of a scheduler with two workers, each a process of its own."""
+    environment = os.environ | {"DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
+    folder = tmp_path_factory.mktemp("cluster")
+    started, scheduler_file = [], folder / "scheduler.json"
+
+    def start(*command):
+        with (folder / f"dask-{len(started)}.log").open("w") as log:
+            arguments = [sys.executable, "-m", "dask", *command, "--scheduler-file", scheduler_file]
+            started.append(subprocess.Popen(arguments, stdout=log, stderr=log, env=environment))
+
+    start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+    while not scheduler_file.exists():
+        assert started[0].poll() is None, (folder / "dask-0.log").read_text()
+        time.sleep(0.1)
+    for _ in range(2):
+        start("worker", "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard")
+    with Client(scheduler_file=str(scheduler_file)) as client:
+        client.wait_for_workers(2)
+        yield client.scheduler.address
+    for process in reversed(started):
+        process.terminate()
+        process.wait()
+
+
+def test_two_workers_on_this_machine_give_the_same_numbers(expected, tmp_path, capfd):
+    runs = ensure_all(open_workspace("tiny", out=tmp_path), NAMES, jobs=2)
+    same(runs, expected)
+    printed = capfd.readouterr().out
+    assert re.search(r"dashboard: http://127\.0\.0\.1:\d+/status", printed)
+    assert "base: epoch 1/1" in printed and "policy-copy: finished" in printed
+
+
+def test_a_cluster_of_two_processes_gives_the_same_numbers(expected, tmp_path, cluster):
+    same(ensure_all(open_workspace("tiny", out=tmp_path), NAMES, scheduler=cluster, progress=False), expected)
+
+
+def test_a_failure_is_one_line_that_names_the_experiment_and_stops_the_others(tmp_path, cluster):
+    lr = {"base": 0.02, "copy": 1e30, "reconstruct": 0.02}
+    workspace = open_workspace(write_profile(tmp_path / "wild.yaml", rdn={"lr": lr}), out=tmp_path)
+    with pytest.raises(RdnError, match=r"^experiment rdn-copy failed: .*no longer finite") as error:
+        ensure_all(workspace, NAMES, scheduler=cluster, progress=False)
+    assert "\n" not in str(error.value)
+    assert finished(workspace.folder("base")) and not finished(workspace.folder("policy-copy"))
+    assert "running" not in set(store.status(workspace)["state"])
+
+
+def test_an_address_without_a_scheduler_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no Dask scheduler at tcp://127\.0\.0\.1:9") as error:
+        ensure_all(open_workspace("tiny", out=tmp_path), NAMES, scheduler="tcp://127.0.0.1:9")
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def long(tmp_path):
+    """A profile whose experiments do not end before they are killed."""
+    return write_profile(tmp_path / "long.yaml", base={"epochs": 500})
+
+
+def begin(profile, out):
+    """Start a run and wait until it has left a state of `base`; the main process and all the others."""
+    command = [sys.executable, "-m", "rdnlib", "experiment", "run", "base", "base-mobilenet_v2", "--profile", profile]
+    (state,) = [open_workspace(profile, out=out).folder("base") / "resume.safetensors"]
+    before = state.stat().st_mtime_ns if state.exists() else 0
+    with out.with_suffix(".log").open("w") as log:
+        main = psutil.Popen(
+            [*command, "--out", str(out), "--jobs", "2"], stdout=log, stderr=log, start_new_session=True,
+            env=os.environ | {"RDN_SAVE_MINUTES": "0"},
+        )  # fmt: skip
+    while not state.exists() or state.stat().st_mtime_ns == before:
+        assert main.poll() is None, out.with_suffix(".log").read_text()
+        time.sleep(0.05)
+    return main, main.children(recursive=True)
+
+
+def end(profile, out, main, children):
+    """Wait until a run has stopped; its last line. None of its processes is left, and `base` can go on."""
+    main.wait()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
+    states = store.status(open_workspace(profile, out=out)).set_index("name")["state"]
+    assert states["base"] == "resumable" and "running" not in set(states)
+    return out.with_suffix(".log").read_text().splitlines()[-1]
+
+
+def test_what_is_killed_leaves_no_process_and_can_go_on(long, tmp_path):
+    """A worker is killed; then the main process is; then somebody presses Ctrl-C, which all processes get."""
+    out = tmp_path / "out"
+    main, children = begin(long, out)
+    worker = next(child for child in children if "spawn_main" in " ".join(child.cmdline()))
+    worker.kill()
+    last = end(long, out, main, children)
+    assert re.fullmatch(r"error: experiment base\S* failed: its process was killed, perhaps for lack of memory", last)
+    main, children = begin(long, out)
+    main.kill()
+    end(long, out, main, children)
+    main, children = begin(long, out)
+    os.killpg(main.pid, signal.SIGINT)
+    assert end(long, out, main, children) == "stopped; the same command goes on from here"

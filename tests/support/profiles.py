@@ -1,0 +1,17 @@
+"""Profiles for tests: `tiny` with other settings."""
+
+from pathlib import Path
+
+import yaml
+
+from rdnlib.utils.resources import resource
+
+
+def write_profile(path: Path, **changes: dict) -> str:
+    """Write the profile `tiny` with other settings in its sections (None: without one) to a file; its path."""
+    profile = yaml.safe_load(resource("notebooks/profiles/tiny.yaml").read_text())
+    for section, settings in changes.items():
+        changed = {**profile.get(section, {}), **settings}
+        profile[section] = {name: value for name, value in changed.items() if value is not None}
+    path.write_text(yaml.safe_dump(profile))
+    return str(path)
