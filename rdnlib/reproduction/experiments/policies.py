@@ -62,13 +62,11 @@ def fit_policies(
     }
     if answers is None:
         answers = sum(weight.numel() for weight in rdn.heads.classifier.parameters() if weight.ndim > 1)
-    first = np.broadcast_to(answers, len(saved))[
-        0
-    ]  # the logits of N_1, which images that leave later have had in addition
+    n1_logits = np.broadcast_to(answers, len(saved))[0] * (np.arange(len(saved)) > 0)  # on top, for all that go on
     costs = {
         "policy_madds": paper.madds,
         "policy_params": paper.params,
-        "informed_madds": (informed.madds + first * (np.arange(len(saved)) > 0)).tolist(),
+        "informed_madds": (informed.madds + n1_logits).tolist(),
         "informed_params": informed.params,
         "sequential_madds": sequential_madds(repeated, answers).tolist(),
         "sequential_params": repeated.params,
