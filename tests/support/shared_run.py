@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rdnlib.data import datasets
-from rdnlib.reproduction.experiments import config, workspace
+from rdnlib.reproduction.experiments import workspace
 from rdnlib.training.evaluate import evaluate
 from rdnlib.training.recipe import Recipe
 from rdnlib.training.state import TrainState
@@ -113,11 +113,14 @@ def stopped_and_resumed(folder: Path) -> None:
 def chain(folder: Path) -> None:
     """Base, RDN and policy through the experiments."""
     if devices.here().is_main_process:
-        (folder / "profiles").mkdir()
-        (folder / "profiles" / "shared.yaml").write_text(json.dumps(PROFILE))  # JSON is YAML
+        (folder / "shared.yaml").write_text(json.dumps(PROFILE))  # JSON is YAML
     devices.here().wait_for_everyone()
-    config.PROFILES = folder / "profiles"
-    options = {"profile": "shared", "data_root": folder / "photographs", "out": folder / "out", "progress": False}
+    options = {
+        "profile": str(folder / "shared.yaml"),
+        "data_root": folder / "photographs",
+        "out": folder / "out",
+        "progress": False,
+    }
     workspace.ensure("policy-copy", **options)
 
 

@@ -25,6 +25,7 @@ from rdnlib.reproduction.experiments import config, graph, runners, workspace
 from rdnlib.reproduction.experiments.scheduler import Worker
 from rdnlib.training.evaluate import evaluate
 from rdnlib.utils.hashing import network_hash
+from rdnlib.utils.resources import resource
 
 
 @pytest.fixture(scope="module")
@@ -226,13 +227,17 @@ def test_the_chain_on_photographs(tmp_path, monkeypatch):
     root = os.environ.get("RDN_DATA_ROOT")
     if not root:
         pytest.skip("needs photographs: set RDN_DATA_ROOT to the folder that holds imagenette2-160")
-    profile = yaml.safe_load((config.PROFILES / "tiny.yaml").read_text())
+    profile = yaml.safe_load(resource("notebooks/profiles/tiny.yaml").read_text())
     profile["data"] = {"name": "imagenette", "size": 32, "train": 300, "validation": 100, "calibration": 0.2}
     profile["recipe"] |= {"size": 24, "crop_scale": [0.5, 1.0]}
     (tmp_path / "photographs.yaml").write_text(yaml.safe_dump(profile))
-    monkeypatch.setattr(config, "PROFILES", tmp_path)
     monkeypatch.setenv("RDN_CACHE", str(tmp_path / "cache"))
-    options = {"profile": "photographs", "data_root": root, "out": tmp_path / "out", "progress": False}
+    options = {
+        "profile": str(tmp_path / "photographs.yaml"),
+        "data_root": root,
+        "out": tmp_path / "out",
+        "progress": False,
+    }
     rdn, policy = (workspace.ensure(name, **options) for name in ("rdn-reconstruct", "policy-reconstruct"))
     table = outcomes.table1({"rdn": rdn}, {"rdn": (rdn, policy)})
     assert table["top1"].between(0, 100).all()
