@@ -10,6 +10,7 @@ from onnx.reference import ReferenceEvaluator
 from support.networks import FITTING_WIDTH, make
 
 from rdnlib import __main__ as cli
+from rdnlib import models
 from rdnlib.deployment import checkpoint, export
 from rdnlib.errors import CheckpointError, ConfigError, RdnError
 
@@ -165,3 +166,30 @@ def test_errors_are_one_line(options, message, saved, tmp_path, monkeypatch):
     line = command(monkeypatch, *(part for pair in options.items() for part in pair))
     assert line.startswith("error: ") and message in line and "\n" not in line
     assert leftovers(tmp_path) == []
+
+
+def test_nothing_is_imported_by_a_name_that_a_checkpoint_carries(saved, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "BUILDERS", dict(models.BUILDERS))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "net_of_checkpoint.py").write_text(
+        "from pathlib import Path\nfrom rdnlib.models import mobilenext\nPath('imported').touch()\n"
+        "def build(num_classes, width_mult):\n    return mobilenext(num_classes=num_classes, width_mult=width_mult)\n"
+    )
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(
+        path,
+        saved[0],
+        describe("mobilenext", saved[0])
+        | {"model": {"name": "net_of_checkpoint:build", "width_mult": FITTING_WIDTH["mobilenext"], "num_classes": 6}},
+    )
+    options = ("--checkpoint", path, "--out", tmp_path / "net.onnx", "--input-size", 32, "--subnetwork", 1)
+    line = command(monkeypatch, *options)
+    assert "super-net 'net_of_checkpoint:build' is not known here: rdnlib.register_model it first" in line
+    assert "\n" not in line and not (tmp_path / "imported").exists()
+    with pytest.raises(CheckpointError, match="not known here"):
+        checkpoint.load(path)
+    assert not (tmp_path / "imported").exists()
+    assert not command(monkeypatch, *options, "--model", "net_of_checkpoint:build")
+    assert (tmp_path / "imported").exists() and (tmp_path / "net.onnx").is_file()
+    assert isinstance(checkpoint.load(path), type(saved[0]))  # it is registered now

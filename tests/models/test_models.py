@@ -1,5 +1,6 @@
 """The super-nets: shapes, the parameter counts that identify the paper's variants, and torchvision's weights."""
 
+import sys
 from urllib.error import URLError
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
+import rdnlib
 from rdnlib import models
 from rdnlib.errors import CheckpointError, ConfigError
 from rdnlib.models.mobilenext import make_divisible
@@ -45,6 +47,49 @@ def test_unknown_names_and_options_are_refused():
         models.build("vgg")
     with pytest.raises(ConfigError, match="does not take"):
         models.build("mobilenext", depth=3)
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """Registered names and the search path, as they were, after the test."""
+    monkeypatch.setattr(models, "BUILDERS", dict(models.BUILDERS))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return models.BUILDERS
+
+
+def test_a_network_of_ones_own_is_registered(registry):
+    rdnlib.register_model("linear", lambda num_classes, channels=3: nn.Linear(channels, num_classes))
+    assert models.build("linear", num_classes=5).out_features == 5
+    rdnlib.register_model("linear", lambda num_classes: None)  # as when a cell of a notebook is run again
+    with pytest.raises(ConfigError, match=r"returns a NoneType, not a torch\.nn\.Module"):
+        models.build("linear", num_classes=5)
+    with pytest.raises(ConfigError, match="does not take these options: got an unexpected keyword argument 'channels'"):
+        models.build("linear", num_classes=5, channels=4)
+    for name, builder, message in (
+        ("mobilenext", nn.Linear, "one of the library's own"),
+        ("../net", nn.Linear, "a model's name is letters"),
+        ("net", 3, "must be a function"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            rdnlib.register_model(name, builder)
+
+
+def test_a_network_in_the_current_folder_is_imported_by_its_name(registry, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net_in_folder.py").write_text(
+        "from torch import nn\ndef build(num_classes): return nn.Linear(1, num_classes)"
+    )
+    (tmp_path / "net_with_error.py").write_text("1 / 0")
+    models.import_model("net_in_folder:build")
+    assert models.build("net_in_folder:build", num_classes=2).out_features == 2
+    models.import_model("mobilenext")
+    for name, message in (
+        ("net_in_folder:nothing", "net_in_folder.py has no function nothing"),
+        ("net_nowhere:build", "cannot import net_nowhere: ModuleNotFoundError"),
+        ("net_with_error:build", "cannot import net_with_error: ZeroDivisionError: division by zero"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            models.import_model(name)
 
 
 @pytest.mark.parametrize(("ours", "torchvisions"), [("mobilenet_v2", "mobilenet_v2"), ("resnext50", "resnext50_32x4d")])

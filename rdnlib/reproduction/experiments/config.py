@@ -158,7 +158,6 @@ class RecipeSettings(Section):
     distill: Share = None
     teacher: Literal["largest", "average"] = None
     parts: Count = None
-    sync_bn: bool = None
     compile: bool = None
 
 

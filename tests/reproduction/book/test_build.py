@@ -44,7 +44,7 @@ def project(tmp_path, monkeypatch):
     (folder / "book" / "index.md").write_text("# Welcome\n")
     (folder / "book" / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: notebooks/01_chapter\n")
     (folder / "_config.yml").write_text("title: Tiny\nexecute:\n  execute_notebooks: 'off'\n")
-    write = "from pathlib import Path\nfrom rdnlib.files import write_text\n"
+    write = "from pathlib import Path\nfrom rdnlib.utils.files import write_text\n"
     write += "write_text(Path(out) / 'tables' / 'table1.csv', f'{profile},{seed},{data_root}')"
     make_notebook(folder / "notebooks" / "01_chapter.ipynb", write)
     calls = []
