@@ -3,18 +3,24 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 PROFILE ?= quick
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadscope
 
-.PHONY: book test lint soak lab clean
+.PHONY: book test test-fast lint soak lab clean
 
 book: $(READY)
 	$(VENV)/bin/rdn reproduce --profile $(PROFILE) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(PARALLEL)
+
+# Two minutes, for the hand that is typing.
+test-fast: $(READY)
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m 'not slow and not browser and not torchrun and not photographs'
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
 
 # Half an hour: a run is killed at 20 random moments, goes on each time, and must end as one that was left alone.
 soak: $(READY)
