@@ -1,11 +1,13 @@
 """Super-nets: the base networks that the paper turns into Russian Doll Networks, and those that users register."""
 
+import hashlib
 import importlib
 import inspect
 import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from torch import nn
 
@@ -55,6 +57,16 @@ def import_model(name: str, *folders: str | os.PathLike) -> None:
     register_model(name, getattr(module, function))
 
 
+def source_hash(name: str) -> str | None:
+    """A hash of the file that a registered network comes from; None for the library's own and for those without a file."""
+    if name in _SHIPPED or name not in BUILDERS:
+        return None
+    try:
+        return hashlib.sha256(Path(inspect.getsourcefile(BUILDERS[name])).read_bytes()).hexdigest()[:12]
+    except (TypeError, OSError):  # defined in a notebook or at a prompt
+        return None
+
+
 def check(name: str, options: dict) -> Builder:
     """The builder of this name; raises ConfigError for an unknown name, or options that it does not take."""
     if name not in BUILDERS:
@@ -76,5 +88,5 @@ def build(name: str, **options) -> nn.Module:
 
 __all__ = [
     "BUILDERS", "MobileNeXt", "MobileNetV2", "ResNeXt", "build", "check", "import_model", "mobilenet_v2", "mobilenext",
-    "register_model", "resnext50",
+    "register_model", "resnext50", "source_hash",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from rdnlib.calibration.families import calibrate_or_best
-from rdnlib.errors import DataError
+from rdnlib.errors import ConfigError, DataError
 from rdnlib.reproduction.analysis.outcomes import dynamic, measured, paired_difference, split_rows
 from rdnlib.reproduction.analysis.statistics import Evidence, accuracy, difference
 from rdnlib.reproduction.experiments import graph
@@ -97,6 +97,8 @@ def table2(pairs: dict[str, tuple[Run, Run]]) -> tuple[pd.DataFrame, pd.DataFram
     madds_m, top1, top1_low, top1_high], and the paired differences 14 − 7, [base_model, difference, low, high] in
     points.
     """
+    if not pairs:
+        raise ConfigError("Table 2 needs mobilenext or mobilenet_v2, as the profile's model or among its architectures")
     rows, differences = [], []
     for name, runs in pairs.items():
         frames = [split_rows(run, "validation") for run in runs]

@@ -55,7 +55,7 @@ def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
     for name in (profile.model.label, *profile.architectures):
         config = {**surgery, **profile.training_free.settings(), "size": profile.recipe.size, "seed": seed}
         nodes.append(Experiment(f"surgery-{name}", "surgery", config, (_base_of(profile, name),)))
-    nodes += _depth_wise(profile, seed)
+    nodes += _depth_nodes(profile, seed)
     if profile.ablations:
         nodes += _ablations(profile, seed)
     return {node.name: node for node in nodes}
@@ -76,15 +76,34 @@ def reference(profile: Profile) -> str:
     return trained(profile, "copy", _epochs(profile))
 
 
-def table2(profile: Profile) -> dict[str, tuple[str, str]]:
-    """Model → the experiments that train its RDN without and with depth-wise nesting (Table 2), equally long."""
-    epochs, pairs = profile.depth.epochs or profile.rdn.epochs, {}
-    for name in TABLE2:
-        if name == profile.model.name:
-            pairs[name] = trained(profile, "reconstruct", epochs), f"depth-{name}"
-        elif name in profile.architectures:
-            pairs[name] = f"rdn-{name}", f"depth-{name}"
+def depth_wise(profile: Profile) -> dict[str, tuple[str, str]]:
+    """Label of a model → the experiments that train its RDN without and with depth-wise nesting, equally long.
+
+    These are the networks of Table 2 and, where the profile has a section `depth`, its own model.
+    """
+    main, epochs, pairs = profile.model.label, profile.depth.epochs or profile.rdn.epochs, {}
+    own = [main] if "depth" in profile.model_fields_set else []
+    for label in dict.fromkeys([*TABLE2, *own]):
+        if label == main:
+            pairs[label] = trained(profile, "reconstruct", epochs), f"depth-{label}"
+        elif label in profile.architectures:
+            pairs[label] = f"rdn-{label}", f"depth-{label}"
     return pairs
+
+
+def depth_pair(profile: Profile) -> tuple[str, str]:
+    """The two experiments of the profile's own model; raises ConfigError where there are none."""
+    pairs = depth_wise(profile)
+    if profile.model.label not in pairs:
+        raise ConfigError(
+            f"profile {profile.name} has no depth-wise nesting: give it a section depth, such as {{epochs: 1}}"
+        )
+    return pairs[profile.model.label]
+
+
+def table2(profile: Profile) -> dict[str, tuple[str, str]]:
+    """Model → its pair of experiments (Table 2): what does depth-wise nesting cost the largest sub-network?"""
+    return {label: pair for label, pair in depth_wise(profile).items() if label in TABLE2}
 
 
 def table3(profile: Profile) -> dict[str, str]:
@@ -149,9 +168,9 @@ def _base_of(profile: Profile, name: str) -> str:
     return "base" if name == profile.model.label else f"base-{name}"
 
 
-def _depth_wise(profile: Profile, seed: int) -> list[Experiment]:
+def _depth_nodes(profile: Profile, seed: int) -> list[Experiment]:
     nodes, lr = [], profile.rdn.lr["reconstruct"]
-    for name, (seven, fourteen) in table2(profile).items():
+    for name, (seven, fourteen) in depth_wise(profile).items():
         own = profile.architectures[name].recipe.lr if name in profile.architectures else None
         # no larger steps than its base learnt with
         recipe = {"epochs": profile.rdn.epochs, "lr": min(lr, own or lr), **profile.depth.settings()}

@@ -18,6 +18,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
+from rdnlib import models
 from rdnlib.data import datasets
 from rdnlib.data.transforms import resize_eval
 from rdnlib.deployment import checkpoint
@@ -92,6 +93,8 @@ class Workspace:
         node = self.experiment(name)
         data, parents = self.profile.data.settings(), [self.key(parent) for parent in node.parents]
         parts = [SCHEMA, node.kind, node.config, data, parents]
+        if code := models.source_hash(node.config.get("model", {}).get("name")):
+            parts.append(code)  # of a network of the user's own
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
     def folder(self, name: str) -> Path:

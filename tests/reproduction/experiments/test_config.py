@@ -16,6 +16,7 @@ from rdnlib import models
 from rdnlib.errors import ConfigError
 from rdnlib.reproduction.experiments import graph
 from rdnlib.reproduction.experiments.config import RecipeSettings, load_profile
+from rdnlib.reproduction.experiments.workspace import Workspace
 from rdnlib.training.recipe import Recipe
 from rdnlib.utils.resources import resource
 
@@ -233,6 +234,9 @@ def test_a_network_beside_the_profile_is_known_wherever_the_profile_comes(write,
     profile = load_profile(write(content))
     assert models.build("net_beside_profile:build", num_classes=3, channels=4).out_features == 3
     assert "surgery-net_beside_profile.build" in graph.experiments(profile, 0)
+    keys = {name: Workspace(profile, None, 0, tmp_path).key(name) for name in ("base", "rdn-copy")}
+    (tmp_path / "net_beside_profile.py").write_text(NETWORK + "# changed\n")
+    assert all(Workspace(profile, None, 0, tmp_path).key(name) != key for name, key in keys.items())
     sent = pickle.dumps(profile)
     del models.BUILDERS["net_beside_profile:build"]
     assert pickle.loads(sent) == profile
