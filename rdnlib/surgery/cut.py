@@ -46,7 +46,8 @@ def cuts(trunk: Trunk) -> list[Cut]:
         usable = not trunk.spaces[step.name].plain and reduced[step.name] is not None
         if live == {step.name} and usable and all(_begins_block(trunk, user) for user in users[step.name]):
             rest = next((later.target for later in trunk.steps[index + 1 :] if later.function is None), "")
-            places.append(Cut(step.name, after, done / sum(costs), _common_prefix(after, rest)))
+            common = takewhile(lambda pair: pair[0] == pair[1], zip(after.split("."), rest.split("."), strict=False))
+            places.append(Cut(step.name, after, done / sum(costs), len(list(common))))
     return [cut for cut in places if cut.share < 1]
 
 
@@ -59,9 +60,8 @@ def choose_cut(trunk: Trunk, split: float | str) -> Cut:
     """
     possible = cuts(trunk)
     if not possible:
-        raise ConfigError(
-            "this network cannot be split along its depth: nowhere is a single feature map all that the rest reads"
-        )
+        reason = "nowhere is a single feature map all that the rest reads"
+        raise ConfigError(f"this network cannot be split along its depth: {reason}")
     if not isinstance(split, str):
         if isinstance(split, bool) or not isinstance(split, (int, float)) or not 0 < split < 1:
             raise ConfigError(f"split must be a share of the MAdds between 0 and 1, or a module's name, not {split!r}")
@@ -103,12 +103,6 @@ def _stride(operator: nn.Module | Call) -> int | None:
     elif isinstance(operator, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Linear, NestedLinear)):
         return None
     return stride if isinstance(stride, int) else stride[0]
-
-
-def _common_prefix(before: str, behind: str) -> int:
-    """How many leading parts two modules' names have in common."""
-    pairs = zip(before.split("."), behind.split("."), strict=False)
-    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _begins_block(trunk: Trunk, step: Step) -> bool:

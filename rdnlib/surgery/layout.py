@@ -73,9 +73,7 @@ def plan(traced: Trace, *, k: int, plain: tuple[str, ...]) -> Layout:
             raise ConfigError(f"plain: no convolution is named '{prefix}' or lies under it")
         plain_spaces |= {space_of[step.name] for step in matched}
     # What a plain layer reads must be plain as well.
-    while (
-        grown := plain_spaces | {reads for reads, writes, _ in connections if writes in plain_spaces}
-    ) != plain_spaces:
+    while (grown := plain_spaces | {r for r, w, _ in connections if w in plain_spaces}) != plain_spaces:
         plain_spaces = grown
     if space_of[traced.features] in plain_spaces:
         raise ConfigError("nothing is left to nest: the features that the classifier reads are plain")

@@ -67,11 +67,8 @@ def train(
         trainer.state.save(done)
         if progress and bar.disable and main:  # not a terminal: one line an epoch
             speed = trainer.steps_per_epoch * recipe.batch_size / row["seconds"]
-            minutes = row["seconds"] * (recipe.epochs - epoch - 1) / 60
-            print(
-                f"{label}: epoch {epoch + 1}/{recipe.epochs} {summary} {speed:.0f} img/s {minutes:.0f} min left",
-                flush=True,
-            )
+            left = f"{row['seconds'] * (recipe.epochs - epoch - 1) / 60:.0f} min left"
+            print(f"{label}: epoch {epoch + 1}/{recipe.epochs} {summary} {speed:.0f} img/s {left}", flush=True)
     bar.close()
     model.load_state_dict(trainer.average.module.state_dict())
     trainer.state.remove()
@@ -89,9 +86,8 @@ class _Trainer:
         self.own_parts = len(recipe.rows(here.process_index, here.num_processes))
         self.steps_per_epoch = len(images) // recipe.batch_size
         if not self.steps_per_epoch:
-            raise DataError(
-                f"{len(images)} training images do not fill one batch of {recipe.batch_size}: use a smaller one"
-            )
+            shortage = f"{len(images)} training images do not fill one batch of {recipe.batch_size}"
+            raise DataError(f"{shortage}: use a smaller one")
         self.steps = self.steps_per_epoch * recipe.epochs
         self.model, self.images, self.recipe = model, images, recipe
         self.seed, self.resume, self.label = seed, resume, label
@@ -103,9 +99,8 @@ class _Trainer:
             _parameter_groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum, nesterov=True,
             fused=True,  # a small layer's step would take longer to start than to do
         )  # fmt: skip
-        self.average = AveragedModel(
-            model, multi_avg_fn=_moving_average(ema_decay(recipe, self.steps)), use_buffers=True
-        )
+        average = _moving_average(ema_decay(recipe, self.steps))
+        self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.state = TrainState(resume, model, self.average, self.optimiser)
         self.network = _wrapped(model, recipe)
         self.statistics = RunningStatistics(model, recipe.parts)

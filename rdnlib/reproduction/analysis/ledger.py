@@ -145,18 +145,11 @@ CLAIMS: list[Callable[[Evidence], list[Claim]]] = [
 def ledger(evidence: Evidence) -> pd.DataFrame:
     """One row for each claim: where, statement, paper, ours (with its intervals), holds_if, unit, verdict."""
     claims = [claim for make in CLAIMS for claim in make(evidence)]
-    return pd.DataFrame(
-        {
-            "where": claim.where,
-            "statement": claim.statement,
-            "paper": claim.paper,
-            **claim.ours.columns("ours"),
-            "holds_if": f"{claim.side} {claim.bound:g}",
-            "unit": claim.unit,
-            "verdict": claim.verdict,
-        }
-        for claim in claims
-    )
+    rows = []
+    for claim in claims:
+        ours, holds_if = claim.ours.columns("ours"), f"{claim.side} {claim.bound:g}"
+        rows.append((*claim[:3], *ours.values(), holds_if, claim.unit, claim.verdict))
+    return pd.DataFrame(rows, columns=["where", "statement", "paper", *ours, "holds_if", "unit", "verdict"])
 
 
 def _adaptive(rdn: Run, policy: Run) -> tuple[np.ndarray, np.ndarray]:

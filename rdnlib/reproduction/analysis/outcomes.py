@@ -17,6 +17,9 @@ from rdnlib.calibration.multiplier import saved_fraction
 from rdnlib.errors import DataError
 from rdnlib.reproduction.experiments.workspace import Run
 
+CONFIDENCE = 0.95
+DRAWS = 10_000  # of a bootstrap
+
 
 class Interval(NamedTuple):
     low: float
@@ -45,11 +48,10 @@ class Dynamic(ByLambda):
     params: np.ndarray  # (K,) parameters touched
 
 
-def interval(correct: np.ndarray, confidence: float = 0.95) -> Interval:
+def interval(correct: np.ndarray) -> Interval:
     """Wilson interval of an accuracy from its per-sample outcomes (N,) bool; fractions in [0, 1]."""
     correct = np.asarray(correct, dtype=bool)
-    low, high = wilson(correct.sum() / max(len(correct), 1), len(correct), confidence)
-    return Interval(float(low), float(high))
+    return Interval(*map(float, wilson(correct.sum() / max(len(correct), 1), len(correct))))
 
 
 def measured(correct: np.ndarray) -> Measured:
@@ -57,19 +59,17 @@ def measured(correct: np.ndarray) -> Measured:
     return Measured(float(correct.mean()), *interval(correct))
 
 
-def wilson(accuracy, n: int, confidence: float = 0.95):
+def wilson(accuracy, n: int):
     """Low and high end of the Wilson score interval; works on arrays of accuracies."""
     if n < 1:
         raise DataError("an accuracy needs at least one sample")
-    z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
+    z2 = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2
     middle = (accuracy + z2 / (2 * n)) / (1 + z2 / n)
     half = np.sqrt(z2 * (accuracy * (1 - accuracy) + z2 / (4 * n)) / n) / (1 + z2 / n)
     return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
 
 
-def paired_difference(
-    a: np.ndarray, b: np.ndarray, confidence: float = 0.95, *, draws: int = 10_000, seed: int = 0
-) -> Measured:
+def paired_difference(a: np.ndarray, b: np.ndarray) -> Measured:
     """Mean of a minus mean of b on the same samples, (N,) outcomes or costs, with a bootstrap percentile interval.
 
     Resampling N samples is one multinomial draw over the distinct differences: exact, and fast for any N.
@@ -78,8 +78,8 @@ def paired_difference(
     if a.shape != b.shape or not a.size:
         raise DataError(f"a paired difference needs the same samples on both sides, not {a.shape} and {b.shape}")
     values, counts = np.unique(a - b, return_counts=True)
-    means = np.random.default_rng(seed).multinomial(a.size, counts / a.size, size=draws) @ values / a.size
-    tail = (1 - confidence) / 2
+    means = np.random.default_rng(0).multinomial(a.size, counts / a.size, size=DRAWS) @ values / a.size
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Measured(float((a - b).mean()), float(low), float(high))
 
