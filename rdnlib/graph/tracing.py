@@ -101,8 +101,6 @@ class _GraphReader:
         """Equal pieces by two divisions, neither of which may be cut, leave gcd(units) pieces."""
         self.units[space] = gcd(self.units[space], units)
 
-    # ── modules ──
-
     def _read_module(self, node: fx.Node) -> None:
         name, module = str(node.target), self.model.get_submodule(node.target)
         kind = type(module).__name__
@@ -171,8 +169,6 @@ class _GraphReader:
         self._add(node, (source,), target="flatten", function=FLATTEN)
         self.channels[node.name] = None  # unknown before the next layer
 
-    # ── functions and methods ──
-
     def _read_function(self, node: fx.Node) -> None:
         kind = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
         target = IN_PLACE.get(node.target, node.target)
@@ -227,8 +223,6 @@ class _GraphReader:
             sizes = tuple(sizes[0])
         return len(sizes) == 2 and sizes[1] == -1 and isinstance(sizes[0], fx.Node) and sizes[0].name in self.size_of
 
-    # ── the end of the network ──
-
     def finish(self, align: str | None) -> Trace:
         """Set the classifier, and the align layer and tail if there are any, apart from the other steps."""
         *steps, last = self.steps.values() or [None]
@@ -243,17 +237,11 @@ class _GraphReader:
             steps = [step for step in steps if step is not align_step and step not in tail]
             names = {name for step in steps for name in (step.name, *step.inputs)} | {features}
             self.space_of = {name: space for name, space in self.space_of.items() if name in names}
+        units = {space: self.units[space] for space in self.space_of.values()}
         return Trace(
-            steps=steps,
-            image=self.image,
-            features=features,
-            classifier=last.module,
-            align=align_step,
-            tail=tail,
-            space_of=self.space_of,
-            channels=self.channels,
-            units={space: self.units[space] for space in self.space_of.values()},
-        )
+            steps=steps, image=self.image, features=features, classifier=last.module, align=align_step, tail=tail,
+            space_of=self.space_of, channels=self.channels, units=units,
+        )  # fmt: skip
 
     def _chain(self, last: Step) -> list[Step]:
         """The steps that lead to the classifier without a branch, from the first to the last of them."""

@@ -48,12 +48,12 @@ def early_exit(trunk: Trunk, cut: str, *, k: int, generator: torch.Generator) ->
         raise ConfigError("this network cannot be split along its depth: the size of its final feature map is unknown")
     for number, stride in enumerate([1] if pooled else _factors(reduced[final] // reduced[cut]), start=1):
         add(f"depthwise_{number}", space, _depthwise(space, stride))
-        add(f"depthwise_norm_{number}", space, _norm(space))
+        add(f"depthwise_norm_{number}", space, NestedBatchNorm2d(nn.BatchNorm2d(space.channels), writes=space))
         add(f"activation_{number}", space, nn.ReLU())
     if pooled:
         add("pool", space, nn.AdaptiveAvgPool2d(1))
     add("pointwise", target, _pointwise(space, target, k, generator))
-    add("norm", target, _norm(target))
+    add("norm", target, NestedBatchNorm2d(nn.BatchNorm2d(target.channels), writes=target))
     for step in suffix:
         add(step.name, trunk.spaces[step.name], deepcopy(trunk.layer(step)), step.function)
     if pooled:
@@ -145,7 +145,3 @@ def _pointwise(reads: Space, writes: Space, k: int, generator: torch.Generator) 
     for weight in nested.weight:
         nn.init.kaiming_normal_(weight, generator=generator)
     return nested
-
-
-def _norm(space: Space) -> NestedBatchNorm2d:
-    return NestedBatchNorm2d(nn.BatchNorm2d(space.channels), writes=space)

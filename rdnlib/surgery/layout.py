@@ -49,11 +49,6 @@ class Layout:
         """(ΣC,) the super-net's channel behind each channel of the RDN; a new group repeats its counterpart's."""
         return inflate(self.groups(value))
 
-    def completed(self, value: str) -> Tensor:
-        """(ΣC,) the channel of the RDN, in an original group, that each of its channels completes; an original its own."""
-        space = self.space(value)
-        return inflate(torch.arange(space.channels).split(list(space.sizes[: self.k])))
-
 
 def plan(traced: Trace, *, k: int, plain: tuple[str, ...]) -> Layout:
     """Decide which spaces stay plain, and cut the others evenly, in the super-net's own order.
@@ -82,9 +77,8 @@ def plan(traced: Trace, *, k: int, plain: tuple[str, ...]) -> Layout:
     for _, space, step in connections:
         if space in cut and traced.units[space] < k:
             pieces = "channels" if traced.width(step.name) == 1 else "conv-groups"
-            raise ConfigError(
-                f"cannot split the {traced.units[space]} {pieces} that '{step.target}' writes into k={k} groups: use a smaller "
-                "k, or keep it and the layers before it untransformed with plain=[…]"
-            )
+            problem = f"cannot split the {traced.units[space]} {pieces} that '{step.target}' writes into k={k} groups"
+            advice = "use a smaller k, or keep it and the layers before it untransformed with plain=[…]"
+            raise ConfigError(f"{problem}: {advice}")
     orders = {space: torch.arange(units) for space, units in traced.units.items()}
     return Layout(traced, k, frozenset(plain_spaces), orders)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rdnlib.graph.ir import Step, Trace, is_dense, last_readers, readers
 from rdnlib.graph.refusals import NORMS, SIGMOIDS
 from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
+from rdnlib.nn.groups import inflate
 from rdnlib.nn.rdn import RDN
 from rdnlib.surgery.cache import ActivationCache, activation_cache
 from rdnlib.surgery.layout import Layout
@@ -94,14 +95,15 @@ class _Reconstruction:
         missing = self.supernet(other, batch)[:, self.layout.order(other)] - given[:, :originals]
         target[:, :originals] += missing
         # A new group completes the same sum as its counterpart, less what its own other branch has given.
-        partners = self.layout.completed(other)[originals:]
+        groups = torch.arange(originals).split(list(self.trunk.spaces[other].sizes[: self.rdn.k]))
+        partners = inflate(groups)[originals:]
         target[:, originals:] += missing[:, partners] - given[:, originals:]
         return target
 
     def _other_branch(self, value: str) -> str | None:
         """The other operand of the residual addition that alone reads `value`, where it is known already."""
         user = _only_reader(self.readers, value)
-        if user is None or user.function is None or not user.function.adds:
+        if user is None or not user.adds:
             return None
         others = [name for name in user.inputs if name != value]
         return others[0] if len(others) == 1 and others[0] in self.done else None
@@ -128,7 +130,7 @@ def gates(traced: Trace) -> set[str]:
     for step in traced.steps:
         sigmoid = _only_reader(users, step.name) if is_dense(step.module) else None
         product = _only_reader(users, sigmoid.name) if sigmoid is not None and _is_sigmoid(sigmoid) else None
-        if product is not None and product.function is not None and product.function.multiplies:
+        if product is not None and product.multiplies:
             names.add(step.name)
     return names
 

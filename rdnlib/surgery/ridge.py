@@ -87,9 +87,7 @@ def in_pieces(x: Tensor, target: Tensor, conv) -> Iterable[tuple[Tensor, Tensor]
     return zip(x.split(images), target.split(images), strict=True)
 
 
-def fit_dense(
-    conv: NestedConv2d, norm: NestedBatchNorm2d | None, pairs: Pairs, *, k: int, residual: bool = True
-) -> None:
+def fit_dense(conv: NestedConv2d, norm: NestedBatchNorm2d | None, pairs: Pairs, *, k: int, residual=True) -> None:
     """Fit each output group of a convolution or Linear (and the norm after it) from what it may read.
 
     pairs: batches of (input (B, ΣC_in, H, W), target (B, ΣC_out, H', W')). With `residual`, new group k+m fits what its

@@ -35,15 +35,9 @@ _CHECK_EVERY = 10  # steps between two checks of loss and clock where they make 
 
 @devices.flushing_denormals()
 def train(
-    model: nn.Module,
-    images: ImageSet,
-    recipe: Recipe,
-    *,
-    seed: int = 0,
-    resume: Path | None = None,
-    label: str = "training",
-    progress: bool = True,
-) -> pd.DataFrame:
+    model: nn.Module, images: ImageSet, recipe: Recipe, *,
+    seed: int = 0, resume: Path | None = None, label: str = "training", progress: bool = True,
+) -> pd.DataFrame:  # fmt: skip
     """Train `model` in place; it ends with the averaged weights, in eval mode.
 
     Returns one row per epoch: epoch, lr, the means of loss and accuracy (accuracy_1 and accuracy_K for an RDN), seconds, and
@@ -79,9 +73,7 @@ def train(
 class _Trainer:
     """One call of `train`: what it changes (network, moving average, optimiser), its data and its recipe."""
 
-    def __init__(
-        self, model: nn.Module, images: ImageSet, recipe: Recipe, *, seed: int, resume: Path | None, label: str
-    ):
+    def __init__(self, model: nn.Module, images: ImageSet, recipe: Recipe, seed: int, resume: Path | None, label: str):
         here = devices.here()
         self.own_parts = len(recipe.rows(here.process_index, here.num_processes))
         self.steps_per_epoch = len(images) // recipe.batch_size
@@ -137,7 +129,7 @@ class _Trainer:
 
     def _step(self, epoch: int, index: int, parts: Iterator[tuple[Tensor, Tensor]], meter: "_Meter") -> None:
         """One step of SGD on the mean loss of a batch; this process computes its own parts one after another."""
-        here, recipe = devices.here(), self.recipe
+        here, recipe, smoothing = devices.here(), self.recipe, self.recipe.label_smoothing
         lr = learning_rate(recipe, epoch * self.steps_per_epoch + index, self.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = lr
@@ -147,13 +139,14 @@ class _Trainer:
                 if recipe.parts > 1:  # dropout's draws belong to a part, whoever computes it
                     number = part * here.num_processes + here.process_index
                     torch.manual_seed(derived_seed(self.seed, epoch, index, number))
-                with _gradient_exchange(self.network, part == self.own_parts - 1), self.statistics.part():
+                # Gradients are exchanged with a batch's last part only: by then they hold the sum over the parts.
+                alone = isinstance(self.network, DistributedDataParallel) and part < self.own_parts - 1
+                with self.network.no_sync() if alone else nullcontext(), self.statistics.part():
                     with devices.precision(recipe.precision):
                         logits = self.network(batch)
-                        teacher = _averaged_largest(self.average, batch) if self.average_teaches else None
-                        loss = joint_loss(
-                            logits, labels, recipe.label_smoothing, distill=recipe.distill, teacher=teacher
-                        )
+                        with torch.no_grad():  # N_K's moving average, (B, classes)
+                            teacher = self.average.module.eval()(batch)[:, -1] if self.average_teaches else None
+                        loss = joint_loss(logits, labels, smoothing, distill=recipe.distill, teacher=teacher)
                     meter.add(loss, logits, labels)
                     (loss / self.own_parts).backward()
         self.optimiser.step()
@@ -164,10 +157,9 @@ class _Trainer:
         """Stop a run that cannot recover before its state is saved."""
         if problem:
             kept = "" if self.resume is None else "; the last state before is kept"
-            raise DivergedError(
-                f"{self.label}: the loss is {problem} in epoch {epoch + 1} at lr={self.recipe.lr} (batch {index + 1}); use "
-                f"a smaller lr or a longer warm-up{kept}"
-            )
+            where = f"in epoch {epoch + 1} at lr={self.recipe.lr} (batch {index + 1})"
+            advice = f"use a smaller lr or a longer warm-up{kept}"
+            raise DivergedError(f"{self.label}: the loss is {problem} {where}; {advice}")
 
 
 def _wrapped(model: nn.Module, recipe: Recipe) -> nn.Module:
@@ -181,21 +173,10 @@ def _wrapped(model: nn.Module, recipe: Recipe) -> nn.Module:
     return torch.compile(network) if recipe.compile else network
 
 
-def _gradient_exchange(network: nn.Module, last: bool):
-    """Gradients are exchanged with a batch's last part only: by then they hold the sum over the parts."""
-    return nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync()
-
-
 def _problem(model: nn.Module) -> str:
     """What is wrong with the weights, if anything: the last step may have made them infinite after a finite loss."""
     norms = torch._foreach_norm([parameter.detach() for parameter in model.parameters()])
     return "" if torch.stack(norms).isfinite().all() else _NOT_FINITE
-
-
-@torch.no_grad()
-def _averaged_largest(average: AveragedModel, batch: Tensor) -> Tensor:
-    """The logits of N_K's moving average for a batch: (B, classes)."""
-    return average.module.eval()(batch)[:, -1]
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

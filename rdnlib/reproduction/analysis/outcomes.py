@@ -17,9 +17,6 @@ from rdnlib.calibration.multiplier import saved_fraction
 from rdnlib.errors import DataError
 from rdnlib.reproduction.experiments.workspace import Run
 
-CONFIDENCE = 0.95
-DRAWS = 10_000  # of a bootstrap
-
 
 class Interval(NamedTuple):
     low: float
@@ -48,10 +45,10 @@ class Dynamic(ByLambda):
     params: np.ndarray  # (K,) parameters touched
 
 
-def interval(correct: np.ndarray) -> Interval:
+def interval(correct: np.ndarray, confidence: float = 0.95) -> Interval:
     """Wilson interval of an accuracy from its per-sample outcomes (N,) bool; fractions in [0, 1]."""
     correct = np.asarray(correct, dtype=bool)
-    return Interval(*map(float, wilson(correct.sum() / max(len(correct), 1), len(correct))))
+    return Interval(*map(float, wilson(correct.sum() / max(len(correct), 1), len(correct), confidence)))
 
 
 def measured(correct: np.ndarray) -> Measured:
@@ -59,17 +56,17 @@ def measured(correct: np.ndarray) -> Measured:
     return Measured(float(correct.mean()), *interval(correct))
 
 
-def wilson(accuracy, n: int):
+def wilson(accuracy, n: int, confidence: float = 0.95):
     """Low and high end of the Wilson score interval; works on arrays of accuracies."""
     if n < 1:
         raise DataError("an accuracy needs at least one sample")
-    z2 = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2
+    z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
     middle = (accuracy + z2 / (2 * n)) / (1 + z2 / n)
     half = np.sqrt(z2 * (accuracy * (1 - accuracy) + z2 / (4 * n)) / n) / (1 + z2 / n)
     return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
 
 
-def paired_difference(a: np.ndarray, b: np.ndarray) -> Measured:
+def paired_difference(a: np.ndarray, b: np.ndarray, confidence: float = 0.95) -> Measured:
     """Mean of a minus mean of b on the same samples, (N,) outcomes or costs, with a bootstrap percentile interval.
 
     Resampling N samples is one multinomial draw over the distinct differences: exact, and fast for any N.
@@ -78,8 +75,8 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> Measured:
     if a.shape != b.shape or not a.size:
         raise DataError(f"a paired difference needs the same samples on both sides, not {a.shape} and {b.shape}")
     values, counts = np.unique(a - b, return_counts=True)
-    means = np.random.default_rng(0).multinomial(a.size, counts / a.size, size=DRAWS) @ values / a.size
-    tail = (1 - CONFIDENCE) / 2
+    means = np.random.default_rng(0).multinomial(a.size, counts / a.size, size=10_000) @ values / a.size
+    tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Measured(float((a - b).mean()), float(low), float(high))
 
@@ -103,15 +100,11 @@ def dynamic(rdn_run: Run, policy_run: Run, *, split: str, informed: bool = False
     madds, costs = np.asarray(rdn_run.result["madds"], dtype=np.float64), policy_run.result
     kind = "informed" if informed else "policy"
     return Dynamic(
-        p=columns(policies, prefix, count).astype(np.float64),
-        correct=columns(networks, "top1", count).astype(bool),
-        saved=saved_fraction(madds),
-        madds=madds + costs[f"{kind}_madds"],
-        ids=networks["id"].to_numpy(),
-        top5=columns(networks, "top5", count).astype(bool),
-        difficulty=networks["difficulty"].to_numpy(),
-        params=np.asarray(rdn_run.result["params"]) + costs[f"{kind}_params"],
-    )
+        p=columns(policies, prefix, count).astype(np.float64), saved=saved_fraction(madds),
+        correct=columns(networks, "top1", count).astype(bool), top5=columns(networks, "top5", count).astype(bool),
+        ids=networks["id"].to_numpy(), difficulty=networks["difficulty"].to_numpy(),
+        madds=madds + costs[f"{kind}_madds"], params=np.asarray(rdn_run.result["params"]) + costs[f"{kind}_params"],
+    )  # fmt: skip
 
 
 def difficulty_correlation(samples: Dynamic, lam: float) -> float:

@@ -66,8 +66,7 @@ def target_table(rdn_run: Run, policy_run: Run, base_runs: Bases, *, gaps: Itera
     """A row per target and policy, on validation.
 
     Columns: gap (points), policy, parameter (as text), top1, low, high (%, Wilson; none for a mix), to_full,
-    to_full_low, to_full_high (points above N_K, paired), madds (mean per image), share, share_low, share_high (of
-    N_K's), note.
+    to_full_low, to_full_high (points above N_K, paired), madds (a mean), share, share_low, share_high (of N_K's), note.
     """
     rows, largest = [], rdn_run.result["madds"][-1]
     for gap in gaps:
@@ -101,8 +100,7 @@ def duel_table(rdn_run: Run, policy_run: Run, base_runs: Bases, *, gaps: Iterabl
 
 
 def adaptive_gains(rdn_run: Run, policy_run: Run) -> np.ndarray:
-    """What adapting gains over each fixed sub-network of about its cost: −1, 0 or 1, (N, K−1) for N_2…N_K, on
-    validation.
+    """On validation, what adapting gains over each fixed sub-network of about its cost: −1, 0 or 1, (N, K−1) for N_2…N_K.
 
     λ is the largest whose mean cost on the calibration split is not above that of N_i. Where none is that cheap: NaN.
     """
