@@ -100,7 +100,7 @@ def duel_table(rdn_run: Run, policy_run: Run, base_runs: Bases, *, gaps: Iterabl
 
 
 def adaptive_gains(rdn_run: Run, policy_run: Run) -> np.ndarray:
-    """On validation, what adapting gains over each fixed sub-network of about its cost: −1, 0 or 1, (N, K−1) for N_2…N_K.
+    """On validation, what adapting gains over each fixed sub-network of about its cost: −1, 0 or 1, (N, K−1), N_2…N_K.
 
     λ is the largest whose mean cost on the calibration split is not above that of N_i. Where none is that cheap: NaN.
     """
