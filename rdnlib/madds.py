@@ -53,9 +53,7 @@ def params_by_group(layer: nn.Module) -> list[int]:
     """Parameters of each group; a plain layer is a single group."""
     weights = weights_by_group(layer)
     if isinstance(layer, NestedLayer):
-        each = (
-            2 if isinstance(layer, NestedBatchNorm2d) else int(layer.bias is not None)
-        )  # beside the weights, a channel
+        each = 2 if isinstance(layer, NestedBatchNorm2d) else int(layer.bias is not None)  # a channel, beside weights
         return [weight + each * size for weight, size in zip(weights, layer.writes.sizes, strict=True)]
     if isinstance(layer, NestedAlign):  # the bias of the align layer is N_1's
         return [weights[0] + (0 if layer.bias is None else layer.bias.numel()), *weights[1:]]
@@ -71,9 +69,9 @@ def count(module: nn.Module, input_size: int | tuple[int, int]) -> pd.DataFrame:
     """
     if isinstance(module, RDN):
         module = module.subnetwork(module.num_subnetworks)
-    rows, hooks = [], []
+    rows = []
 
-    def add(name: str, layer: nn.Module, output: Tensor) -> None:
+    def see(name: str, layer: nn.Module, output: Tensor) -> None:
         positions = 1 if isinstance(layer, nn.Linear) else _positions(output)
         madds = sum(weights_by_group(layer)) * positions
         elementwise = output[0].numel() if isinstance(layer, ACTIVATIONS) else 0
@@ -81,21 +79,23 @@ def count(module: nn.Module, input_size: int | tuple[int, int]) -> pd.DataFrame:
         if madds or elementwise or params:
             rows.append({"name": name, "madds": madds, "madds_elementwise": madds + elementwise, "params": params})
 
-    for name, layer in module.named_modules():
-        if isinstance(layer, NestedAlign) or not list(layer.children()) or isinstance(layer, NestedConv2d):
-            hooks.append(layer.register_forward_hook(lambda la, _, out, name=name: add(name, la, out)))
-    _run_once(module, module, input_size, hooks)
+    _run_once(module, module, input_size, see)
     return pd.DataFrame(rows, columns=["name", *COUNTS])
 
 
-def _run_once(module: nn.Module, run: Callable, input_size: int | tuple[int, int], hooks: list) -> None:
-    """Call `run` on one blank image in eval mode, for the hooks to see, and remove them."""
+def _run_once(module: nn.Module, run: Callable, input_size: int | tuple[int, int], see: Callable) -> None:
+    """Call `run` on one blank image in eval mode, and see(name, layer, output) for every layer that it executes."""
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+    if min(height, width) < 1:
+        raise ConfigError(f"input size must be positive, not {input_size}")
     was_training, first = module.training, next(module.parameters())
+    hooks = [
+        layer.register_forward_hook(lambda layer, _, output, name=name: see(name, layer, output))
+        for name, layer in module.named_modules()
+        if isinstance(layer, (NestedAlign, NestedConv2d)) or not list(layer.children())
+    ]
+    module.eval()
     try:
-        if min(height, width) < 1:
-            raise ConfigError(f"input size must be positive, not {input_size}")
-        module.eval()
         run(torch.zeros(1, 3, height, width, device=first.device, dtype=first.dtype))
     finally:
         module.train(was_training)
@@ -108,17 +108,12 @@ def shapes(rdn: RDN, input_size: int | tuple[int, int]) -> dict[str, tuple[int, 
     """Name of each module that runs for the first group → channels of its output, and positions, which are the same in all groups."""
     sizes: dict[str, tuple[int, int]] = {}
 
-    def note(name: str, output: Tensor) -> None:
+    def see(name: str, _: nn.Module, output: Tensor) -> None:
         sizes[name] = (output.shape[1], _positions(output))
 
-    hooks = [
-        layer.register_forward_hook(lambda _, __, output, name=name: note(name, output))
-        for name, layer in rdn.named_modules()
-        if isinstance(layer, (NestedAlign, NestedConv2d)) or not list(layer.children())
-    ]
     # Every layer runs just once, for its first group.
     narrowest = rdn.along([(1, 0), (1, 1)]) if isinstance(rdn, DepthwiseRDN) else lambda x: rdn(x, upto=1)
-    _run_once(rdn, narrowest, input_size, hooks)
+    _run_once(rdn, narrowest, input_size, see)
     return sizes
 
 
@@ -130,13 +125,8 @@ def _layers(rdn: RDN) -> dict[str, tuple[nn.Module, str, Space | None]]:
     layers, answers = {}, {}
     for part, module in rdn.named_children():
         if not isinstance(module, NestedAlign):
-            for step in module.steps:
-                if step.function is None:
-                    layers[f"{part}.layers.{step.name}"] = (
-                        module.layers[step.name],
-                        step.target,
-                        module.spaces[step.name],
-                    )
+            own = ((step, module.layers[step.name]) for step in module.steps if step.function is None)
+            layers |= {f"{part}.layers.{s.name}": (layer, s.target, module.spaces[s.name]) for s, layer in own}
             continue
         layers[part] = module, "align", module.space
         for name, layer in module.tail.items() if module.tail is not None else ():
@@ -154,21 +144,14 @@ def count_groups(rdn: RDN, input_size: int | tuple[int, int]) -> pd.DataFrame:
     depth-wise nesting that holds within each part of the network, by which the names begin (see `RDN.needs`).
     """
     sizes, rows = shapes(rdn, input_size), []
-
-    def add(name: str, layer: nn.Module, channels: Sequence[int], *, first: int = 1) -> None:
-        """channels: of each group of its output."""
+    for name, (layer, _, space) in _layers(rdn).items():
+        channels, first = (sizes[name][:1], 0) if space is None else (space.sizes, 1)
         elements = channels if isinstance(layer, ACTIVATIONS) else ()
         by_group = zip_longest(weights_by_group(layer), elements, params_by_group(layer), fillvalue=0)
         for group, (weights, elements, params) in enumerate(by_group, start=first):
             madds, elementwise = weights * sizes[name][1], elements * sizes[name][1]
             if madds or elementwise or params:
                 rows.append((name, group, madds, madds + elementwise, params))
-
-    for name, (layer, _, space) in _layers(rdn).items():
-        if space is None:
-            add(name, layer, sizes[name][:1], first=0)
-        else:
-            add(name, layer, space.sizes)
     return pd.DataFrame(rows, columns=["name", "group", *COUNTS])
 
 
@@ -253,9 +236,8 @@ def describe(rdn: RDN, input_size: int | tuple[int, int] | None = None) -> pd.Da
             rows[-1] |= {column: rows[-1][column] + number for column, number in cells.items()}
         else:
             groups = "shared" if space is None else _readable(space, rdn.k)
-            rows.append(
-                {"layer": name, "kind": kind(layer), "groups": groups, "blocks": _blocks(layer, rdn.k), **cells}
-            )
+            about = {"layer": name, "kind": kind(layer), "groups": groups, "blocks": _blocks(layer, rdn.k)}
+            rows.append(about | cells)
     return pd.DataFrame(rows)
 
 

@@ -44,9 +44,6 @@ def violations(frame: pd.DataFrame) -> pd.DataFrame:
     """Per rule of `coverage`, shares of the splits: violations (on the other images), violations_overall, possible
     (some λ reaches the target); and saved, the mean. Nothing is violated where no λ is possible."""
     target = frame["target"] - 1e-12
-    shares = {
-        "violations": frame["test"] < target,
-        "violations_overall": frame["overall"] < target,
-        "possible": frame["lam"].notna(),
-    }
+    shares = {"violations": frame["test"] < target, "violations_overall": frame["overall"] < target}
+    shares["possible"] = frame["lam"].notna()
     return frame.assign(**shares).groupby("rule", sort=False)[[*shares, "saved"]].mean().reset_index()

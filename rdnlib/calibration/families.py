@@ -55,8 +55,16 @@ def calibrate_and_apply(calibration: Family, test: Family, target: float) -> Out
     return Outcome(parameter, *test.take(parameter), note)
 
 
+class ByExit:
+    """Policies whose parameter decides at which exit each sample leaves; they have `exits`, `correct` and `madds`."""
+
+    def take(self, parameter: float) -> tuple[np.ndarray, np.ndarray]:
+        exits = self.exits(parameter)
+        return self.correct[np.arange(len(exits)), exits], np.asarray(self.madds, dtype=np.float64)[exits]
+
+
 @dataclass(frozen=True)
-class ByLambda:
+class ByLambda(ByExit):
     """f_λ of a policy network: p, correct (N, K), saved (K,) and madds (K,), the policy's own cost included."""
 
     p: np.ndarray
@@ -71,16 +79,13 @@ class ByLambda:
     def exits(self, lam: float) -> np.ndarray:
         return choose(self.p, self.saved, lam)
 
-    def take(self, lam: float) -> tuple[np.ndarray, np.ndarray]:
-        return _taken(self, self.exits(lam))
-
     def curve(self, max_points: int | None = None) -> pd.DataFrame:
         """As `sweep` gives it."""
         return sweep(self.p, self.correct, self.saved, max_points, madds=self.madds)
 
 
 @dataclass(frozen=True)
-class ByThreshold:
+class ByThreshold(ByExit):
     """Policies that go on from exit i while a parameter exceeds above[:, i]: (N, K−1); correct (N, K), madds (K,).
 
     For the usual cascade, which runs N_1, N_2, … until one is sure, `above` are the confidences of all but N_K.
@@ -96,9 +101,6 @@ class ByThreshold:
 
     def exits(self, value: float) -> np.ndarray:
         return threshold_exits(self.above, value)
-
-    def take(self, value: float) -> tuple[np.ndarray, np.ndarray]:
-        return _taken(self, self.exits(value))
 
     def curve(self, max_points: int | None = None) -> pd.DataFrame:
         """Columns: the parameter, accuracy, madds, exit_1 … exit_K; one row per distinct policy, as in `sweep`."""
@@ -147,7 +149,3 @@ class Mix(OneForAll):
         a, b, share = pair
         mixed = (1 - share) * self.correct[:, a] + share * self.correct[:, b]
         return mixed, np.full(len(mixed), (1 - share) * self.madds[a] + share * self.madds[b])
-
-
-def _taken(family: ByLambda | ByThreshold, exits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return family.correct[np.arange(len(exits)), exits], np.asarray(family.madds, dtype=np.float64)[exits]

@@ -2,8 +2,7 @@
 
 Every λ of a fixed grid stands for a hypothesis "its accuracy on new samples misses the target". They are tested one
 after the other, safest first, each at level δ, until one cannot be rejected; the last one before that is safe with
-probability 1 − δ. The order does not depend on the data, so the number of tests needs no correction (Angelopoulos and
-others, 2021).
+probability 1 − δ. The order is fixed in advance, so the number of tests needs no correction (Angelopoulos et al., 2021).
 """
 
 import math
@@ -93,8 +92,7 @@ def _last_rejected(rejected: Iterable[bool]) -> int | None:
 
 
 def _remedy(enough: Callable[[int], bool], possible: bool) -> str:
-    """What would help, as text: the smallest number of samples (within 1 %, up to 10⁹) that is `enough`, or a larger
-    ε."""
+    """What would help, as text: the least number of samples (within 1 %, up to 10⁹) that is `enough`, or larger ε."""
     n = np.unique(np.ceil(np.geomspace(1, 1e9, 2001)).astype(np.int64)).tolist()
     first = bisect_left(n, True, key=lambda count: bool(enough(count)))  # monotone, but for rounding
     if possible and first < len(n):

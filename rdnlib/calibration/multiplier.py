@@ -11,7 +11,6 @@ from rdnlib.calibration.guarantee import certified, certified_gap
 from rdnlib.errors import ConfigError, InfeasibleError
 
 ROUNDING = 1e-12  # so that ε = 1 − accuracy asks for that accuracy, in spite of the two roundings
-METHODS = ("first", "bisection")
 # Shares of an interval between two breakpoints at which λ is tried. At the breakpoint the sample that moves there is
 # almost a tie, and rounding in `choose` may leave it at its old exit; a little further on it does not.
 INSIDE = (0, 2.0**-40, 2.0**-30, 2.0**-20, 2.0**-10, 0.5)
@@ -76,8 +75,8 @@ def calibrate(
     needed), ConfigError as `sweep` does, for ε outside [0, 1), δ outside (0, 1) or an unknown method.
     """
     check_target(epsilon, delta)
-    if method not in METHODS:
-        raise ConfigError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    if method not in ("first", "bisection"):
+        raise ConfigError(f"method must be one of first, bisection, not {method!r}")
     p, saved, correct, madds = checked(p, saved, correct, madds)
     curve, full = lambda_curve(p, correct, saved), int(correct[:, -1].sum())
     target = (full / len(p) if paired else 1) - epsilon
@@ -108,16 +107,13 @@ def reaching(curve: ExactCurve, target: float, method: str = "first") -> np.ndar
         reached &= np.arange(len(reached)) >= _bisected(reached)
     if not reached.any():
         best = float(accuracy.max())
-        message = (
-            f"no λ reaches accuracy {target:.4f} on these {curve.samples} samples: the best is {best:.4f}; "
-            f"use ε ≥ {math.ceil((1 - best) * 1e4) / 1e4:.4f}"
-        )
+        problem = f"no λ reaches accuracy {target:.4f} on these {curve.samples} samples: the best is {best:.4f}"
+        advice = f"use ε ≥ {math.ceil((1 - best) * 1e4) / 1e4:.4f}"
         if best >= target - ROUNDING:
-            message = (
-                f"the binary search begins at λ = ∞, whose accuracy {accuracy[-1]:.4f} misses the target {target:.4f}; "
-                f"other λ reach {best:.4f}: use method='first'"
-            )
-        raise InfeasibleError(message, best=best)
+            last = f"whose accuracy {accuracy[-1]:.4f} misses the target {target:.4f}"
+            problem = f"the binary search begins at λ = ∞, {last}"
+            advice = f"other λ reach {best:.4f}: use method='first'"
+        raise InfeasibleError(f"{problem}; {advice}", best=best)
     ends = np.append(begins[1:], 2 * begins[-1] + 1)
     return np.column_stack([begins, ends])[reached]
 

@@ -68,18 +68,10 @@ def names() -> list[str]:
 
 
 def load(
-    name: str,
-    *,
-    root: str | os.PathLike | None = None,
-    size: int = 32,
-    seed: int = 0,
-    train: int | None = None,
-    validation: int | None = None,
-    calibration: float = 0.1,
-    download: bool = False,
-    cache: str | os.PathLike | None = None,
-    cached: bool = True,
-) -> Splits:
+    name: str, *, root: str | os.PathLike | None = None, size: int = 32, seed: int = 0,
+    train: int | None = None, validation: int | None = None, calibration: float = 0.1,
+    download: bool = False, cache: str | os.PathLike | None = None, cached: bool = True,
+) -> Splits:  # fmt: skip
     """Load a data set at size × size pixels and hold a calibration part out of its training split.
 
     `calibration` is that part's share of the training images, stratified by class and drawn by `seed`, the same at every
@@ -265,8 +257,7 @@ def _resized(pixels: np.ndarray, size: int) -> np.ndarray:
         return np.ascontiguousarray(pixels)
     parts = []
     for part in np.array_split(pixels, max(1, len(pixels) // 1000)):
-        images = torch.from_numpy(part).float()
-        images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+        images = F.interpolate(torch.from_numpy(part).float(), (size, size), mode="bilinear", antialias=True)
         parts.append(images.round().byte().numpy())
     return np.concatenate(parts)
 

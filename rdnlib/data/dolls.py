@@ -17,9 +17,7 @@ _BLOCK = 50  # images drawn together from one random stream; a multiple of the n
 _CLUTTER, _OCCLUDERS = 8, 2  # most shapes behind and in front of the figure
 
 
-def draw(
-    count: int, *, size: int = 32, seed: int = 0, split: str = "train"
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw(count: int, *, size: int = 32, seed: int = 0, split: str = "train") -> tuple[np.ndarray, ...]:
     """Draw the first `count` images of a split.
 
     Image n depends on (seed, split, n) only: fewer images are a prefix of more, and another size shows the same scene.

@@ -109,7 +109,7 @@ def cached(files: Files, cache: Path) -> np.ndarray:
     array = cache / f"{split.parent.name}-{split.name}-{files.size}-{_hash(key)}.npy"
     note = array.with_suffix(".json")
     try:
-        images = _open(array)
+        images = np.load(array, mmap_mode="c")  # copy-on-write: torch wants writable arrays, the file stays as it is
         if checksum(images) == read_json(note)["sha256"]:
             return images
     except (OSError, ValueError, KeyError, EOFError):
@@ -121,11 +121,7 @@ def cached(files: Files, cache: Path) -> np.ndarray:
     except OSError as error:
         message = f"cannot write the image cache {cache} ({error.strerror or error}): give another folder (cache=…)"
         raise DataError(message) from error
-    return _open(array)
-
-
-def _open(array: Path) -> np.ndarray:
-    return np.load(array, mmap_mode="c")  # copy-on-write: torch wants writable arrays, the file stays as it is
+    return np.load(array, mmap_mode="c")
 
 
 def _decode(files: Files, target: Path) -> str:

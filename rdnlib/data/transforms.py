@@ -11,6 +11,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
+from torch import Generator, Tensor
 
 from rdnlib.errors import ConfigError
 
@@ -21,14 +22,8 @@ _ATTEMPTS = 10  # boxes drawn for each sample; the first that fits is used, as i
 
 
 def crop_boxes(
-    count: int,
-    height: int,
-    width: int,
-    *,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    generator: torch.Generator,
-) -> torch.Tensor:
+    count: int, height: int, width: int, *, scale: tuple[float, float], ratio: tuple[float, float], generator: Generator
+) -> Tensor:
     """Draw `count` boxes as torchvision's RandomResizedCrop does: int64 (count, 4) of top, left, height, width.
 
     The area is uniform in `scale` (of the image), the aspect ratio log-uniform in `ratio`; where no attempt fits, the
@@ -50,7 +45,7 @@ def crop_boxes(
     return torch.where(fits.any(0)[:, None], boxes, centre)
 
 
-def crop(images: torch.Tensor, boxes: torch.Tensor, *, size: int) -> torch.Tensor:
+def crop(images: Tensor, boxes: Tensor, *, size: int) -> Tensor:
     """Cut a box (top, left, height, width) out of each image and resize it: (B, C, H, W) → float (B, C, size, size).
 
     All boxes at once, by one affine sampling grid, bilinear and without antialiasing: a box more than about twice as
@@ -65,25 +60,25 @@ def crop(images: torch.Tensor, boxes: torch.Tensor, *, size: int) -> torch.Tenso
     return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def flip(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+def flip(images: Tensor, chosen: Tensor) -> Tensor:
     """Mirror the chosen (B,) of the images (B, C, H, W) left to right, dtype kept."""
     return torch.where(chosen.to(images.device, non_blocking=True)[:, None, None, None], images.flip(-1), images)
 
 
-def normalise(images: torch.Tensor) -> torch.Tensor:
+def normalise(images: Tensor) -> Tensor:
     """Values 0…255 of any dtype (B, 3, H, W) → float32 with ImageNet's mean 0 and standard deviation 1."""
     mean, std = _statistics(images.device)
     return (images.float() - mean) / std
 
 
 @cache
-def _statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of pixels 0…255, (3, 1, 1) each: sent to a device once, not with every batch."""
     with torch.inference_mode(False):  # the cached tensors must also be usable in training
         return tuple(torch.tensor(values, device=device)[:, None, None] * 255 for values in (MEAN, STD))
 
 
-def resize_eval(images: torch.Tensor, size: int) -> torch.Tensor:
+def resize_eval(images: Tensor, size: int) -> Tensor:
     """Whole images for evaluation: values 0…255 (B, 3, H, W) → normalised float (B, 3, size, size), antialiased."""
     if images.shape[-2:] != (size, size):
         images = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
@@ -106,17 +101,15 @@ class Augment:
         if self.size < 1 or not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ConfigError(f"augmentation needs size ≥ 1 and 0 < scale ≤ 1, not {self.size} and {self.scale}")
 
-    def draw(
-        self, count: int, height: int, width: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(self, count: int, height: int, width: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """For `count` images of height × width pixels: boxes (count, 4), see `crop_boxes`, and which are mirrored, (count,)."""
         mirrored = torch.rand(count, generator=generator) < 0.5 if self.flip else torch.zeros(count, dtype=torch.bool)
         return crop_boxes(count, height, width, scale=self.scale, ratio=RATIO, generator=generator), mirrored
 
-    def apply(self, images: torch.Tensor, boxes: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
+    def apply(self, images: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
         """Augment images (B, 3, H, W) by what was drawn for them."""
         return normalise(crop(flip(images, mirrored), boxes, size=self.size))
 
 
-def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+def _uniform(shape: tuple[int, ...], low: float, high: float, generator: Generator) -> Tensor:
     return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)

@@ -40,14 +40,6 @@ class Call:
         """Name of the function or method."""
         return self.target if isinstance(self.target, str) else getattr(self.target, "__name__", str(self.target))
 
-    @property
-    def multiplies(self) -> bool:
-        return self.target in MULTIPLYING
-
-    @property
-    def adds(self) -> bool:
-        return self.target in ADDING
-
 
 FLATTEN = Call(torch.flatten, (Slot(0), 1), {})
 
@@ -61,6 +53,14 @@ class Step:
     target: str
     module: nn.Module | None = field(default=None, compare=False)
     function: Call | None = None
+
+    @property
+    def multiplies(self) -> bool:
+        return self.function is not None and self.function.target in MULTIPLYING
+
+    @property
+    def adds(self) -> bool:
+        return self.function is not None and self.function.target in ADDING
 
     def apply(self, *inputs: Tensor) -> Tensor:
         """What the traced network computes here."""

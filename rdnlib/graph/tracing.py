@@ -33,9 +33,8 @@ def trace(model: nn.Module, align: str | None = None) -> Trace:
         graph = _Tracer().trace(model)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnsupportedModuleError(
-            f"cannot trace {type(model).__name__}: {reason}; forward must not branch on tensor values"
-        ) from error
+        message = f"cannot trace {type(model).__name__}: {reason}; forward must not branch on tensor values"
+        raise UnsupportedModuleError(message) from error
     reader = _GraphReader(model)
     for node in graph.nodes:
         reader.read(node)
@@ -47,41 +46,14 @@ class _Tracer(fx.Tracer):
         return isinstance(module, (StochasticDepth, nn.LayerNorm)) or super().is_leaf_module(module, name)
 
 
-class _Spaces:
-    """Union-find over channel spaces that remembers into how many units each can be cut."""
-
-    def __init__(self) -> None:
-        self.parent: list[int] = []
-        self.units: list[int] = []
-
-    def new(self, units: int) -> int:
-        self.parent.append(len(self.parent))
-        self.units.append(units)
-        return self.parent[-1]
-
-    def find(self, space: int) -> int:
-        while self.parent[space] != space:
-            space = self.parent[space]
-        return space
-
-    def tie(self, a: int, b: int) -> None:
-        a, b = self.find(a), self.find(b)
-        self.parent[b] = a
-        self.coarsen(a, self.units[b])
-
-    def coarsen(self, space: int, units: int) -> None:
-        """Equal pieces by two divisions, neither of which may be cut, leave gcd(units) pieces."""
-        root = self.find(space)
-        self.units[root] = gcd(self.units[root], units)
-
-
 class _GraphReader:
     """Turns the nodes of a graph, in order, into steps, and ties their channels."""
 
     def __init__(self, model: nn.Module):
         self.model = model
         self.steps: dict[str, Step] = {}  # by name, in order
-        self.spaces, self.space_of, self.channels = _Spaces(), {}, {}
+        self.space_of, self.channels = {}, {}  # of each value
+        self.units: list[int] = []  # of each space: into how many pieces its channels can be cut
         self.replaced_by: dict[str, str] = {}  # a value overwritten in place → the value that took its place
         self.size_of: dict[str, str] = {}  # node that holds a size → the value whose size it is
         self.image = self.output = None
@@ -92,18 +64,16 @@ class _GraphReader:
             if self.image is not None:
                 raise refusal(node.name, "second input", "a network must have a single image input")
             self.image = node.name
-            self.space_of[node.name], self.channels[node.name] = self.spaces.new(1), 3
+            self.channels[node.name] = 3
+            self._new_space(node.name, units=1)
         elif node.op == "output":
             if not isinstance(node.args[0], fx.Node):
-                raise UnsupportedModuleError(
-                    f"{type(self.model).__name__} must return one tensor, the classifier's output"
-                )
+                model = type(self.model).__name__
+                raise UnsupportedModuleError(f"{model} must return one tensor, the classifier's output")
             self.output = node.args[0].name
         elif node.op == "get_attr":
-            reason = (
-                "it is a parameter outside a known layer, so its channels are unknown; put it into a supported module"
-            )
-            raise refusal(str(node.target), "parameter", reason)
+            where = "it is a parameter outside a known layer, so its channels are unknown"
+            raise refusal(str(node.target), "parameter", f"{where}; put it into a supported module")
         elif node.op == "call_module":
             self._read_module(node)
         else:
@@ -123,7 +93,13 @@ class _GraphReader:
         self.steps[node.name] = Step(node.name, inputs, **settings)
         self.space_of[node.name], self.channels[node.name] = self.space_of[inputs[0]], self.channels[inputs[0]]
 
-    # ── modules ──
+    def _new_space(self, value: str, units: int) -> None:
+        self.space_of[value] = len(self.units)
+        self.units.append(units)
+
+    def _coarsen(self, space: int, units: int) -> None:
+        """Equal pieces by two divisions, neither of which may be cut, leave gcd(units) pieces."""
+        self.units[space] = gcd(self.units[space], units)
 
     def _read_module(self, node: fx.Node) -> None:
         name, module = str(node.target), self.model.get_submodule(node.target)
@@ -170,9 +146,9 @@ class _GraphReader:
         self._add(node, (source,), target=str(node.target), module=module)
         self.channels[node.name] = writes
         if is_grouped(module):
-            self.spaces.coarsen(self.space_of[source], module.groups)
+            self._coarsen(self.space_of[source], module.groups)
         else:
-            self.space_of[node.name] = self.spaces.new(writes)
+            self._new_space(node.name, units=writes)
 
     def _expect_channels(self, name: str, channels: int) -> None:
         """A layer reads this many channels of `name`. Only this tells how many there are behind a flattening."""
@@ -186,15 +162,12 @@ class _GraphReader:
                     raise refusal(step.name, "flatten", reason)
                 return
         if self.channels[name] != channels:
-            raise refusal(
-                name, "channels", f"a layer expects {channels} channels where there are {self.channels[name]}"
-            )
+            reason = f"a layer expects {channels} channels where there are {self.channels[name]}"
+            raise refusal(name, "channels", reason)
 
     def _add_flatten(self, node: fx.Node, source: str) -> None:
         self._add(node, (source,), target="flatten", function=FLATTEN)
         self.channels[node.name] = None  # unknown before the next layer
-
-    # ── functions and methods ──
 
     def _read_function(self, node: fx.Node) -> None:
         kind = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
@@ -228,7 +201,9 @@ class _GraphReader:
             counts = [self.channels[name] for name in names]
             if counts[0] != counts[1]:
                 raise refusal(node.name, kind, f"its operands have {counts[0]} and {counts[1]} channels")
-            self.spaces.tie(*(self.space_of[name] for name in names))
+            a, b = (self.space_of[name] for name in names)
+            self._coarsen(a, self.units[b])
+            self.space_of = {name: a if space == b else space for name, space in self.space_of.items()}
         elif function.target is operator.truediv and not isinstance(function.args[0], Slot):
             raise refusal(node.name, kind, "it divides by the features")
 
@@ -248,16 +223,12 @@ class _GraphReader:
             sizes = tuple(sizes[0])
         return len(sizes) == 2 and sizes[1] == -1 and isinstance(sizes[0], fx.Node) and sizes[0].name in self.size_of
 
-    # ── the end of the network ──
-
     def finish(self, align: str | None) -> Trace:
         """Set the classifier, and the align layer and tail if there are any, apart from the other steps."""
         *steps, last = self.steps.values() or [None]
         if last is None or last.name != self.output or not isinstance(last.module, nn.Linear):
-            raise UnsupportedModuleError(
-                f"{type(self.model).__name__} must end in one Linear classifier whose output it returns, to be shared between "
-                "the sub-networks"
-            )
+            demand = "must end in one Linear classifier whose output it returns, to be shared between the sub-networks"
+            raise UnsupportedModuleError(f"{type(self.model).__name__} {demand}")
         chain = self._chain(last)
         align_step, tail = _align_step(chain, align), []
         features = last.inputs[0]
@@ -266,18 +237,11 @@ class _GraphReader:
             steps = [step for step in steps if step is not align_step and step not in tail]
             names = {name for step in steps for name in (step.name, *step.inputs)} | {features}
             self.space_of = {name: space for name, space in self.space_of.items() if name in names}
-        space_of = {name: self.spaces.find(space) for name, space in self.space_of.items()}
+        units = {space: self.units[space] for space in self.space_of.values()}
         return Trace(
-            steps=steps,
-            image=self.image,
-            features=features,
-            classifier=last.module,
-            align=align_step,
-            tail=tail,
-            space_of=space_of,
-            channels=self.channels,
-            units={space: self.spaces.units[space] for space in space_of.values()},
-        )
+            steps=steps, image=self.image, features=features, classifier=last.module, align=align_step, tail=tail,
+            space_of=self.space_of, channels=self.channels, units=units,
+        )  # fmt: skip
 
     def _chain(self, last: Step) -> list[Step]:
         """The steps that lead to the classifier without a branch, from the first to the last of them."""
@@ -295,12 +259,8 @@ class _GraphReader:
 def _align_step(chain: list[Step], align: str | None) -> Step | None:
     """The 1×1 convolution of the chain that becomes the align layer, see `trace`; None for a new one."""
     convolutions = [step for step in chain if isinstance(step.module, nn.Conv2d)]
-    pointwise = [
-        step
-        for step in convolutions
-        if is_dense(step.module)
-        and (step.module.kernel_size, step.module.stride, step.module.padding) == ((1, 1), (1, 1), (0, 0))
-    ]
+    shape = operator.attrgetter("kernel_size", "stride", "padding")
+    pointwise = [s for s in convolutions if is_dense(s.module) and shape(s.module) == ((1, 1), (1, 1), (0, 0))]
     if align == "insert":
         return None
     if align is not None:

@@ -9,7 +9,7 @@ from itertools import takewhile
 from torch import nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.graph.ir import Call, Step, readers
+from rdnlib.graph.ir import Call, readers
 from rdnlib.graph.refusals import WEIGHTED
 from rdnlib.madds import weights_by_group
 from rdnlib.nn.conv import NestedConv2d, NestedGroupedConv2d, NestedLinear
@@ -44,9 +44,12 @@ def cuts(trunk: Trunk) -> list[Cut]:
         live = {name for name in live | {step.name} if last_read.get(name, -1) > index}
         after, done = step.target if step.function is None else after, done + costs[index]
         usable = not trunk.spaces[step.name].plain and reduced[step.name] is not None
-        if live == {step.name} and usable and all(_begins_block(trunk, user) for user in users[step.name]):
+        # A block of layers begins there, rather than a norm, activation or pooling that belongs to the one before.
+        begin = (isinstance(trunk.layer(user), CONVOLUTIONS) or user.adds for user in users.get(step.name, []))
+        if live == {step.name} and usable and all(begin):
             rest = next((later.target for later in trunk.steps[index + 1 :] if later.function is None), "")
-            places.append(Cut(step.name, after, done / sum(costs), _common_prefix(after, rest)))
+            common = takewhile(lambda pair: pair[0] == pair[1], zip(after.split("."), rest.split("."), strict=False))
+            places.append(Cut(step.name, after, done / sum(costs), len(list(common))))
     return [cut for cut in places if cut.share < 1]
 
 
@@ -59,9 +62,8 @@ def choose_cut(trunk: Trunk, split: float | str) -> Cut:
     """
     possible = cuts(trunk)
     if not possible:
-        raise ConfigError(
-            "this network cannot be split along its depth: nowhere is a single feature map all that the rest reads"
-        )
+        reason = "nowhere is a single feature map all that the rest reads"
+        raise ConfigError(f"this network cannot be split along its depth: {reason}")
     if not isinstance(split, str):
         if isinstance(split, bool) or not isinstance(split, (int, float)) or not 0 < split < 1:
             raise ConfigError(f"split must be a share of the MAdds between 0 and 1, or a module's name, not {split!r}")
@@ -103,17 +105,6 @@ def _stride(operator: nn.Module | Call) -> int | None:
     elif isinstance(operator, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Linear, NestedLinear)):
         return None
     return stride if isinstance(stride, int) else stride[0]
-
-
-def _common_prefix(before: str, behind: str) -> int:
-    """How many leading parts two modules' names have in common."""
-    pairs = zip(before.split("."), behind.split("."), strict=False)
-    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
-
-
-def _begins_block(trunk: Trunk, step: Step) -> bool:
-    """Whether a new block of layers begins here, rather than a norm, activation or pooling that belongs to the one before."""
-    return isinstance(trunk.layer(step), CONVOLUTIONS) or (step.function is not None and step.function.adds)
 
 
 def _cost(layer: nn.Module | None, reduction: int | None) -> float:

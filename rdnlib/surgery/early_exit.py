@@ -6,6 +6,7 @@ their channels. What the super-net does to its final features without parameters
 
 from collections.abc import Iterable
 from copy import deepcopy
+from itertools import takewhile
 
 import torch
 import torch.nn.functional as F
@@ -47,12 +48,12 @@ def early_exit(trunk: Trunk, cut: str, *, k: int, generator: torch.Generator) ->
         raise ConfigError("this network cannot be split along its depth: the size of its final feature map is unknown")
     for number, stride in enumerate([1] if pooled else _factors(reduced[final] // reduced[cut]), start=1):
         add(f"depthwise_{number}", space, _depthwise(space, stride))
-        add(f"depthwise_norm_{number}", space, _norm(space))
+        add(f"depthwise_norm_{number}", space, NestedBatchNorm2d(nn.BatchNorm2d(space.channels), writes=space))
         add(f"activation_{number}", space, nn.ReLU())
     if pooled:
         add("pool", space, nn.AdaptiveAvgPool2d(1))
     add("pointwise", target, _pointwise(space, target, k, generator))
-    add("norm", target, _norm(target))
+    add("norm", target, NestedBatchNorm2d(nn.BatchNorm2d(target.channels), writes=target))
     for step in suffix:
         add(step.name, trunk.spaces[step.name], deepcopy(trunk.layer(step)), step.function)
     if pooled:
@@ -78,26 +79,18 @@ def fit_early_exit(
     at_cut = [front(images, 1, K) for images in batches]
     targets = [to_final(x, 1, K) for x in at_cut]
     inputs = at_cut
-    for step in blocks.steps:
-        if step.name == POINTWISE:
-            break
+    for step in takewhile(lambda step: step.name != POINTWISE, blocks.steps):
         layer = blocks.layers[step.name]
         if isinstance(layer, NestedBatchNorm2d):
             _estimate_statistics(layer, inputs, K)
         inputs = [blocks.execute(step, [x], 1, K) for x in inputs]
-    pairs = ((x, _resized(target, x)) for x, target in zip(inputs, targets, strict=True))
+    maps = (target if target.ndim == 4 else target[:, :, None, None] for target in targets)
+    pairs = ((x, F.adaptive_avg_pool2d(target, x.shape[2:])) for x, target in zip(inputs, maps, strict=True))
     fit_dense(blocks.layers[POINTWISE], blocks.layers[NORM], pairs, k=rdn.k, residual=False)
     for norms in () if heads.tail is None else heads.tail.values():
         for norm in norms if isinstance(norms, PrivateBatchNorm) else ():
             norm.load_state_dict(norms[-1].state_dict())  # N_K's, whose aligned features are the target
     fit_heads(heads, ((blocks(x, 1, K), rdn.heads(back(x, 1, K), 1, K)[:, -1]) for x in at_cut))
-
-
-def _resized(target: Tensor, like: Tensor) -> Tensor:
-    """The target (B, C[, H, W]) at the resolution that the blocks have reached."""
-    if target.ndim == 2:
-        return target[:, :, None, None]
-    return F.adaptive_avg_pool2d(target, like.shape[2:])
 
 
 def _estimate_statistics(norm: NestedBatchNorm2d, batches: list[Tensor], last: int) -> None:
@@ -129,10 +122,10 @@ def _factors(ratio: int) -> list[int]:
     """Strides of the depthwise convolutions that reduce height and width `ratio` times: its prime factors, or 1."""
     factors, factor = [], 2
     while ratio > 1:
-        while ratio % factor == 0:
-            factors.append(factor)
-            ratio //= factor
-        factor += 1
+        if ratio % factor:
+            factor += 1
+        else:
+            factors, ratio = [*factors, factor], ratio // factor
     return factors or [1]
 
 
@@ -152,7 +145,3 @@ def _pointwise(reads: Space, writes: Space, k: int, generator: torch.Generator) 
     for weight in nested.weight:
         nn.init.kaiming_normal_(weight, generator=generator)
     return nested
-
-
-def _norm(space: Space) -> NestedBatchNorm2d:
-    return NestedBatchNorm2d(nn.BatchNorm2d(space.channels), writes=space)

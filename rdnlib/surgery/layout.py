@@ -49,11 +49,6 @@ class Layout:
         """(ΣC,) the super-net's channel behind each channel of the RDN; a new group repeats its counterpart's."""
         return inflate(self.groups(value))
 
-    def completed(self, value: str) -> Tensor:
-        """(ΣC,) the channel of the RDN, in an original group, that each of its channels completes; an original its own."""
-        space = self.space(value)
-        return inflate(torch.arange(space.channels).split(list(space.sizes[: self.k])))
-
 
 def plan(traced: Trace, *, k: int, plain: tuple[str, ...]) -> Layout:
     """Decide which spaces stay plain, and cut the others evenly, in the super-net's own order.
@@ -73,9 +68,7 @@ def plan(traced: Trace, *, k: int, plain: tuple[str, ...]) -> Layout:
             raise ConfigError(f"plain: no convolution is named '{prefix}' or lies under it")
         plain_spaces |= {space_of[step.name] for step in matched}
     # What a plain layer reads must be plain as well.
-    while (
-        grown := plain_spaces | {reads for reads, writes, _ in connections if writes in plain_spaces}
-    ) != plain_spaces:
+    while (grown := plain_spaces | {r for r, w, _ in connections if w in plain_spaces}) != plain_spaces:
         plain_spaces = grown
     if space_of[traced.features] in plain_spaces:
         raise ConfigError("nothing is left to nest: the features that the classifier reads are plain")
@@ -84,9 +77,8 @@ def plan(traced: Trace, *, k: int, plain: tuple[str, ...]) -> Layout:
     for _, space, step in connections:
         if space in cut and traced.units[space] < k:
             pieces = "channels" if traced.width(step.name) == 1 else "conv-groups"
-            raise ConfigError(
-                f"cannot split the {traced.units[space]} {pieces} that '{step.target}' writes into k={k} groups: use a smaller "
-                "k, or keep it and the layers before it untransformed with plain=[…]"
-            )
+            problem = f"cannot split the {traced.units[space]} {pieces} that '{step.target}' writes into k={k} groups"
+            advice = "use a smaller k, or keep it and the layers before it untransformed with plain=[…]"
+            raise ConfigError(f"{problem}: {advice}")
     orders = {space: torch.arange(units) for space, units in traced.units.items()}
     return Layout(traced, k, frozenset(plain_spaces), orders)

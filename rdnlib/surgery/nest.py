@@ -27,16 +27,10 @@ INITS = ("copy", "reconstruct")
 
 
 def to_rdn(
-    model: nn.Module,
-    k: int = 4,
-    *,
-    select: str = "greedy",
-    init: str = "copy",
-    calibration: Tensor | Iterable[Tensor] | None = None,
-    plain: tuple[str, ...] | list[str] | None = None,
-    seed: int = 0,
-    align: str | None = None,
-) -> RDN:
+    model: nn.Module, k: int = 4, *, select: str = "greedy", init: str = "copy",
+    calibration: Tensor | Iterable[Tensor] | None = None, plain: tuple[str, ...] | list[str] | None = None,
+    seed: int = 0, align: str | None = None,
+) -> RDN:  # fmt: skip
     """Turn a trained CNN into an RDN of K = 2k−1 nested sub-networks; `model` itself is left as it is.
 
     model: a traceable CNN that ends in one Linear classifier; `rdnlib.graph.trace` lists what it may be made of.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rdnlib.graph.ir import Step, Trace, is_dense, last_readers, readers
 from rdnlib.graph.refusals import NORMS, SIGMOIDS
 from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
+from rdnlib.nn.groups import inflate
 from rdnlib.nn.rdn import RDN
 from rdnlib.surgery.cache import ActivationCache, activation_cache
 from rdnlib.surgery.layout import Layout
@@ -29,18 +30,10 @@ def reconstruct(rdn: RDN, layout: Layout, batches: list[Tensor]) -> None:
     with activation_cache() as cache:
         reconstruction = _Reconstruction(rdn, layout, cache, len(batches))
         for batch, images in enumerate(batches):
-            cache.put(_in_supernet(layout.traced.image), batch, images)
+            cache.put(f"supernet-{layout.traced.image}", batch, images)
         for step in layout.traced.steps:
             reconstruction.visit(step)
         reconstruction.fit_heads()
-
-
-def _in_supernet(value: str) -> str:
-    return f"supernet-{value}"
-
-
-def _in_rdn(value: str) -> str:
-    return f"rdn-{value}"
 
 
 class _Reconstruction:
@@ -55,17 +48,17 @@ class _Reconstruction:
 
     def supernet(self, value: str, batch: int) -> Tensor:
         """A value of the super-net."""
-        return self.cache.get(_in_supernet(value), batch)
+        return self.cache.get(f"supernet-{value}", batch)
 
     def nested(self, value: str, batch: int) -> Tensor:
         """A value of the RDN, all groups; a plain one is the super-net's."""
-        return self.cache.get(_in_supernet(value) if self.layout.is_plain(value) else _in_rdn(value), batch)
+        return self.cache.get(f"{'supernet' if self.layout.is_plain(value) else 'rdn'}-{value}", batch)
 
     def visit(self, step: Step) -> None:
         """Execute a step of both networks on all batches, after fitting the RDN's layer."""
         for batch in self.batches:
             inputs = [self.supernet(name, batch) for name in step.inputs]
-            self.cache.put(_in_supernet(step.name), batch, step.apply(*inputs))
+            self.cache.put(f"supernet-{step.name}", batch, step.apply(*inputs))
         if not self.layout.is_plain(step.name):
             layer = self.trunk.layer(step)
             if isinstance(layer, (NestedConv2d, NestedGroupedConv2d)):
@@ -73,17 +66,16 @@ class _Reconstruction:
             for batch in self.batches:
                 inputs = [self.nested(name, batch) for name in step.inputs]
                 output = self.trunk.execute(step, inputs, 1, self.rdn.num_subnetworks)
-                self.cache.put(_in_rdn(step.name), batch, output)
+                self.cache.put(f"rdn-{step.name}", batch, output)
         self.done.add(step.name)
         for name in step.inputs:
             if self.last_reader[name] == step.name and name != self.traced.features:
-                self.cache.drop(_in_supernet(name))
-                self.cache.drop(_in_rdn(name))
+                self.cache.drop(f"supernet-{name}")
+                self.cache.drop(f"rdn-{name}")
 
     def _fit(self, step: Step, layer: NestedConv2d | NestedGroupedConv2d) -> None:
-        norm_step = self._only_reader(step.name)
-        if norm_step is not None and not isinstance(norm_step.module, NORMS):
-            norm_step = None
+        user = _only_reader(self.readers, step.name)
+        norm_step = user if user is not None and isinstance(user.module, NORMS) else None
         norm = self.trunk.layers[norm_step.name] if norm_step else None
         fit = fit_dense if isinstance(layer, NestedConv2d) else fit_grouped
         pairs = ((self.nested(step.inputs[0], batch), self._target(step, norm_step, batch)) for batch in self.batches)
@@ -103,21 +95,18 @@ class _Reconstruction:
         missing = self.supernet(other, batch)[:, self.layout.order(other)] - given[:, :originals]
         target[:, :originals] += missing
         # A new group completes the same sum as its counterpart, less what its own other branch has given.
-        partners = self.layout.completed(other)[originals:]
+        groups = torch.arange(originals).split(list(self.trunk.spaces[other].sizes[: self.rdn.k]))
+        partners = inflate(groups)[originals:]
         target[:, originals:] += missing[:, partners] - given[:, originals:]
         return target
 
     def _other_branch(self, value: str) -> str | None:
         """The other operand of the residual addition that alone reads `value`, where it is known already."""
-        user = self._only_reader(value)
-        if user is None or user.function is None or not user.function.adds:
+        user = _only_reader(self.readers, value)
+        if user is None or not user.adds:
             return None
         others = [name for name in user.inputs if name != value]
         return others[0] if len(others) == 1 and others[0] in self.done else None
-
-    def _only_reader(self, value: str) -> Step | None:
-        users = self.readers.get(value, [])
-        return users[0] if len(users) == 1 else None
 
     def fit_heads(self) -> None:
         """Fit the heads to what the super-net's classifier, or its own align layer, makes of its features."""
@@ -137,18 +126,17 @@ class _Reconstruction:
 
 def gates(traced: Trace) -> set[str]:
     """The layers whose output, through a sigmoid, multiplies other features: the second one of squeeze-and-excitation."""
-    users = readers(traced.steps)
-
-    def only_reader(step: Step) -> Step | None:
-        return users[step.name][0] if len(users.get(step.name, [])) == 1 else None
-
-    names = set()
+    users, names = readers(traced.steps), set()
     for step in traced.steps:
-        sigmoid = only_reader(step) if is_dense(step.module) else None
-        product = only_reader(sigmoid) if sigmoid is not None and _is_sigmoid(sigmoid) else None
-        if product is not None and product.function is not None and product.function.multiplies:
+        sigmoid = _only_reader(users, step.name) if is_dense(step.module) else None
+        product = _only_reader(users, sigmoid.name) if sigmoid is not None and _is_sigmoid(sigmoid) else None
+        if product is not None and product.multiplies:
             names.add(step.name)
     return names
+
+
+def _only_reader(users: dict[str, list[Step]], value: str) -> Step | None:
+    return users[value][0] if len(users.get(value, [])) == 1 else None
 
 
 def _is_sigmoid(step: Step) -> bool:

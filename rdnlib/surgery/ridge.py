@@ -87,9 +87,7 @@ def in_pieces(x: Tensor, target: Tensor, conv) -> Iterable[tuple[Tensor, Tensor]
     return zip(x.split(images), target.split(images), strict=True)
 
 
-def fit_dense(
-    conv: NestedConv2d, norm: NestedBatchNorm2d | None, pairs: Pairs, *, k: int, residual: bool = True
-) -> None:
+def fit_dense(conv: NestedConv2d, norm: NestedBatchNorm2d | None, pairs: Pairs, *, k: int, residual=True) -> None:
     """Fit each output group of a convolution or Linear (and the norm after it) from what it may read.
 
     pairs: batches of (input (B, ΣC_in, H, W), target (B, ΣC_out, H', W')). With `residual`, new group k+m fits what its
@@ -124,9 +122,7 @@ def fit_grouped(
     count = sum(conv.reads.sizes) // conv.weight.shape[1]  # conv-groups G
     outputs = len(conv.weight) // count
     sizes = [size // outputs for size in conv.writes.sizes[:k]]  # conv-groups of each original group
-    partner = inflate(
-        torch.arange(sum(sizes)).split(sizes)
-    )  # (G,) the conv-group that each one completes; an original its own
+    partner = inflate(torch.arange(sum(sizes)).split(sizes))  # (G,) the conv-group that each completes, or itself
     new = slice(sum(sizes), count)
     own, with_partner = Moments(), Moments()
     for batch in pairs:
@@ -148,15 +144,7 @@ def fit_grouped(
 
 
 def _write(
-    weight: Tensor,
-    bias: Tensor | None,
-    norm: NestedBatchNorm2d | None,
-    channels: slice,
-    *,
-    filters: Tensor,
-    mean: Tensor,
-    covariance: Tensor,
-    offset: Tensor,
+    weight: Tensor, bias, norm, channels: slice, *, filters: Tensor, mean: Tensor, covariance: Tensor, offset: Tensor
 ) -> None:
     """Store fitted filters (…, F, C) so that the output is filtersᵀ (z − mean) + offset, in the weight and what follows it."""
     response = (mean[..., None, :] @ filters).squeeze(-2)  # (…, C) the filters' mean output
@@ -183,18 +171,17 @@ def fit_heads(heads: NestedHeads, pairs: Pairs) -> None:
     pairs: batches of (the RDN's features (B, ΣC[, H, W]), the target (B, D[, H, W])). Where a batch norm follows, each
     sub-network's own maps its z_i to the batch norm of the target.
     """
-    moments, spatial = Moments(), False
+    moments = Moments()
     for x, target in pairs:
         moments.add(columns_of(x), columns_of(target))
-        spatial = x.ndim == 4
+    strength = RIDGE if x.ndim == 4 else HEAD_RIDGE
     norms = heads.tail.first_norms() if heads.tail is not None else None
     mean, target_mean, covariance, cross = moments.centred(offset=norms is not None or heads.bias is not None)
     left, fits = cross.clone(), []
     for group in range(len(heads.align)):
         channels = slice(heads.space.offsets[group], heads.space.offsets[group + 1])
-        fit = ridge(covariance[channels, channels], left[channels], RIDGE if spatial else HEAD_RIDGE)  # (C_group, D)
-        left = left - covariance[:, channels] @ fit
-        fits.append(fit)
+        fits.append(ridge(covariance[channels, channels], left[channels], strength))  # (C_group, D)
+        left = left - covariance[:, channels] @ fits[-1]
     if norms is not None:  # as in `_write`: only the direction of a row counts
         original = torch.cat([align.data for align in heads.align], dim=1).norm(dim=1).double()
         scale = original / torch.cat(fits).norm(dim=0).clamp_min(1e-12)
@@ -221,12 +208,8 @@ def _fit_private_norms(norms: PrivateBatchNorm, filters, offsets, mean, target_m
 
 def _set_norm(norm, channels: slice, *, mean: Tensor, variance: Tensor, slope: Tensor, offset: Tensor) -> None:
     """Make norm(u) = slope · (u − mean) + offset for an input of this mean and variance."""
-    values = {
-        "running_mean": mean,
-        "running_var": variance,
-        "weight": slope * (variance + norm.eps).sqrt(),
-        "bias": offset,
-    }
+    scale = slope * (variance + norm.eps).sqrt()
+    values = {"running_mean": mean, "running_var": variance, "weight": scale, "bias": offset}
     for name, value in values.items():
         tensor = getattr(norm, name).data
         tensor[channels] = value.flatten().to(tensor.dtype)

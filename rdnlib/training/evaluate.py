@@ -36,14 +36,9 @@ class Outputs:
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module,
-    images: ImageSet,
-    *,
-    size: int,
-    batch_size: int = 256,
-    label: str = "evaluating",
-    progress: bool = False,
-) -> Outputs:
+    model: nn.Module, images: ImageSet, *,
+    size: int, batch_size: int = 256, label: str = "evaluating", progress: bool = False,
+) -> Outputs:  # fmt: skip
     """Run `model` (RDN, base network or slimmable) on all images in eval mode, at `size` pixels; it stays on its device.
 
     Several processes share the batches: each image is evaluated once, and every process returns the outputs for all of them.

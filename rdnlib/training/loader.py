@@ -48,10 +48,8 @@ def epoch_parts(
         boxes, mirrored = augment.draw(count, *extent, generator)
         for part in own_parts:
             batch = augment.apply(next(pixels), boxes[part], mirrored[part])
-            yield (
-                batch.contiguous(memory_format=torch.channels_last),
-                labels[rows[part]].to(here.device, non_blocking=True),
-            )
+            targets = labels[rows[part]].to(here.device, non_blocking=True)
+            yield batch.contiguous(memory_format=torch.channels_last), targets
 
 
 def read(images: ImageSet, batches: Sequence[np.ndarray | slice]) -> Iterator[Tensor]:

@@ -88,10 +88,8 @@ class Recipe:
     def rows(self, process: int, processes: int) -> list[slice]:
         """The rows of a batch that a process computes, part by part. Raises ConfigError unless the parts can be shared out."""
         if self.parts % processes:
-            raise ConfigError(
-                f"{processes} processes cannot share a batch of {self.batch_size} in {self.parts} parts equally: start as "
-                "many as divide the parts, or set the recipe's parts"
-            )
+            problem = f"{processes} processes cannot share a batch of {self.batch_size} in {self.parts} parts equally"
+            raise ConfigError(f"{problem}: start as many as divide the parts, or set the recipe's parts")
         return [slice(part, None, self.parts) for part in range(process, self.parts, processes)]
 
 

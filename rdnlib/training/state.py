@@ -76,10 +76,9 @@ class TrainState:
         if notes is None:
             return Progress()
         if int(notes["processes"]) != here.num_processes:
-            raise CheckpointError(
-                f"{self.path.name} was left by {notes['processes']} processes and this run has {here.num_processes}: "
-                "start as many, or delete it to start afresh"
-            )
+            counts = f"{notes['processes']} processes and this run has {here.num_processes}"
+            advice = "start as many, or delete it to start afresh"
+            raise CheckpointError(f"{self.path.name} was left by {counts}: {advice}")
         with _readable(self.path):
             for prefix, module in self.modules.items():
                 module.load_state_dict(_with_prefix(tensors, prefix))

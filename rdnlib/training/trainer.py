@@ -35,15 +35,9 @@ _CHECK_EVERY = 10  # steps between two checks of loss and clock where they make 
 
 @devices.flushing_denormals()
 def train(
-    model: nn.Module,
-    images: ImageSet,
-    recipe: Recipe,
-    *,
-    seed: int = 0,
-    resume: Path | None = None,
-    label: str = "training",
-    progress: bool = True,
-) -> pd.DataFrame:
+    model: nn.Module, images: ImageSet, recipe: Recipe, *,
+    seed: int = 0, resume: Path | None = None, label: str = "training", progress: bool = True,
+) -> pd.DataFrame:  # fmt: skip
     """Train `model` in place; it ends with the averaged weights, in eval mode.
 
     Returns one row per epoch: epoch, lr, the means of loss and accuracy (accuracy_1 and accuracy_K for an RDN), seconds, and
@@ -67,11 +61,8 @@ def train(
         trainer.state.save(done)
         if progress and bar.disable and main:  # not a terminal: one line an epoch
             speed = trainer.steps_per_epoch * recipe.batch_size / row["seconds"]
-            minutes = row["seconds"] * (recipe.epochs - epoch - 1) / 60
-            print(
-                f"{label}: epoch {epoch + 1}/{recipe.epochs} {summary} {speed:.0f} img/s {minutes:.0f} min left",
-                flush=True,
-            )
+            left = f"{row['seconds'] * (recipe.epochs - epoch - 1) / 60:.0f} min left"
+            print(f"{label}: epoch {epoch + 1}/{recipe.epochs} {summary} {speed:.0f} img/s {left}", flush=True)
     bar.close()
     model.load_state_dict(trainer.average.module.state_dict())
     trainer.state.remove()
@@ -82,16 +73,13 @@ def train(
 class _Trainer:
     """One call of `train`: what it changes (network, moving average, optimiser), its data and its recipe."""
 
-    def __init__(
-        self, model: nn.Module, images: ImageSet, recipe: Recipe, *, seed: int, resume: Path | None, label: str
-    ):
+    def __init__(self, model: nn.Module, images: ImageSet, recipe: Recipe, seed: int, resume: Path | None, label: str):
         here = devices.here()
         self.own_parts = len(recipe.rows(here.process_index, here.num_processes))
         self.steps_per_epoch = len(images) // recipe.batch_size
         if not self.steps_per_epoch:
-            raise DataError(
-                f"{len(images)} training images do not fill one batch of {recipe.batch_size}: use a smaller one"
-            )
+            shortage = f"{len(images)} training images do not fill one batch of {recipe.batch_size}"
+            raise DataError(f"{shortage}: use a smaller one")
         self.steps = self.steps_per_epoch * recipe.epochs
         self.model, self.images, self.recipe = model, images, recipe
         self.seed, self.resume, self.label = seed, resume, label
@@ -103,9 +91,8 @@ class _Trainer:
             _parameter_groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum, nesterov=True,
             fused=True,  # a small layer's step would take longer to start than to do
         )  # fmt: skip
-        self.average = AveragedModel(
-            model, multi_avg_fn=_moving_average(ema_decay(recipe, self.steps)), use_buffers=True
-        )
+        average = _moving_average(ema_decay(recipe, self.steps))
+        self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.state = TrainState(resume, model, self.average, self.optimiser)
         self.network = _wrapped(model, recipe)
         self.statistics = RunningStatistics(model, recipe.parts)
@@ -142,7 +129,7 @@ class _Trainer:
 
     def _step(self, epoch: int, index: int, parts: Iterator[tuple[Tensor, Tensor]], meter: "_Meter") -> None:
         """One step of SGD on the mean loss of a batch; this process computes its own parts one after another."""
-        here, recipe = devices.here(), self.recipe
+        here, recipe, smoothing = devices.here(), self.recipe, self.recipe.label_smoothing
         lr = learning_rate(recipe, epoch * self.steps_per_epoch + index, self.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = lr
@@ -152,13 +139,14 @@ class _Trainer:
                 if recipe.parts > 1:  # dropout's draws belong to a part, whoever computes it
                     number = part * here.num_processes + here.process_index
                     torch.manual_seed(derived_seed(self.seed, epoch, index, number))
-                with _gradient_exchange(self.network, part == self.own_parts - 1), self.statistics.part():
+                # Gradients are exchanged with a batch's last part only: by then they hold the sum over the parts.
+                alone = isinstance(self.network, DistributedDataParallel) and part < self.own_parts - 1
+                with self.network.no_sync() if alone else nullcontext(), self.statistics.part():
                     with devices.precision(recipe.precision):
                         logits = self.network(batch)
-                        teacher = _averaged_largest(self.average, batch) if self.average_teaches else None
-                        loss = joint_loss(
-                            logits, labels, recipe.label_smoothing, distill=recipe.distill, teacher=teacher
-                        )
+                        with torch.no_grad():  # N_K's moving average, (B, classes)
+                            teacher = self.average.module.eval()(batch)[:, -1] if self.average_teaches else None
+                        loss = joint_loss(logits, labels, smoothing, distill=recipe.distill, teacher=teacher)
                     meter.add(loss, logits, labels)
                     (loss / self.own_parts).backward()
         self.optimiser.step()
@@ -169,10 +157,9 @@ class _Trainer:
         """Stop a run that cannot recover before its state is saved."""
         if problem:
             kept = "" if self.resume is None else "; the last state before is kept"
-            raise DivergedError(
-                f"{self.label}: the loss is {problem} in epoch {epoch + 1} at lr={self.recipe.lr} (batch {index + 1}); use "
-                f"a smaller lr or a longer warm-up{kept}"
-            )
+            where = f"in epoch {epoch + 1} at lr={self.recipe.lr} (batch {index + 1})"
+            advice = f"use a smaller lr or a longer warm-up{kept}"
+            raise DivergedError(f"{self.label}: the loss is {problem} {where}; {advice}")
 
 
 def _wrapped(model: nn.Module, recipe: Recipe) -> nn.Module:
@@ -186,21 +173,10 @@ def _wrapped(model: nn.Module, recipe: Recipe) -> nn.Module:
     return torch.compile(network) if recipe.compile else network
 
 
-def _gradient_exchange(network: nn.Module, last: bool):
-    """Gradients are exchanged with a batch's last part only: by then they hold the sum over the parts."""
-    return nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync()
-
-
 def _problem(model: nn.Module) -> str:
     """What is wrong with the weights, if anything: the last step may have made them infinite after a finite loss."""
     norms = torch._foreach_norm([parameter.detach() for parameter in model.parameters()])
     return "" if torch.stack(norms).isfinite().all() else _NOT_FINITE
-
-
-@torch.no_grad()
-def _averaged_largest(average: AveragedModel, batch: Tensor) -> Tensor:
-    """The logits of N_K's moving average for a batch: (B, classes)."""
-    return average.module.eval()(batch)[:, -1]
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

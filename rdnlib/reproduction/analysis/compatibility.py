@@ -65,17 +65,10 @@ def try_model(name: str, k: int = 4, *, plain: tuple[str, ...] | None = None, in
     except (UnsupportedModuleError, ConfigError) as error:
         return {**row, "reason": str(error)}
     supernet = count(model, input_size)[["madds", "params"]].sum() / 1e6
-    return {
-        **row,
-        "accepted": True,
-        "subnetworks": rdn.num_subnetworks,
-        "align": "new" if rdn.heads.tail is None else "its own",
-        "params": supernet["params"],
-        "params_rdn": nested["params"].iloc[-1] / 1e6,
-        "madds": supernet["madds"],
-        **{f"N_{index}": madds / 1e6 for index, madds in zip(nested["subnetwork"], nested["madds"], strict=True)},
-        "reason": "",
-    }
+    align = "new" if rdn.heads.tail is None else "its own"
+    row |= {"accepted": True, "subnetworks": rdn.num_subnetworks, "align": align, "reason": "", **supernet}
+    row |= {"params_rdn": nested["params"].iloc[-1] / 1e6}
+    return row | {f"N_{index}": madds / 1e6 for index, madds in enumerate(nested["madds"], start=1)}
 
 
 def survey(names: Iterable[str] = tuple(FAMILY), k: int = 4, *, input_size: int = 224) -> pd.DataFrame:

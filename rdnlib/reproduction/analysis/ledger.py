@@ -2,11 +2,10 @@
 
 A claim says that a quantity is above a bound, mostly that a difference of accuracies is above zero. It is *reproduced*
 if our whole interval, over the images and over the seeds, is above the bound, *not reproduced* if all of it is below,
-and else *inconclusive*. The bounds were fixed before the networks were trained. `CLAIMS` lists the functions that make
-them.
+and else *inconclusive*. The bounds were fixed before the networks were trained. `CLAIMS` lists what makes them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -45,8 +44,8 @@ class Claim(NamedTuple):
 
     def sentence(self) -> str:
         """Statement, the paper's numbers, ours and the verdict, in Markdown."""
-        ours = self.ours.text("+")
-        return f"{self.statement}: paper {self.paper}, ours {ours} {self.unit}. **{self.verdict.capitalize()}**."
+        numbers = f"paper {self.paper}, ours {self.ours.text('+')} {self.unit}"
+        return f"{self.statement}: {numbers}. **{self.verdict.capitalize()}**."
 
 
 def printed(table: int) -> pd.DataFrame:
@@ -64,7 +63,8 @@ def table1_claims(evidence: Evidence) -> list[Claim]:
     claims, share = [], "% of the base's"
     for init in INITS:
         rdn, policy, base = (evidence.runs(name) for name in (f"rdn-{init}", f"policy-{init}", "base"))
-        shared, adaptive = _same_images(rdn), [_adaptive(*pair) for pair in zip(rdn, policy, strict=True)]
+        shared = same_images([split_rows(run, "validation") for run in rdn])
+        adaptive = [_adaptive(*pair) for pair in zip(rdn, policy, strict=True)]
         whole = base[0].result["madds"][0]
         more = 100 * (rdn[0].result["madds"][-1] / whole - 1)
         gain = estimate([gain for gain, _ in adaptive], same_images=shared)
@@ -86,7 +86,7 @@ def figure8_claims(evidence: Evidence) -> list[Claim]:
         gains = [adaptive_gains(*pair) for pair in zip(rdn, policy, strict=True)]  # each (N, K−1)
         half = gains[0].shape[1] // 2
         low, high = [_mean(each[:, :half]) for each in gains], [_mean(each[:, half:]) for each in gains]
-        shared = _same_images(rdn)
+        shared = same_images([split_rows(run, "validation") for run in rdn])
         contrast = estimate([a - b for a, b in zip(low, high, strict=True)], same_images=shared)
         claims += [
             (f"RDN, {init}: adapting beats the smaller sub-networks at their cost",
@@ -137,26 +137,17 @@ def table5_claims(evidence: Evidence) -> list[Claim]:
     ]  # fmt: skip
 
 
-CLAIMS: list[Callable[[Evidence], list[Claim]]] = [
-    table1_claims, figure8_claims, table2_claims, table3_claims, table4_claims, table5_claims,
-]  # fmt: skip
+CLAIMS = [table1_claims, figure8_claims, table2_claims, table3_claims, table4_claims, table5_claims]
 
 
 def ledger(evidence: Evidence) -> pd.DataFrame:
     """One row for each claim: where, statement, paper, ours (with its intervals), holds_if, unit, verdict."""
     claims = [claim for make in CLAIMS for claim in make(evidence)]
-    return pd.DataFrame(
-        {
-            "where": claim.where,
-            "statement": claim.statement,
-            "paper": claim.paper,
-            **claim.ours.columns("ours"),
-            "holds_if": f"{claim.side} {claim.bound:g}",
-            "unit": claim.unit,
-            "verdict": claim.verdict,
-        }
-        for claim in claims
-    )
+    rows = []
+    for claim in claims:
+        ours, holds_if = claim.ours.columns("ours"), f"{claim.side} {claim.bound:g}"
+        rows.append((*claim[:3], *ours.values(), holds_if, claim.unit, claim.verdict))
+    return pd.DataFrame(rows, columns=["where", "statement", "paper", *ours, "holds_if", "unit", "verdict"])
 
 
 def _adaptive(rdn: Run, policy: Run) -> tuple[np.ndarray, np.ndarray]:
@@ -164,10 +155,6 @@ def _adaptive(rdn: Run, policy: Run) -> tuple[np.ndarray, np.ndarray]:
     held_out, samples = (dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
     outcome = calibrate_and_apply(held_out, samples, held_out.correct[:, -1].mean())
     return outcome.correct.astype(np.float64) - samples.correct[:, -1], outcome.madds
-
-
-def _same_images(runs: Sequence[Run]) -> bool:
-    return same_images([split_rows(run, "validation") for run in runs])
 
 
 def _mean(gains: np.ndarray) -> np.ndarray:

@@ -48,8 +48,7 @@ class Dynamic(ByLambda):
 def interval(correct: np.ndarray, confidence: float = 0.95) -> Interval:
     """Wilson interval of an accuracy from its per-sample outcomes (N,) bool; fractions in [0, 1]."""
     correct = np.asarray(correct, dtype=bool)
-    low, high = wilson(correct.sum() / max(len(correct), 1), len(correct), confidence)
-    return Interval(float(low), float(high))
+    return Interval(*map(float, wilson(correct.sum() / max(len(correct), 1), len(correct), confidence)))
 
 
 def measured(correct: np.ndarray) -> Measured:
@@ -67,9 +66,7 @@ def wilson(accuracy, n: int, confidence: float = 0.95):
     return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
 
 
-def paired_difference(
-    a: np.ndarray, b: np.ndarray, confidence: float = 0.95, *, draws: int = 10_000, seed: int = 0
-) -> Measured:
+def paired_difference(a: np.ndarray, b: np.ndarray, confidence: float = 0.95) -> Measured:
     """Mean of a minus mean of b on the same samples, (N,) outcomes or costs, with a bootstrap percentile interval.
 
     Resampling N samples is one multinomial draw over the distinct differences: exact, and fast for any N.
@@ -78,7 +75,7 @@ def paired_difference(
     if a.shape != b.shape or not a.size:
         raise DataError(f"a paired difference needs the same samples on both sides, not {a.shape} and {b.shape}")
     values, counts = np.unique(a - b, return_counts=True)
-    means = np.random.default_rng(seed).multinomial(a.size, counts / a.size, size=draws) @ values / a.size
+    means = np.random.default_rng(0).multinomial(a.size, counts / a.size, size=10_000) @ values / a.size
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Measured(float((a - b).mean()), float(low), float(high))
@@ -103,15 +100,11 @@ def dynamic(rdn_run: Run, policy_run: Run, *, split: str, informed: bool = False
     madds, costs = np.asarray(rdn_run.result["madds"], dtype=np.float64), policy_run.result
     kind = "informed" if informed else "policy"
     return Dynamic(
-        p=columns(policies, prefix, count).astype(np.float64),
-        correct=columns(networks, "top1", count).astype(bool),
-        saved=saved_fraction(madds),
-        madds=madds + costs[f"{kind}_madds"],
-        ids=networks["id"].to_numpy(),
-        top5=columns(networks, "top5", count).astype(bool),
-        difficulty=networks["difficulty"].to_numpy(),
-        params=np.asarray(rdn_run.result["params"]) + costs[f"{kind}_params"],
-    )
+        p=columns(policies, prefix, count).astype(np.float64), saved=saved_fraction(madds),
+        correct=columns(networks, "top1", count).astype(bool), top5=columns(networks, "top5", count).astype(bool),
+        ids=networks["id"].to_numpy(), difficulty=networks["difficulty"].to_numpy(),
+        madds=madds + costs[f"{kind}_madds"], params=np.asarray(rdn_run.result["params"]) + costs[f"{kind}_params"],
+    )  # fmt: skip
 
 
 def difficulty_correlation(samples: Dynamic, lam: float) -> float:

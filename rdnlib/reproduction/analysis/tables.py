@@ -64,9 +64,8 @@ def table1(runs: dict[str, Run], dynamic_runs: dict[str, tuple[Run, Run]] | None
         target, note = held_out.correct[:, -1].mean(), ""
         lam, best = calibrate_or_best(held_out, target)
         if best is not None:
-            note = (
-                f"target {100 * target:.2f} % not reachable on the calibration split: λ of the best, {100 * best:.2f} %"
-            )
+            reached = f"λ of the best, {100 * best:.2f} %"
+            note = f"target {100 * target:.2f} % not reachable on the calibration split: {reached}"
         exits = samples.exits(lam)
         cost = {"params_m": samples.params[exits].mean() / 1e6, "madds_m": samples.madds[exits].mean() / 1e6}
         each = np.arange(len(exits)), exits
@@ -85,8 +84,8 @@ def grid_table(run: Run, split: str = "validation") -> pd.DataFrame:
     frame, rows = split_rows(run, split), []
     costs = zip(run.result["nodes"], run.result["madds"], run.result["params"], strict=True)
     for number, ((width, depth), madds, params) in enumerate(costs, start=1):
-        value, low, high = (100 * x for x in measured(frame[f"top1_{number}"].to_numpy()))
-        rows.append((width, depth, madds, params, value, low, high))
+        accuracies = (100 * x for x in measured(frame[f"top1_{number}"].to_numpy()))
+        rows.append((width, depth, madds, params, *accuracies))
     return pd.DataFrame(rows, columns=["width", "depth", "madds", "params", "accuracy", "low", "high"])
 
 
@@ -109,8 +108,7 @@ def table2(pairs: dict[str, tuple[Run, Run]]) -> tuple[pd.DataFrame, pd.DataFram
         for run, count, outcome in zip(runs, counts, correct, strict=True):
             about = {"base_model": name, "integrated_nets": f"{count} sub-networks"}
             rows.append({**about, "madds_m": run.result["madds"][-1] / 1e6, **measured(outcome).columns("top1")})
-        change = (100 * x for x in paired_difference(correct[1], correct[0]))
-        differences.append((name, *change))
+        differences.append((name, *(100 * x for x in paired_difference(correct[1], correct[0]))))
     return pd.DataFrame(rows), pd.DataFrame(differences, columns=["base_model", "difference", "low", "high"])
 
 

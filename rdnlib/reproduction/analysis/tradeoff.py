@@ -4,6 +4,8 @@
 cost is included: the policy networks, and the classifier at every stop where its answer is needed.
 """
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -15,10 +17,11 @@ from rdnlib.reproduction.analysis.tables import subnetwork_table
 from rdnlib.reproduction.experiments.workspace import Run
 
 GAPS = (0.0, 0.005, 0.01)  # targets: N_K's accuracy on the calibration split, minus these
+Bases = dict[str, Run]  # base networks by name
 CURVES = ("dynamic", "sequential", "confidence cascade")
 
 
-def families(rdn_run: Run, policy_run: Run, base_runs: dict[str, Run], *, split: str) -> dict[str, Family]:
+def families(rdn_run: Run, policy_run: Run, base_runs: Bases, *, split: str) -> dict[str, Family]:
     """Every policy of Figure 8 on one split, "calibration" or "validation", by its name.
 
     "dynamic" (the paper's), "dynamic, reads N_1's logits", "sequential", "confidence cascade" (N_1, N_2, … until one is
@@ -50,7 +53,7 @@ def families(rdn_run: Run, policy_run: Run, base_runs: dict[str, Run], *, split:
 
 
 def calibrated_outcomes(
-    rdn_run: Run, policy_run: Run, base_runs: dict[str, Run], *, gap: float = 0.0
+    rdn_run: Run, policy_run: Run, base_runs: Bases, *, gap: float = 0.0
 ) -> tuple[dict[str, Outcome], np.ndarray]:
     """Every policy on the validation images, calibrated to N_K's accuracy minus `gap`; and N_K's outcomes (N,)."""
     calibration, validation = (families(rdn_run, policy_run, base_runs, split=s) for s in ("calibration", "validation"))
@@ -59,14 +62,11 @@ def calibrated_outcomes(
     return outcomes, validation["dynamic"].correct[:, -1]
 
 
-def target_table(
-    rdn_run: Run, policy_run: Run, base_runs: dict[str, Run], *, gaps: tuple[float, ...] = GAPS
-) -> pd.DataFrame:
+def target_table(rdn_run: Run, policy_run: Run, base_runs: Bases, *, gaps: Iterable[float] = GAPS) -> pd.DataFrame:
     """A row per target and policy, on validation.
 
     Columns: gap (points), policy, parameter (as text), top1, low, high (%, Wilson; none for a mix), to_full,
-    to_full_low, to_full_high (points above N_K, paired), madds (mean per image), share, share_low, share_high (of
-    N_K's), note.
+    to_full_low, to_full_high (points above N_K, paired), madds (a mean), share, share_low, share_high (of N_K's), note.
     """
     rows, largest = [], rdn_run.result["madds"][-1]
     for gap in gaps:
@@ -81,9 +81,7 @@ def target_table(
     return pd.DataFrame(rows)
 
 
-def duel_table(
-    rdn_run: Run, policy_run: Run, base_runs: dict[str, Run], *, gaps: tuple[float, ...] = GAPS
-) -> pd.DataFrame:
+def duel_table(rdn_run: Run, policy_run: Run, base_runs: Bases, *, gaps: Iterable[float] = GAPS) -> pd.DataFrame:
     """The dynamic and the sequential policy, each against every other at the same target, paired by validation image.
 
     Columns: gap (points), policy, rival, gain, gain_low, gain_high (accuracy, points), cost, cost_low, cost_high
@@ -102,8 +100,7 @@ def duel_table(
 
 
 def adaptive_gains(rdn_run: Run, policy_run: Run) -> np.ndarray:
-    """What adapting gains over each fixed sub-network of about its cost: −1, 0 or 1, (N, K−1) for N_2…N_K, on
-    validation.
+    """On validation, what adapting gains over each fixed sub-network of about its cost: −1, 0 or 1, (N, K−1), N_2…N_K.
 
     λ is the largest whose mean cost on the calibration split is not above that of N_i. Where none is that cheap: NaN.
     """
@@ -119,7 +116,7 @@ def adaptive_gains(rdn_run: Run, policy_run: Run) -> np.ndarray:
 
 
 def figure8(
-    rdn_run: Run, policy_run: Run, base_runs: dict[str, Run], *, gaps: tuple[float, ...] = GAPS, max_points: int = 400
+    rdn_run: Run, policy_run: Run, base_runs: Bases, *, gaps: Sequence[float] = GAPS, max_points: int = 400
 ) -> pd.DataFrame:
     """Accuracy against MAdds on validation (Figure 8), one row per point.
 
@@ -141,12 +138,9 @@ def figure8(
         for gap in gaps:
             outcome = calibrate_and_apply(calibration[series], validation[series], full - gap)
             counts = np.bincount(validation[series].exits(outcome.parameter), minlength=len(exits))
-            about = {
-                "name": "target N_K" if gap == 0 else f"target N_K − {100 * gap:g} points",
-                "lam": outcome.parameter if "lam" in curve else np.nan,
-                "note": outcome.note,
-                **dict(zip(exits, counts / n, strict=True)),
-            }
+            about = {"lam": outcome.parameter if "lam" in curve else np.nan, "note": outcome.note}
+            about["name"] = "target N_K" if gap == 0 else f"target N_K − {100 * gap:g} points"
+            about |= zip(exits, counts / n, strict=True)
             parts.append(_points(f"{series}, calibrated", [outcome.madds.mean()], [outcome.accuracy], n, **about))
     for name, run in base_runs.items():
         base, images = subnetwork_table(run), len(split_rows(run, "validation"))

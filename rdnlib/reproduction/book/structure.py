@@ -128,7 +128,7 @@ def _rows(rdn: RDN, prefix: str) -> list[_Row]:
         parents = [row_of[name] for name in step.inputs]
         joins = isinstance(step.function, Call) and len(parents) > 1
         if joins or (hasattr(layer, "weight") and kind(layer) != "norm"):
-            label = ("+" if step.function.adds else "×") if joins else kind(layer)
+            label = ("+" if step.adds else "×") if joins else kind(layer)
             rows.append(_Row(spaces[step.name], [label], step, parents))
             row_of[step.name] = len(rows) - 1
         else:  # channel-wise: the same groups
