@@ -245,6 +245,19 @@ def photographs(tmp_path):
     return tmp_path / "photographs"
 
 
+def test_policies_of_five_images(photographs, tmp_path, monkeypatch):
+    for name in ("train/cat/2", "train/cat/3", "train/cat/4", "train/dog/1", "train/dog/2", "train/dog/3", "train/dog/4",
+                 "val/cat/1", "val/dog/1"):  # fmt: skip
+        (photographs / f"{name}.png").unlink()
+    own = {"data": {"name": "folder", "train": None, "validation": None}, "recipe": {"batch_size": 2}}
+    monkeypatch.setenv("RDN_CACHE", str(tmp_path / "cache"))
+    workspace = open_workspace(write_profile(tmp_path / "own.yaml", **own), data_root=photographs, out=tmp_path / "out")
+    run = ensure(workspace, "policy-copy", progress=False)
+    assert sum(run.data.images.values()) == 5
+    assert pd.read_csv(run.path / "splits.csv").empty
+    assert (run.path / "model.safetensors").is_file()
+
+
 def test_a_finished_result_is_found_without_the_photographs(photographs, tmp_path, monkeypatch):
     own = {"data": {"name": "folder", "train": None, "validation": None}, "recipe": {"batch_size": 2}}
     profile = write_profile(tmp_path / "own.yaml", **own)
