@@ -2,10 +2,13 @@
 
 import json
 import sys
+from collections.abc import Callable
+from inspect import Signature, signature
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from rdnlib.errors import ConfigError, RdnError
 
@@ -15,39 +18,50 @@ app = typer.Typer(
 experiment = typer.Typer(no_args_is_help=True, help="The experiment graph, node by node.")
 app.add_typer(experiment, name="experiment")
 
-ProfileOption = Annotated[str, typer.Option(help="quick, laptop, gpu, imagenet, or the path of a .yaml file.")]
-DataOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Another data set than the profile's; `folder`: images of your own, train/<class>/… and val/<class>/… in --data-root."
-    ),
-]
-DataRootOption = Annotated[Path | None, typer.Option(help="Folder that holds the photographs (not needed for quick).")]
-SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 JobsOption = Annotated[
-    int | None, typer.Option(min=1, help="Experiments, and then notebooks, at once (default: the profile's).")
+    int | None, Option(min=1, help="Experiments, and then notebooks, at once (default: the profile's).")
 ]
 SchedulerOption = Annotated[
-    str | None, typer.Option(help="Address of a Dask cluster that runs the experiments (default: this machine).")
+    str | None, Option(help="Address of a Dask cluster that runs the experiments (default: this machine).")
 ]
-OutOption = Annotated[Path | None, typer.Option(help="Where results go (default: build/<name of the profile>).")]
+SeedOption = Annotated[int, Option(help="Seed of everything random.")]
 OWN = "package.module:function of your own, which takes num_classes and returns a network"
+DATA = "Another data set than the profile's; `folder`: images of your own, train/<class>/… and val/<class>/… in --data-root."
+
+
+def _shared(
+    profile: Annotated[str, Option(help="quick, laptop, gpu, imagenet, or the path of a .yaml file.")],
+    data: Annotated[str | None, Option(help=DATA)] = None,
+    data_root: Annotated[Path | None, Option(help="Folder that holds the photographs (not needed for quick).")] = None,
+    seed: SeedOption = 0,
+    out: Annotated[Path | None, Option(help="Where results go (default: build/<name of the profile>).")] = None,
+) -> None:
+    """The arguments of `open_workspace`."""
+
+
+def _with_shared(command: Callable) -> Callable:
+    """A command that takes these arguments, too; it gets them as a mapping, before its own."""
+    (_, *own), shared = signature(command).parameters.values(), signature(_shared).parameters
+
+    def call(**given) -> None:
+        command({name: given.pop(name) for name in shared}, **given)
+
+    options = [option.replace(kind=option.KEYWORD_ONLY) for option in (*shared.values(), *own)]
+    call.__signature__, call.__name__, call.__doc__ = Signature(options), command.__name__, command.__doc__
+    return call
 
 
 @app.command()
+@_with_shared
 def reproduce(
-    profile: ProfileOption,
-    data: DataOption = None,
-    data_root: DataRootOption = None,
-    seed: SeedOption = 0,
+    arguments: dict,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Seeds, from --seed on, for RDNs and ablations (default: the profile's).")
+        int | None, Option(min=1, help="Seeds, from --seed on, for RDNs and ablations (default: the profile's).")
     ] = None,
-    out: OutOption = None,
     jobs: JobsOption = None,
     scheduler: SchedulerOption = None,
     notebook: Annotated[
-        list[str] | None, typer.Option(help="Execute only this one (05_lambda), with what it needs; may be repeated.")
+        list[str] | None, Option(help="Execute only this one (05_lambda), with what it needs; may be repeated.")
     ] = None,
 ) -> None:
     """Run the experiments, execute every notebook, build the book."""
@@ -59,17 +73,17 @@ def reproduce(
         raise ConfigError(
             "one process makes the book: first `torchrun … -m rdnlib experiment run --all`, then rdn reproduce without torchrun"
         )
-    workspace = open_workspace(profile, data=data, data_root=data_root, seed=seed, out=out)  # wrong arguments end here
+    workspace = open_workspace(**arguments)  # wrong arguments end here
     fingerprint = workspace.fingerprint  # and missing or damaged data here, before any work
-    where = {"data": data, "data_root": workspace.data_root, "out": workspace.out, "jobs": jobs, "scheduler": scheduler}
-    run(profile, **where, seed=seed, seeds=seeds, notebooks=notebook or (), fingerprint=fingerprint)
+    arguments |= {"data_root": workspace.data_root, "out": workspace.out, "notebooks": notebook or ()}
+    run(**arguments, seeds=seeds, jobs=jobs, scheduler=scheduler, fingerprint=fingerprint)
 
 
 @app.command()
 def book(
-    profile: Annotated[str, typer.Option(help="Whose published results to show.")] = "gpu",
+    profile: Annotated[str, Option(help="Whose published results to show.")] = "gpu",
     seed: SeedOption = 0,
-    out: Annotated[Path | None, typer.Option(help="Where the book goes (default: build/book-<profile>).")] = None,
+    out: Annotated[Path | None, Option(help="Where the book goes (default: build/book-<profile>).")] = None,
 ) -> None:
     """Build the book from the results in data/published, without training."""
     from rdnlib.reproduction.book.build import book as run
@@ -79,13 +93,13 @@ def book(
 
 @app.command()
 def count(
-    model: Annotated[str, typer.Option(help=f"mobilenext, mobilenet_v2, resnext50, or {OWN}.")] = "mobilenext",
-    width: Annotated[float | None, typer.Option(min=0.05, help="Width multiplier (default: the network's).")] = None,
-    input_size: Annotated[int, typer.Option(min=1, help="Pixels.")] = 224,
-    classes: Annotated[int, typer.Option(min=2)] = 1000,
-    k: Annotated[int, typer.Option(min=2, help="Original groups.")] = 4,
-    rdn: Annotated[bool, typer.Option("--rdn", help="Every sub-network of the RDN instead of the super-net.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    model: Annotated[str, Option(help=f"mobilenext, mobilenet_v2, resnext50, or {OWN}.")] = "mobilenext",
+    width: Annotated[float | None, Option(min=0.05, help="Width multiplier (default: the network's).")] = None,
+    input_size: Annotated[int, Option(min=1, help="Pixels.")] = 224,
+    classes: Annotated[int, Option(min=2)] = 1000,
+    k: Annotated[int, Option(min=2, help="Original groups.")] = 4,
+    rdn: Annotated[bool, Option("--rdn", help="Every sub-network of the RDN instead of the super-net.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """MAdds and parameters of a super-net, or of every sub-network of its RDN."""
     from rdnlib import madds, models, to_rdn
@@ -102,17 +116,12 @@ def count(
 
 
 @app.command()
+@_with_shared
 def calibrate(
-    profile: ProfileOption,
-    epsilon: Annotated[
-        float, typer.Option(help="Accepted error: λ* is the smallest λ whose accuracy is at least 1 − ε.")
-    ],
-    delta: Annotated[float | None, typer.Option(help="Guarantee the target with probability 1 − δ.")] = None,
-    init: Annotated[str, typer.Option(help="Which RDN: reconstruct or copy.")] = "reconstruct",
-    data: DataOption = None,
-    data_root: DataRootOption = None,
-    seed: SeedOption = 0,
-    out: OutOption = None,
+    arguments: dict,
+    epsilon: Annotated[float, Option(help="Accepted error: λ* is the smallest λ whose accuracy is at least 1 − ε.")],
+    delta: Annotated[float | None, Option(help="Guarantee the target with probability 1 − δ.")] = None,
+    init: Annotated[str, Option(help="Which RDN: reconstruct or copy.")] = "reconstruct",
 ) -> None:
     """λ* for a target accuracy, set on the calibration split, and what it gives on the validation split."""
     from rdnlib.calibration import multiplier
@@ -120,7 +129,7 @@ def calibrate(
     from rdnlib.reproduction.experiments import ensure, open_workspace
 
     multiplier.check_target(epsilon, delta)
-    workspace = open_workspace(profile, data=data, data_root=data_root, seed=seed, out=out)
+    workspace = open_workspace(**arguments)
     rdn, policy = (ensure(workspace, f"{kind}-{init}") for kind in ("rdn", "policy"))
     held_out, validation = (outcomes.dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
     found = multiplier.calibrate(held_out.p, held_out.correct, held_out.saved, epsilon, delta, madds=held_out.madds)
@@ -136,13 +145,13 @@ def calibrate(
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Option(help="An RDN's model.safetensors, its .json beside it.")],
-    subnetwork: Annotated[int, typer.Option(help="i of N_i, from 1 to K.")],
-    out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
+    checkpoint: Annotated[Path, Option(help="An RDN's model.safetensors, its .json beside it.")],
+    subnetwork: Annotated[int, Option(help="i of N_i, from 1 to K.")],
+    out: Annotated[Path, Option(help="The ONNX file to write.")],
     input_size: Annotated[
-        int | None, typer.Option(min=1, help="Pixels (default: what the checkpoint says, else 224).")
+        int | None, Option(min=1, help="Pixels (default: what the checkpoint says, else 224).")
     ] = None,
-    model: Annotated[str | None, typer.Option(help=f"The super-net, where the checkpoint is of {OWN}.")] = None,
+    model: Annotated[str | None, Option(help=f"The super-net, where the checkpoint is of {OWN}.")] = None,
 ) -> None:
     """One sub-network as ONNX file, for batches of any size, checked against torch."""
     from rdnlib import models
@@ -157,35 +166,25 @@ def export(
 
 
 @experiment.command("list")
-def list_experiments(
-    profile: ProfileOption,
-    data: DataOption = None,
-    data_root: DataRootOption = None,
-    seed: SeedOption = 0,
-    out: OutOption = None,
-) -> None:
+@_with_shared
+def list_experiments(arguments: dict) -> None:
     """Names of the profile's experiments, what they build on, and whether they are finished."""
     from rdnlib.reproduction.experiments import open_workspace
     from rdnlib.reproduction.experiments.workspace import finished
 
-    workspace = open_workspace(profile, data=data, data_root=data_root, seed=seed, out=out)
+    workspace = open_workspace(**arguments)
     for name, node in workspace.graph.items():
         state = "finished" if finished(workspace.folder(name)) else "to do"
         print(f"{name:20s} {state:9s} {'after ' + ', '.join(node.parents) if node.parents else ''}".rstrip())
 
 
 @experiment.command("run")
+@_with_shared
 def run_experiments(
-    profile: ProfileOption,
-    names: Annotated[list[str] | None, typer.Argument(help="Experiments, see `rdn experiment list`.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of the profile's experiments.")] = False,
-    toy: Annotated[
-        bool, typer.Option("--toy", help="On a few images with tiny networks: only to see them run.")
-    ] = False,
-    data: DataOption = None,
-    data_root: DataRootOption = None,
-    seed: SeedOption = 0,
-    out: OutOption = None,
+    arguments: dict,
+    names: Annotated[list[str] | None, Argument(help="Experiments, see `rdn experiment list`.")] = None,
+    everything: Annotated[bool, Option("--all", help="All of the profile's experiments.")] = False,
+    toy: Annotated[bool, Option("--toy", help="On a few images with tiny networks: only to see them run.")] = False,
     jobs: JobsOption = None,
     scheduler: SchedulerOption = None,
 ) -> None:
@@ -193,7 +192,7 @@ def run_experiments(
     from rdnlib.reproduction.experiments import ensure_all, open_workspace
     from rdnlib.utils import devices
 
-    workspace = open_workspace(profile, data=data, data_root=data_root, seed=seed, out=out, toy=toy)
+    workspace = open_workspace(**arguments, toy=toy)
     if bool(names) == everything:
         raise ConfigError("say which experiments to run: names from `rdn experiment list`, or --all")
     for name in names or ():
@@ -205,17 +204,12 @@ def run_experiments(
 
 
 @experiment.command("status")
-def show_status(
-    profile: ProfileOption,
-    data: DataOption = None,
-    data_root: DataRootOption = None,
-    seed: SeedOption = 0,
-    out: OutOption = None,
-) -> None:
+@_with_shared
+def show_status(arguments: dict) -> None:
     """What became of the profile's experiments: finished, running, resumable, or waiting."""
     from rdnlib.reproduction.experiments import open_workspace, store
 
-    table = store.status(open_workspace(profile, data=data, data_root=data_root, seed=seed, out=out))
+    table = store.status(open_workspace(**arguments))
     trained = table["epochs"] > 0
     table["epoch"] = (table["epoch"].astype(str) + " of " + table["epochs"].astype(str)).where(trained, "–")
     table["seconds"] = table["seconds"].round().astype(int)
@@ -223,22 +217,17 @@ def show_status(
 
 
 @experiment.command("clean")
+@_with_shared
 def clean(
-    profile: ProfileOption,
-    data: DataOption = None,
-    data_root: DataRootOption = None,
-    seed: SeedOption = 0,
-    out: OutOption = None,
-    unfinished: Annotated[
-        bool, typer.Option("--unfinished", help="Those that were begun and not finished, too.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    arguments: dict,
+    unfinished: Annotated[bool, Option("--unfinished", help="Those that were begun and not finished, too.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only say what would go.")] = False,
+    yes: Annotated[bool, Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove experiments that the profile does not ask for (any more), never one that is running."""
     from rdnlib.reproduction.experiments import open_workspace, store
 
-    workspace = open_workspace(profile, data=data, data_root=data_root, seed=seed, out=out)
+    workspace = open_workspace(**arguments)
     leftovers = store.leftovers(workspace, unfinished=unfinished)
     for leftover in leftovers:
         print(f"{leftover.size / 1e6:8.1f} MB  {leftover.reason:13s}  {leftover.folder}")

@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 from tqdm import tqdm
 
 from rdnlib.errors import ConfigError, DataError, DivergedError
+from rdnlib.utils.ranges import Count, NotNegative, Part, Positive
 
 
 class PolicyNetwork(nn.Module):
@@ -73,11 +74,11 @@ def fit_policy(
     correct: Tensor | np.ndarray,
     *,
     hidden: Sequence[int] = (64,),
-    epochs: int = 60,
-    lr: float = 5e-3,
-    weight_decay: float = 1.0,
-    batch_size: int = 256,
-    held_out: float = 0.1,
+    epochs: Count = 60,
+    lr: Positive = 5e-3,
+    weight_decay: NotNegative = 1.0,
+    batch_size: Count = 256,
+    held_out: Part = 0.1,
     logits: int = 0,
     seed: int = 0,
     progress: bool = False,

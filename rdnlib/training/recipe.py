@@ -6,12 +6,15 @@ paper, N_K or its moving average may teach the smaller sub-networks (`Recipe.dis
 
 import math
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from rdnlib.errors import ConfigError
+from rdnlib.utils.ranges import Count, NotNegative, Part, Pixels, Positive, Share
 
 
 def joint_loss(
@@ -52,23 +55,23 @@ class Recipe:
     precision: "no" (float32) or "bf16" (autocast). compile: through `torch.compile`.
     """
 
-    epochs: int
-    lr: float
-    size: int
-    batch_size: int = 128
-    min_lr: float = 1e-5
-    warmup_epochs: float = 1.0
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    label_smoothing: float = 0.1
-    ema_horizon: float = 0.04
-    bn_momentum: float = 0.1
+    epochs: Count
+    lr: Positive
+    size: Pixels
+    batch_size: Annotated[int, Field(ge=2, le=10**9)] = 128
+    min_lr: NotNegative = 1e-5
+    warmup_epochs: NotNegative = 1.0
+    momentum: Part = 0.9
+    weight_decay: NotNegative = 1e-4
+    label_smoothing: Share = 0.1
+    ema_horizon: Share = 0.04
+    bn_momentum: Share = 0.1
     crop_scale: tuple[float, float] = (0.35, 1.0)
     flip: bool = True
-    precision: str = "no"
-    distill: float = 0.0
-    teacher: str = "largest"
-    parts: int = 1
+    precision: Literal["no", "bf16"] = "no"
+    distill: Share = 0.0
+    teacher: Literal["largest", "average"] = "largest"
+    parts: Count = 1
     compile: bool = False
 
     def __post_init__(self) -> None:

@@ -4,87 +4,75 @@ Whatever is wrong with a profile is one line that names its file, the key and wh
 asks for is computed from it in `graph`.
 """
 
+import inspect
 import itertools
 import math
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from pydantic_core import PydanticCustomError
 
 from rdnlib import models
 from rdnlib.data import datasets
 from rdnlib.errors import ConfigError
+from rdnlib.policy.network import fit_policy
 from rdnlib.reproduction.experiments.toy import shrink
 from rdnlib.surgery.nest import INITS
 from rdnlib.surgery.select import STRATEGIES
 from rdnlib.training.recipe import Recipe
 from rdnlib.utils.files import read_yaml
+from rdnlib.utils.ranges import Count, Part, Pixels, Positive, Share
 from rdnlib.utils.resources import resource
 
-RATES = ["base", *INITS]  # what is trained on after the base: the base itself, and RDNs by their initialisation
 
-
-def _with_keys(value: Any, known: list[str], required: list[str], *, others: bool = False) -> Any:
+def _with_keys(value: Any, known: Iterable[str], required: Iterable[str], *, others: bool = False) -> Any:
     """Refuse all but a mapping with these keys, and say which they are."""
+    context = {"known": ", ".join(known), "needed": ", ".join(required)}
     if not isinstance(value, dict):
-        raise PydanticCustomError("keys", "must be a mapping with the keys {known}", {"known": ", ".join(known)})
+        raise PydanticCustomError("keys", "must be a mapping with the keys {known}", context)
     for key in value:
         if not isinstance(key, str) or not (others or key in known):
-            known = ", ".join(known)
-            raise PydanticCustomError("keys", "unknown key: choose from {known}", {"known": known, "key": str(key)})
+            raise PydanticCustomError("keys", "unknown key: choose from {known}", {**context, "key": str(key)})
     for key in required:
         if key not in value:
-            needed = ", ".join(required)
-            raise PydanticCustomError("keys", "is missing: needed are {needed}", {"needed": needed, "key": key})
+            raise PydanticCustomError("keys", "is missing: needed are {needed}", {**context, "key": key})
     return value
 
 
-def _ascending(values: list[float]) -> list[float]:
-    if any(a >= b for a, b in itertools.pairwise(values)):
-        raise PydanticCustomError("order", "must be in ascending order, nothing twice")
-    return values
+def _rule(message: str, holds: Callable[[Any], Any]) -> AfterValidator:
+    """Refuse values for which `holds` is not true."""
 
-
-def _low_high(values: list[float]) -> list[float]:
-    if values != sorted(values):
-        raise PydanticCustomError("order", "must be in order, low and high")
-    return values
-
-
-def _plain(value: Any) -> Any:
-    values = value if isinstance(value, list) else [value]
-    if all(type(v) in (str, bool, int) or (type(v) is float and math.isfinite(v)) for v in values):
+    def check(value: Any) -> Any:
+        if not holds(value):
+            raise PydanticCustomError("rule", message)
         return value
-    raise PydanticCustomError("plain", "must be a number, a text, true, false or a list of these")
+
+    return AfterValidator(check)
 
 
-def _label(value: str) -> str:
-    if not re.fullmatch(
-        r"(?!longer$|x[\d.]+$)\w[\w.-]*", value
-    ):  # what it must not be is how other experiments are named
-        raise PydanticCustomError("label", "must be a word of letters, digits, . _ and -, and neither longer nor x0.5")
-    return value
+def _is_plain(value: Any) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return all(type(v) in (str, bool, int) or (type(v) is float and math.isfinite(v)) for v in values)
 
 
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Pixels = Annotated[int, Field(ge=8, le=1024)]
 Groups = Annotated[int, Field(ge=2, le=64)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Part = Annotated[float, Field(ge=0, lt=1)]
-Widths = Annotated[list[Positive], AfterValidator(_ascending)]
-Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1), AfterValidator(_ascending)]
-Crop = Annotated[  # shares of an image's area
-    list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2), AfterValidator(_low_high)
-]
-Rates = Annotated[dict[str, Positive], BeforeValidator(lambda value: _with_keys(value, RATES, RATES))]
+AboveZero = Annotated[float, Field(gt=0, le=1)]  # a share
+Ascending = _rule("must be in ascending order, nothing twice", lambda v: all(a < b for a, b in itertools.pairwise(v)))
+Shares = Annotated[list[AboveZero], Field(min_length=1), Ascending]
+LowHigh = _rule("must be in order, low and high", lambda v: v == sorted(v))
+Crop = Annotated[list[AboveZero], Field(min_length=2, max_length=2), LowHigh]  # shares of an image's area
+Plain = Annotated[Any, _rule("must be a number, a text, true, false or a list of these", _is_plain)]
+_RATES = ["base", *INITS]  # what is trained on after the base: the base itself, and RDNs by their initialisation
+Rates = Annotated[dict[str, Positive], BeforeValidator(lambda value: _with_keys(value, _RATES, _RATES))]
+_LABEL = re.compile(r"(?!longer$|x[\d.]+$)\w[\w.-]*")  # what it must not be is how other experiments are named
+_WORD = "must be a word of letters, digits, . _ and -, and neither longer nor x0.5"
+Label = Annotated[str, _rule(_WORD, _LABEL.fullmatch)]
 
 
 class Section(BaseModel):
@@ -99,7 +87,7 @@ class Section(BaseModel):
     @classmethod
     def _keys(cls, value: Any) -> Any:
         required = [name for name, field in cls.model_fields.items() if field.is_required()]
-        return _with_keys(value, list(cls.model_fields), required, others=cls.model_config["extra"] == "allow")
+        return _with_keys(value, cls.model_fields, required, others=cls.model_config["extra"] == "allow")
 
 
 class DataSettings(Section):
@@ -118,7 +106,7 @@ class ModelOptions(Section):
     """Arguments of a super-net's builder, besides the number of classes; a network of the user's own may take others."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_plain)]]
+    __pydantic_extra__: dict[str, Plain]
 
     name: str = None
     width_mult: Positive = None
@@ -138,27 +126,16 @@ class ModelSettings(ModelOptions):
         return self.name.replace(":", ".")
 
 
-class RecipeSettings(Section):
-    """Settings of `rdnlib.training.recipe.Recipe`."""
+def _arguments(name: str, of: Callable, types: dict[str, Any]) -> type[Section]:
+    """A section of keyword arguments, which may all be left out; `types`: where those of the function's signature are not meant."""
+    types = {key: parameter.annotation for key, parameter in inspect.signature(of).parameters.items()} | types
+    given = {key: (kind, None) for key, kind in types.items() if kind is not None}
+    return create_model(name, __base__=Section, __module__=__name__, **given)
 
-    epochs: Count = None
-    lr: Positive = None
-    size: Pixels = None
-    batch_size: Annotated[int, Field(ge=2, le=10**9)] = None
-    min_lr: NotNegative = None
-    warmup_epochs: NotNegative = None
-    momentum: Part = None
-    weight_decay: NotNegative = None
-    label_smoothing: Share = None
-    ema_horizon: Share = None
-    bn_momentum: Share = None
-    crop_scale: Crop = None
-    flip: bool = None
-    precision: Literal["no", "bf16"] = None
-    distill: Share = None
-    teacher: Literal["largest", "average"] = None
-    parts: Count = None
-    compile: bool = None
+
+RecipeSettings = _arguments("RecipeSettings", Recipe, {"crop_scale": Crop})
+_NOT_SET = dict.fromkeys(("features", "correct", "logits", "seed", "progress"))
+PolicySettings = _arguments("PolicySettings", fit_policy, {"hidden": list[Count], **_NOT_SET})
 
 
 class CommonRecipe(RecipeSettings):
@@ -185,17 +162,6 @@ class RdnSettings(SurgerySettings):
     distill: Share = None
 
 
-class PolicySettings(Section):
-    """Settings of `rdnlib.policy.network.fit_policy`."""
-
-    hidden: list[Count] = None
-    epochs: Count = None
-    lr: Positive = None
-    weight_decay: NotNegative = None
-    batch_size: Count = None
-    held_out: Part = None
-
-
 class Architecture(Section):
     """A further super-net, trained like the base but for its `recipe`."""
 
@@ -220,11 +186,11 @@ class Profile(Section):
     rdn: RdnSettings
     policy: PolicySettings
     sequential: PolicySettings = PolicySettings(hidden=[32])  # the policy that looks again
-    architectures: dict[Annotated[str, AfterValidator(_label)], Architecture] = {}
+    architectures: dict[Label, Architecture] = {}
     depth: RecipeSettings = RecipeSettings()  # of depth-wise nesting: what differs from the recipe of `rdn`
     training_free: SurgerySettings = SurgerySettings()  # surgery that is not followed by training
     ablations: AblationSettings = None
-    widths: Widths = []  # of further base networks, the rivals of Figure 8
+    widths: Annotated[list[Positive], Ascending] = []  # of further base networks, the rivals of Figure 8
     jobs: Count = 1  # experiments at once
     threads: Count = None  # CPU threads of an experiment; None: its share of the cores
 
@@ -278,11 +244,9 @@ def load_profile(source: str, *, data: str | None = None, toy: bool = False) -> 
 
 def _locate(source: str) -> Path:
     if source.endswith((".yaml", ".yml")) or Path(source).name != source:
-        if not Path(source).is_file():
-            raise ConfigError(
-                f"there is no profile {source}: give the path of a .yaml file, or a shipped profile's name"
-            )
-        return Path(source)
+        if Path(source).is_file():
+            return Path(source)
+        raise ConfigError(f"there is no profile {source}: give the path of a .yaml file, or a shipped profile's name")
     path = resource(f"notebooks/profiles/{source}.yaml")
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
@@ -309,13 +273,11 @@ def _validated(content: Any, path: Path, name: str) -> Profile:
         with _naming(path, key):
             models.import_model(supernet.name, path.absolute().parent)
             models.check(supernet.name, {**supernet.model_dump(exclude={"name"}, exclude_unset=True), "num_classes": 2})
-    common, base = profile.recipe.settings(), profile.base.settings()
-    recipes = {
-        f"architectures.{label}.recipe": base | a.recipe.settings() for label, a in profile.architectures.items()
-    }
+    base, further = profile.base.settings(), profile.architectures.items()
+    recipes = {f"architectures.{label}.recipe": base | settings.recipe.settings() for label, settings in further}
     for key, changes in {"recipe": {}, "base": base, "depth": profile.depth.settings(), **recipes}.items():
         with _naming(path, key):
-            Recipe(**{"epochs": 1, "lr": 1.0} | common | changes)
+            Recipe(**{"epochs": 1, "lr": 1.0} | profile.recipe.settings() | changes)
     return profile
 
 

@@ -111,12 +111,12 @@ def compare_splits(
     correct (N, K). Each repeat halves the held-out images at random: one half is for fitting and calibrating (where
     both happen, each gets half of it), the other is the test. Returns columns choice (one of CHOICES), repeat,
     calibration (the accuracy of λ on its calibration images, whose target is N_K's minus `gap`, or the best possible),
-    test (on the test half), full (N_K's accuracy there), saved (there).
+    test (on the test half), full (N_K's accuracy there), saved (there); no rows for fewer than three held-out images.
     """
     rng, rows, (features, correct) = np.random.default_rng(seed), [], held_out
     p_held = predict(policy, features)
     on_train = _calibrated(predict(policy, train[0]), train[1], saved, gap)
-    for repeat in range(repeats):
+    for repeat in range(repeats if len(p_held) > 2 else 0):  # else nothing is left to calibrate on, or to test
         own, test = np.array_split(rng.permutation(len(p_held)), 2)
         fitting, calibrating = np.array_split(own, 2)
         small = fit_policy(features[fitting], correct[fitting], seed=seed, **settings)

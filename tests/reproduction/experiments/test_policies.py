@@ -1,12 +1,14 @@
 """How the splits are used: what is known of made-up outcomes is recovered."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from rdnlib.calibration.multiplier import saved_fraction
 from rdnlib.policy.network import fit_policy
 from rdnlib.reproduction.experiments.policies import CHOICES, compare_splits, split_errors
+from rdnlib.utils.files import write_table
 
 SAVED = saved_fraction([1, 2, 4])
 
@@ -34,3 +36,13 @@ def test_accuracy_on_training_images_is_too_good():
     assert table.loc["train / held-out", "error"] == pytest.approx(
         np.sqrt(((one["calibration"] - one["test"]) ** 2).mean())
     )
+
+
+@pytest.mark.parametrize("images", [1, 2, 3])
+def test_too_few_held_out_images_to_halve_give_no_rows(images, tmp_path):
+    train, held_out = outcomes(20, 0), outcomes(images, 1)
+    frame = compare_splits(fit_policy(*train, hidden=(8,), epochs=2), train, held_out, SAVED, 0.02, epochs=2)
+    assert len(frame) == (60 if images == 3 else 0)
+    write_table(tmp_path / "splits.csv", frame)
+    table = split_errors(pd.read_csv(tmp_path / "splits.csv"))
+    assert len(table) == (3 if images == 3 else 0)
