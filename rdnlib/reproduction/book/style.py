@@ -13,8 +13,11 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 from IPython.display import HTML
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from rdnlib.utils.files import replacing
 
@@ -52,13 +55,22 @@ def owner_colour(group: int) -> str:
     return OWNERS[(group - 1) % len(OWNERS)]
 
 
-def legend_below(figure: Figure, *, ncols: int = 2) -> None:
-    """One legend under the figure for all of its axes; of entries with the same label the first is shown."""
-    handles = {}
-    for ax in figure.axes:
+def on(colour: str) -> str:
+    """Black or white, whichever is easier to read on a colour."""
+    linear = np.array(to_rgb(colour)) ** 2.2
+    return "black" if linear @ (0.2126, 0.7152, 0.0722) > 0.18 else "white"
+
+
+def legend_below(figure: Figure, *looks: dict, ncols: int = 2, **style) -> None:
+    """One legend under the figure for all of its axes; of entries with the same label the first is shown.
+
+    looks: lines to show instead of those drawn, each as options of `Line2D`, `label` among them.
+    """
+    handles = {look["label"]: Line2D([], [], **look) for look in looks}
+    for ax in () if looks else figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=ncols)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=ncols, **style)
 
 
 def svg(figure: Figure) -> str:
