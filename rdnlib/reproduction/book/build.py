@@ -69,10 +69,7 @@ def reproduce(
             ensure_all(workspace, names, jobs=jobs, scheduler=scheduler)
 
     parameters = {"profile": source, "data_root": data_root, "seed": seed, "seeds": len(numbers), "out": str(out)}
-    jobs_then = jobs or loaded.jobs
-    return _publish(
-        run_experiments, project, loaded.name, parameters, notebooks, jobs=jobs_then, fingerprint=fingerprint
-    )
+    return _publish(run_experiments, project, loaded.name, parameters, notebooks, jobs or loaded.jobs, fingerprint)
 
 
 def book(*, profile: str = "quick", out: Folder = None, seed: int = 0, project: Folder = None) -> Path:
@@ -96,7 +93,7 @@ def book(*, profile: str = "quick", out: Folder = None, seed: int = 0, project: 
 
 
 def _publish(
-    prepare: Callable[[], None], project: Path, name: str, parameters: dict[str, Any], only: Sequence[str] = (), *,
+    prepare: Callable[[], None], project: Path, name: str, parameters: dict[str, Any], only: Sequence[str] = (),
     jobs: int = 1, fingerprint: str | None = None,
 ) -> Path:  # fmt: skip
     """Prepare the experiments, then make the book of `reproduce`; parameters: what the notebooks are told."""

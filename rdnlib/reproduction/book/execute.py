@@ -53,10 +53,7 @@ def execute(notebook: Path, result: Path, *, parameters: dict[str, Any], threads
     """Execute one notebook into `result`, with so many threads, and check that every one of its code cells completed.
 
     In the book the cell of the default parameters is folded, and the one that papermill adds is left out: it holds paths of
-    this machine. Every page's footer says which profile and seed were used.
-
-    Raises:
-        RdnError: naming the notebook, the cell and its error.
+    this machine. Every page's footer says which profile and seed were used. Raises RdnError, naming notebook, cell and error.
     """
     result.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -91,9 +88,8 @@ def check_completed(notebook: nbformat.NotebookNode, name: str) -> None:
     for number, cell in enumerate(own, start=1):
         if cell.cell_type != "code" or not cell.source.strip():
             continue
-        errors = [output for output in cell.outputs if output.output_type == "error"]
-        if errors:
-            raise RdnError(f"notebook {name}, cell {number} failed: {errors[0].ename}: {_first_line(errors[0].evalue)}")
+        for error in (output for output in cell.outputs if output.output_type == "error"):
+            raise RdnError(f"notebook {name}, cell {number} failed: {error.ename}: {_first_line(error.evalue)}")
         if cell.execution_count is None:
             raise RdnError(f"notebook {name}, cell {number} was not executed")
 

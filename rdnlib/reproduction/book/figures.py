@@ -32,9 +32,7 @@ CALIBRATED = ", calibrated"  # points of a curve, in its colour
 def curves(ax: Axes, series: Mapping[str, tuple], *, colors: Sequence[str] = CYCLE, **options) -> None:
     """Draw each series in a colour and with a marker of its own, with its intervals where there are any.
 
-    Args:
-        series: name in the legend → (x, y), or (x, y, low, high) with the ends of the intervals.
-        options: of the lines, the same for all series.
+    series: name in the legend → (x, y), or (x, y, low, high) with the ends of the intervals. options: of all lines.
     """
     for index, (name, (x, y, *ends)) in enumerate(series.items()):
         look = {"color": colors[index % len(colors)], "marker": MARKERS[index % len(MARKERS)], **options}
@@ -109,10 +107,9 @@ def text_box(
 def figure8(frame: pd.DataFrame) -> Figure:
     """Accuracy against computation: the sub-networks alone, base networks and sample-adaptive inference (Figure 8).
 
-    Args:
-        frame: as `tradeoff.figure8` makes it: columns `series`, `madds` (multiply-adds per image), `top1` (%), `low` and
-            `high` (its 95 % interval, NaN where there is none). A series that is not one of the known ones is a star
-            if it has one row, otherwise joined points.
+    frame: as `tradeoff.figure8` makes it: columns `series`, `madds` (multiply-adds per image), `top1` (%), `low` and `high`
+    (its 95 % interval, NaN where there is none). A series that is not a known one is a star if it has one row, otherwise
+    joined points. Raises ConfigError where a column is missing.
     """
     figure, ax = _plane(4.4)
     others = itertools.cycle((style.GREEN, style.ORANGE, style.SKY))
@@ -135,9 +132,8 @@ def figure8(frame: pd.DataFrame) -> Figure:
 def subnetwork_curve(tables: dict[str, pd.DataFrame]) -> Figure:
     """Accuracy of N_1 … N_K against their MAdds, one line per table, with 95 % intervals.
 
-    Args:
-        tables: name → a table as `outcomes.subnetwork_table` makes it: columns `subnetwork` (1 … K), `madds`, `top1`,
-            `top1_low`, `top1_high` (%). A table of one row, a base network, is drawn as a star.
+    tables: name → a table as `outcomes.subnetwork_table` makes it: columns `subnetwork` (1 … K), `madds`, `top1`, `top1_low`,
+    `top1_high` (%). A table of one row, a base network, is drawn as a star.
     """
     figure, ax = _plane(4.0)
     for index, (name, table) in enumerate(tables.items()):
@@ -156,8 +152,7 @@ def subnetwork_curve(tables: dict[str, pd.DataFrame]) -> Figure:
 def training_curves(histories: dict[str, pd.DataFrame], *, colors: Sequence[str]) -> Figure:
     """Accuracy and loss over the epochs of training. The networks after the first one were made from it and go on.
 
-    histories: name → columns epoch, loss (of all sub-networks), and accuracy, or accuracy_1 and accuracy_K of N_1 and N_K,
-    in [0, 1].
+    histories: name → columns epoch, loss (of all sub-networks) and accuracy, or accuracy_1 and accuracy_K, in [0, 1].
     """
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(5.6, 5.4), sharex=True)
     start, heads = 0, {"accuracy": "", "accuracy_1": ", $N_1$", "accuracy_K": ", $N_K$"}

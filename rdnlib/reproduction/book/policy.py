@@ -60,7 +60,7 @@ def exit_colours(count: int) -> np.ndarray:
 
 
 def value_lines(ax: Axes, p: np.ndarray, saved: np.ndarray, *, up_to: float) -> None:
-    """What leaving at each sub-network is worth for one image, (r_v + λ) p_v, for λ from 0 to `up_to`, and the upper envelope.
+    """What leaving at each sub-network is worth for one image, (r_v + λ) p_v, for λ from 0 to `up_to`, and the envelope.
 
     A multiple of λ is subtracted from all lines, so that the envelope begins and ends at the same height. p, saved: (K,).
     """
@@ -102,8 +102,7 @@ def promises(trials: Mapping[str, pd.DataFrame]) -> Figure:
     bins = np.arange(np.floor(every.min()), np.ceil(every.max()) + 1, 0.5) if len(every) else 1
     for ax, (name, trial) in zip(axes.flat, trials.items(), strict=True):
         for rule, colour in (("measured", VERMILLION), ("guaranteed", BLUE)):
-            of_rule = beyond[name][trial["rule"] == rule]
-            ax.hist(of_rule, bins=bins, color=colour, alpha=0.6, label=rule)
+            ax.hist(beyond[name][trial["rule"] == rule], bins=bins, color=colour, alpha=0.6, label=rule)
         ax.axvline(0, **DOTTED)
         ax.set(ylabel=f"splits ({name})")
     ax.set(xlabel="accuracy on other images minus target (points)")
@@ -115,10 +114,7 @@ def promises(trials: Mapping[str, pd.DataFrame]) -> Figure:
 def exit_difficulty(difficulty: np.ndarray, exits: np.ndarray, *, count: int) -> Figure:
     """Mean difficulty of the images that leave at each exit, with its 95 % interval and their share of all images.
 
-    Args:
-        difficulty: (N,) known difficulty of each image in [0, 1].
-        exits: (N,) the sub-network, 1…count, that each image left at.
-        count: K, the number of sub-networks.
+    difficulty: (N,) known, of each image, in [0, 1]. exits: (N,) the sub-network, 1…count, that it left at. count: K.
     """
     difficulty, exits = np.asarray(difficulty, float), np.asarray(exits, int)
     if difficulty.shape != exits.shape or np.isnan(difficulty).any():

@@ -28,9 +28,6 @@ def with_ends(x: Sequence[float], table: pd.DataFrame, column: str) -> tuple:
     return x, table[column], table[f"{column}_low"], table[f"{column}_high"]
 
 
-# Table 1
-
-
 def madds_changes(table: pd.DataFrame, pairs: dict[str, tuple[str, str]]) -> pd.DataFrame:
     """Change of the MAdds in %: `nesting`, N_K against its base, and `adapting`, † against N_K; a row for each pair.
 
@@ -66,9 +63,6 @@ def loss_in_words(change: Estimate) -> str:
         return f"no accuracy is lost, at least {change.low:.1f} points are gained"
     loss = max(0.0, -change.low)
     return f"the change of the accuracy may be chance; the interval excludes a loss of more than {loss:.1f} points"
-
-
-# Figure 8
 
 
 def duels_in_words(duels: pd.DataFrame, rival: str) -> list[str]:
@@ -146,9 +140,6 @@ def reference_points_in_words(frame: pd.DataFrame, static: pd.DataFrame) -> list
     ]
 
 
-# Tables 4 and 5
-
-
 @styled
 def accuracies_by_subnetwork(rows: dict[str, Sequence[Run]]) -> Figure:
     """Accuracy of every sub-network, one series for each name; its runs are one for each seed."""
@@ -168,19 +159,14 @@ def accuracies_by_subnetwork(rows: dict[str, Sequence[Run]]) -> Figure:
 def widths_in_words(slimmable: pd.DataFrame, rdn: pd.DataFrame) -> list[str]:
     """Each width of a slimmable network beside the RDN at its cost, interpolated between sub-networks.
 
-    Widths that cost less than N_1 or more than N_K are left out. Both tables are `subnetwork_table`s, the slimmable's
-    has the column `width` as well.
+    Widths outside the costs of N_1 … N_K are left out. Both are `subnetwork_table`s, `slimmable` with a column `width`.
     """
     inside = slimmable[slimmable["madds"].between(rdn["madds"].min(), rdn["madds"].max())]
     ahead = inside["top1"] - np.interp(inside["madds"], rdn["madds"], rdn["top1"])
     return [
-        f"width {row.width:g}: {row.madds / 1e6:.1f} M MAdds, {row.top1:.1f} %, {change:+.1f} points to the RDN at "
-        "that cost."
-        for row, change in zip(inside.itertuples(), ahead, strict=True)
+        f"width {r.width:g}: {r.madds / 1e6:.1f} M MAdds, {r.top1:.1f} %, {change:+.1f} points to the RDN at that cost."
+        for r, change in zip(inside.itertuples(), ahead, strict=True)
     ]
-
-
-# Lengths of training
 
 
 def length_axis(ax: Axes, table: pd.DataFrame, numbers: Sequence[int], columns: Mapping[str, str]) -> None:

@@ -34,10 +34,8 @@ def weight_blocks(
     With only the k original output groups it is the dense convolution: blocks that violate nesting are hatched, in the colour
     and with the number of the new group that takes them over. With all K groups those stand hatched in their new rows.
 
-    Args:
-        sources: for each output group the input groups, counted from 1, that it reads.
-        k: number of original groups.
-        inputs, outputs: channels of each input and output group: the widths of the columns, the heights of the rows.
+    sources: for each output group the input groups, counted from 1, that it reads. k: number of original groups. inputs,
+    outputs: channels of each input and output group: the widths of the columns, the heights of the rows.
     """
     if len(sources) != len(outputs) or any(not 1 <= i <= len(inputs) for row in sources for i in row):
         raise ConfigError("sources need one row per output group, with input groups counted from 1")
@@ -98,25 +96,27 @@ def _rows(rdn: RDN, prefix: str) -> list[_Row]:
     inside = [index for index, step in enumerate(steps) if f"{step.target}.".startswith(f"{prefix}.")]
     if not inside:
         raise ConfigError(f"no layer of the RDN is named '{prefix}' or lies under it")
-    made = {step.name for step in steps[inside[0] : inside[-1] + 1]}
-    end = inside[-1] + 1
+    start, end = inside[0], inside[-1] + 1
+    made = {step.name for step in steps[start:end]}
     while end < len(steps) and steps[end].function is not None and made & set(steps[end].inputs):
         made.add(steps[end].name)
         end += 1
-    entry = steps[inside[0]].inputs[0]
-    rows, row_of = [_Row(spaces[entry], ["input"])], {entry: 0}
-    for step in steps[inside[0] : end]:
+    rows, row_of = [], {}
+
+    def add(name: str, *row) -> None:
+        row_of[name] = len(rows)
+        rows.append(_Row(spaces[name], *row))
+
+    add(steps[start].inputs[0], ["input"])
+    for step in steps[start:end]:
         layer = None if step.function is not None else rdn.trunk.layers[step.name]
         for name in step.inputs:
             if name not in row_of:  # a value from further up
-                rows.append(_Row(spaces[name], ["from before"]))
-                row_of[name] = len(rows) - 1
+                add(name, ["from before"])
         parents = [row_of[name] for name in step.inputs]
         joins = isinstance(step.function, Call) and len(parents) > 1
         if joins or (hasattr(layer, "weight") and kind(layer) != "norm"):
-            label = ("+" if step.function.adds else "×") if joins else kind(layer)
-            rows.append(_Row(spaces[step.name], [label], step, parents))
-            row_of[step.name] = len(rows) - 1
+            add(step.name, [("+" if step.function.adds else "×") if joins else kind(layer)], step, parents)
         else:  # channel-wise: the same groups
             name = "BN" if kind(layer) == "norm" else step.target if layer is None else type(layer).__name__
             rows[parents[0]].labels += [] if name in ("Identity", "Dropout") else [name]
@@ -199,8 +199,7 @@ def _connect(ax: Axes, rdn: RDN, row: _Row, upper, lower, index: int) -> None:
 def channel_spaces(layout: Layout) -> pd.DataFrame:
     """The channel spaces that dense convolutions write, in order: one row each.
 
-    Columns: channels, nested (channels after the surgery), piece (channels that must stay together), plain, writers (how many
-    convolutions write it).
+    Columns: channels, nested (channels after the surgery), piece (channels that must stay together), plain, writers (how many).
     """
     writers = {}  # space → the convolutions that write it
     for step in layout.traced.steps:

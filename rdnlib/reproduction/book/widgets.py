@@ -71,7 +71,6 @@ def lambda_slider(curve: pd.DataFrame, *, subnetworks: pd.DataFrame, frames: int
         options=[(_lam(value), index) for index, value in enumerate(picked["lam"])],
         description="λ",
         tooltip="λ: small saves computation, large buys accuracy",
-        continuous_update=True,
         layout=ipywidgets.Layout(width="auto", max_width="1070px"),
     )
     ipywidgets.jslink((slider, "index"), (stack, "selected_index"))
