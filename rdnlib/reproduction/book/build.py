@@ -10,8 +10,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -24,21 +25,14 @@ from rdnlib.utils.files import write_json, write_text
 from rdnlib.utils.provenance import provenance
 from rdnlib.utils.resources import default_out, resource
 
+Folder = str | os.PathLike | None
+
 
 def reproduce(
-    profile: str,
-    *,
-    data: str | None = None,
-    data_root: str | os.PathLike | None = None,
-    out: str | os.PathLike | None = None,
-    seed: int = 0,
-    seeds: int | None = None,
-    jobs: int | None = None,
-    scheduler: str | None = None,
-    notebooks: Sequence[str] = (),
-    project: str | os.PathLike | None = None,
-    fingerprint: str | None = None,
-) -> Path:
+    profile: str, *, data: str | None = None, data_root: Folder = None, out: Folder = None, seed: int = 0,
+    seeds: int | None = None, jobs: int | None = None, scheduler: str | None = None, notebooks: Sequence[str] = (),
+    project: Folder = None, fingerprint: str | None = None,
+) -> Path:  # fmt: skip
     """Run the profile's experiments, execute the notebooks, build the book, and return the path of its first page.
 
     Args:
@@ -61,41 +55,24 @@ def reproduce(
     """
     loaded = load_profile(profile, data=data)
     project, out = _project(project), Path(out or default_out(loaded.name)).absolute()
-    data_root = None if data_root is None else Path(data_root).absolute()
+    data_root = None if data_root is None else str(Path(data_root).absolute())
     source = loaded.source
     if data is not None:  # notebooks read the profile by themselves
         source = str(out / f"{loaded.name}.yaml")
         write_text(source, yaml.safe_dump(loaded.settings(), sort_keys=False))
-    first, *more = graph.seeds_from(loaded, seed, seeds)
+    numbers = graph.seeds_from(loaded, seed, seeds)
 
     def run_experiments() -> None:
-        for number in (first, *more):
+        for number in () if notebooks else numbers:
             workspace = open_workspace(source, data_root=data_root, seed=number, out=out)
-            names = None if number == first else graph.repeated(loaded)
+            names = None if number == seed else graph.repeated(loaded)
             ensure_all(workspace, names, jobs=jobs, scheduler=scheduler)
 
-    return _publish(
-        (lambda: None) if notebooks else run_experiments,
-        project=project,
-        name=loaded.name,
-        profile=source,
-        only=notebooks,
-        data_root=data_root,
-        seed=seed,
-        seeds=1 + len(more),
-        jobs=jobs or loaded.jobs,
-        out=out,
-        fingerprint=fingerprint,
-    )
+    parameters = {"profile": source, "data_root": data_root, "seed": seed, "seeds": len(numbers), "out": str(out)}
+    return _publish(run_experiments, project, loaded.name, parameters, notebooks, jobs or loaded.jobs, fingerprint)
 
 
-def book(
-    *,
-    profile: str = "quick",
-    out: str | os.PathLike | None = None,
-    seed: int = 0,
-    project: str | os.PathLike | None = None,
-) -> Path:
+def book(*, profile: str = "quick", out: Folder = None, seed: int = 0, project: Folder = None) -> Path:
     """As `reproduce`, but from the measured results in `data/published/<profile>`: nothing is trained.
 
     Raises:
@@ -111,24 +88,17 @@ def book(
             )
         shutil.copytree(published, out / "experiments", dirs_exist_ok=True)
 
-    return _publish(use_published, project=project, name=profile, profile=profile, data_root=None, seed=seed, out=out)
+    parameters = {"profile": profile, "data_root": None, "seed": seed, "seeds": None, "out": str(out)}
+    return _publish(use_published, project, profile, parameters)
 
 
 def _publish(
-    prepare,
-    *,
-    project: Path,
-    name: str,
-    profile: str,
-    data_root: Path | None,
-    seed: int,
-    out: Path,
-    seeds: int | None = None,
-    jobs: int = 1,
-    only: Sequence[str] = (),
-    fingerprint: str | None = None,
-) -> Path:
+    prepare: Callable[[], None], project: Path, name: str, parameters: dict[str, Any], only: Sequence[str] = (),
+    jobs: int = 1, fingerprint: str | None = None,
+) -> Path:  # fmt: skip
+    """Prepare the experiments, then make the book of `reproduce`; parameters: what the notebooks are told."""
     seconds: dict[str, float] = {}
+    seed, seeds, out = parameters["seed"], parameters["seeds"], Path(parameters["out"])
     notebooks = sorted((project / "notebooks").glob("[0-9]*.ipynb"))
     chosen = [notebook for notebook in notebooks if not only or notebook.stem in only]
     if not chosen or set(only) - {notebook.stem for notebook in chosen}:
@@ -140,31 +110,25 @@ def _publish(
     with timed("experiments", seconds):
         prepare()
     source = out / "book"
-    with timed("assets", seconds):
+    with timed(
+        "assets", seconds
+    ):  # a fresh copy of the pages and configuration, with the front-end files beside our own
+        shutil.rmtree(source, ignore_errors=True)
+        shutil.copytree(project / "book", source)
+        config = yaml.safe_load((project / "_config.yml").read_text(encoding="utf-8"))
         last = f" to {seed + seeds - 1}" if (seeds or 1) > 1 else ""
-        _stage(project, source, footer=f"Built with profile <b>{name}</b>, seed {seed}{last}.")
-    parameters = {
-        "profile": profile,
-        "data_root": None if data_root is None else str(data_root),
-        "seed": seed,
-        "seeds": seeds,
-        "out": str(out),
-    }
+        footer = f"<p>Built with profile <b>{name}</b>, seed {seed}{last}.</p>"
+        config.setdefault("html", {})["extra_footer"] = footer
+        (source / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+        assets.install(source / "_assets")
     (source / "notebooks").mkdir()
     for notebook in notebooks:  # those that are not executed are in the book as they are
         shutil.copy(notebook, source / "notebooks")
     execute_all(chosen, source / "notebooks", parameters=parameters, jobs=jobs, seconds=seconds)
     with timed("book", seconds):
         build(source, out / "html")
-    manifest = {
-        "profile": name,
-        "seed": seed,
-        "seeds": seeds,
-        "data_fingerprint": fingerprint,
-        "notebooks": [notebook.name for notebook in chosen],
-        "seconds": seconds,
-        **provenance(),
-    }
+    manifest = {"profile": name, "seed": seed, "seeds": seeds, "data_fingerprint": fingerprint}
+    manifest |= {"notebooks": [notebook.name for notebook in chosen], "seconds": seconds, **provenance()}
     write_json(out / "manifest.json", manifest)
     index = out / "html" / "index.html"
     print(f"tables: {out / 'tables'}\nbook:   {index}", flush=True)
@@ -174,41 +138,23 @@ def _publish(
 def build(source: Path, html: Path) -> None:
     """Build the book in `source` with jupyter-book, every warning an error; replace `html` once that has succeeded."""
     with tempfile.TemporaryDirectory(dir=html.parent, prefix=".html-") as folder:
-        command = ["build", str(source), "--path-output", folder, "--all", "-W", "-n", "--keep-going"]
-        done = subprocess.run(
-            [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", *command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"},
-        )
+        command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(source)]
+        command += ["--path-output", folder, "--all", "-W", "-n", "--keep-going"]
+        plain = {**os.environ, "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=plain)
         built = Path(folder) / "_build" / "html"
         if done.returncode or not (built / "index.html").is_file():
-            raise RdnError(f"the book was not built: {_complaints(done.stdout, source)}")
-        old = Path(folder) / "old"
+            # the warnings and errors of the log in one line, with paths relative to the book
+            lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in done.stdout.splitlines()]
+            wrong = [line for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL|Error)\b", line)] or lines[-3:]
+            reasons = " | ".join(dict.fromkeys(line.replace(f"{source}{os.sep}", "") for line in wrong))
+            raise RdnError(f"the book was not built: {reasons}")
         if html.exists():
-            html.rename(old)
+            html.rename(Path(folder) / "old")
         built.rename(html)
 
 
-def _stage(project: Path, source: Path, *, footer: str) -> None:
-    """A fresh copy of the book's pages and configuration, with the front-end files beside our own."""
-    shutil.rmtree(source, ignore_errors=True)
-    shutil.copytree(project / "book", source)
-    config = yaml.safe_load((project / "_config.yml").read_text(encoding="utf-8"))
-    config.setdefault("html", {})["extra_footer"] = f"<p>{footer}</p>"
-    (source / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
-    assets.install(source / "_assets")
-
-
-def _complaints(log: str, source: Path) -> str:
-    """The warnings and errors of a jupyter-book log in one line, with paths relative to the book."""
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in log.splitlines()]
-    found = [line for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL|Error)\b", line)] or lines[-3:]
-    return " | ".join(dict.fromkeys(line.replace(f"{source}{os.sep}", "") for line in found))
-
-
-def _project(project: str | os.PathLike | None) -> Path:
+def _project(project: Folder) -> Path:
     folder = resource() if project is None else Path(project).absolute()
     if missing := [name for name in ("notebooks", "book", "_config.yml") if not (folder / name).exists()]:
         raise ConfigError(f"{folder} has no {', '.join(missing)}, which a book needs")

@@ -7,18 +7,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
 from rdnlib.reproduction.analysis.statistics import Estimate
 from rdnlib.reproduction.book.chapter import with_interval
-from rdnlib.reproduction.book.style import BLUE, DOTTED, GREEN, INK, ORANGE, VERMILLION, styled
+from rdnlib.reproduction.book.style import BLUE, DOTTED, GREEN, INK, ORANGE, VERMILLION, legend_below, styled
 
-VERDICTS = {
-    "reproduced": (GREEN, "o"),
-    "inconclusive": (ORANGE, "s"),
-    "not reproduced": (VERMILLION, "X"),
-}
+VERDICTS = {"reproduced": (GREEN, "o"), "inconclusive": (ORANGE, "s"), "not reproduced": (VERMILLION, "X")}
 
 
 def ours_in_words(claim) -> str:
@@ -68,9 +63,8 @@ def gains(ours: dict[str, Estimate], paper: dict[str, float]) -> Figure:
     ax.axvline(0, **DOTTED)
     ax.set(yticks=-np.arange(len(names)), yticklabels=names, xlabel="difference (points)")
     ax.set(ylim=(0.5 - len(names), 0.5))
-    handles = [Line2D([], [], color=VERMILLION, marker="o", linewidth=3.5, label="ours")]
-    handles.append(Line2D([], [], color=BLUE, marker="D", linestyle="none", label="the paper's"))
-    fig.legend(handles=handles, loc="outside lower center", ncols=2)
+    printed = {"color": BLUE, "marker": "D", "linestyle": "none", "label": "the paper's"}
+    legend_below(fig, {"color": VERMILLION, "marker": "o", "linewidth": 3.5, "label": "ours"}, printed)
     return fig
 
 
@@ -78,13 +72,13 @@ def gains(ours: dict[str, Estimate], paper: dict[str, float]) -> Figure:
 def forest(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
     """Claims in points: ours with its intervals, the bound as a tick, the verdict as colour and marker."""
     fig, ax = plt.subplots(figsize=(5.6, 1.2 + 0.36 * len(table)))
+    bound = {"marker": "|", "color": INK, "markersize": 13, "linestyle": "none", "label": "bound"}
     for row, claim in enumerate(table.itertuples()):
         colour, marker = VERDICTS[claim.verdict]
         ends = (claim.ours_low, claim.ours_high, 1, claim.ours_seeds_low, claim.ours_seeds_high)
         bars(ax, -row, Estimate(claim.ours, *ends), color=colour, marker=marker)
-        ax.plot(float(claim.holds_if[2:]), -row, marker="|", color=INK, markersize=13, linestyle="none")
+        ax.plot(float(claim.holds_if[2:]), -row, **bound)
     ax.set(yticks=-np.arange(len(table)), yticklabels=list(labels), xlabel="points")
-    handles = [Line2D([], [], color=c, marker=m, linewidth=3.5, label=name) for name, (c, m) in VERDICTS.items()]
-    handles.append(Line2D([], [], color=INK, marker="|", markersize=13, linestyle="none", label="bound"))
-    fig.legend(handles=handles, loc="outside lower center", ncols=2)
+    looks = ({"color": c, "marker": m, "linewidth": 3.5, "label": name} for name, (c, m) in VERDICTS.items())
+    legend_below(fig, *looks, bound)
     return fig

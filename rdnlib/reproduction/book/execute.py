@@ -1,10 +1,8 @@
 """Notebooks executed by papermill in kernels that are this very interpreter, several at once, every cell checked."""
 
 import ast
-import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +12,14 @@ from typing import Any
 
 import nbformat
 import papermill
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from rdnlib.errors import RdnError
 
-KERNEL = "rdnlib"
-_IN_THE_BOOK = {
-    "parameters": "hide-input",
-    "injected-parameters": "remove-cell",
-}  # tag → what jupyter-book does
+_IN_THE_BOOK = {"parameters": "hide-input", "injected-parameters": "remove-cell"}  # tag → what jupyter-book does
 
 
 def execute_all(
@@ -35,14 +31,15 @@ def execute_all(
     for the first of them that failed.
     """
     notebooks = sorted(notebooks, key=lambda notebook: -notebook.stat().st_size)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
 
     def one(number: int, notebook: Path) -> None:
         declared = _declared(notebook)
         own = {name: value for name, value in parameters.items() if name in declared}
         with timed(notebook.stem, seconds, label=f"[{number}/{len(notebooks)}] notebook {notebook.stem}"):
-            execute(notebook, folder / notebook.name, parameters=own)
+            execute(notebook, folder / notebook.name, parameters=own, threads=threads)
 
-    with kernel(threads=max(1, (os.cpu_count() or 1) // jobs)), ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         waiting = [pool.submit(one, number, notebook) for number, notebook in enumerate(notebooks, start=1)]
         try:
             for done in waiting:
@@ -52,26 +49,18 @@ def execute_all(
             raise
 
 
-def execute(notebook: Path, result: Path, *, parameters: dict[str, Any]) -> None:
-    """Execute one notebook into `result` and check that every one of its code cells completed.
+def execute(notebook: Path, result: Path, *, parameters: dict[str, Any], threads: int | None = None) -> None:
+    """Execute one notebook into `result`, with so many threads, and check that every one of its code cells completed.
 
     In the book the cell of the default parameters is folded, and the one that papermill adds is left out: it holds paths of
-    this machine. Every page's footer says which profile and seed were used.
-
-    Raises:
-        RdnError: naming the notebook, the cell and its error.
+    this machine. Every page's footer says which profile and seed were used. Raises RdnError, naming notebook, cell and error.
     """
     result.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
-            notebook,
-            result,
-            parameters=parameters,
-            kernel_name=KERNEL,
-            language="python",
-            cwd=notebook.parent,
-            progress_bar=False,
-        )
+            notebook, result, parameters=parameters, kernel_name="python3", language="python", cwd=notebook.parent,
+            progress_bar=False, kernel_manager_class=_kernel(threads),
+        )  # fmt: skip
     except PapermillExecutionError as error:
         # papermill counts the cell that it put after the one tagged `parameters`; a reader of the notebook does not
         added = 1 + next((i for i, cell in enumerate(_cells(notebook)) if "parameters" in _tags(cell)), -1)
@@ -99,44 +88,19 @@ def check_completed(notebook: nbformat.NotebookNode, name: str) -> None:
     for number, cell in enumerate(own, start=1):
         if cell.cell_type != "code" or not cell.source.strip():
             continue
-        errors = [output for output in cell.outputs if output.output_type == "error"]
-        if errors:
-            raise RdnError(f"notebook {name}, cell {number} failed: {errors[0].ename}: {_first_line(errors[0].evalue)}")
+        for error in (output for output in cell.outputs if output.output_type == "error"):
+            raise RdnError(f"notebook {name}, cell {number} failed: {error.ename}: {_first_line(error.evalue)}")
         if cell.execution_count is None:
             raise RdnError(f"notebook {name}, cell {number} was not executed")
 
 
-@contextmanager
-def kernel(threads: int | None = None) -> Iterator[None]:
-    """Offer a kernel that is this very interpreter, so that none needs to be installed; `threads` of its computations."""
-    search = os.pathsep.join(map(os.path.abspath, sys.path))  # whatever can be imported here can be imported there
-    spec = {
-        "argv": [
-            sys.executable,
-            "-Xfrozen_modules=off",
-            "-m",
-            "ipykernel_launcher",
-            "-f",
-            "{connection_file}",
-            "--log-level=50",
-        ],
-        "display_name": "Python 3",
-        "language": "python",
-        "env": {"PYTHONPATH": search, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})},
-    }
-    before = os.environ.get("JUPYTER_PATH")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernels" / KERNEL / "kernel.json"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(spec))
-        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, before]))
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["JUPYTER_PATH"]
-            else:
-                os.environ["JUPYTER_PATH"] = before
+def _kernel(threads: int | None) -> type[AsyncKernelManager]:
+    """A kernel that is this very interpreter, so that none needs to be installed; `threads` of its computations."""
+    argv = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher"]
+    argv += ["-f", "{connection_file}", "--log-level=50"]
+    env = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    env["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))  # what can be imported here can be there
+    return type("Kernel", (AsyncKernelManager,), {"kernel_spec": KernelSpec(argv=argv, env=env, language="python")})
 
 
 @contextmanager

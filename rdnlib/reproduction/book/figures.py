@@ -9,51 +9,34 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from rdnlib.errors import ConfigError
-from rdnlib.reproduction.book.style import (
-    BLUE,
-    CYCLE,
-    DOTTED,
-    GREEN,
-    INK,
-    MARKERS,
-    ORANGE,
-    PURPLE,
-    SKY,
-    STAR,
-    VERMILLION,
-    legend_below,
-    styled,
-)
+from rdnlib.reproduction.book import style
+from rdnlib.reproduction.book.style import CYCLE, INK, MARKERS, STAR, legend_below, styled
 
 SERIES = {  # as named by tradeoff.figure8
-    "sub-networks": {"color": BLUE, "marker": "o", "linestyle": "--"},
-    "dynamic": {"color": VERMILLION},
-    "sequential": {"color": GREEN},
-    "confidence cascade": {"color": ORANGE, "linestyle": "-."},
-    "base networks": {"color": SKY, **STAR},
+    "sub-networks": {"color": style.BLUE, "marker": "o", "linestyle": "--"},
+    "dynamic": {"color": style.VERMILLION},
+    "sequential": {"color": style.GREEN},
+    "confidence cascade": {"color": style.ORANGE, "linestyle": "-."},
+    "base networks": {"color": style.SKY, **STAR},
     "random mix of N_1 and N_K": {"color": INK, "linestyle": ":", "linewidth": 1},
-    "oracle (first correct exit)": {"color": PURPLE, "marker": "^", "markersize": 8, "linestyle": "none"},
+    "oracle (first correct exit)": {"color": style.PURPLE, "marker": "^", "markersize": 8, "linestyle": "none"},
 }
 CURVES = ("dynamic", "sequential", "confidence cascade")
 CALIBRATED = ", calibrated"  # points of a curve, in its colour
 
 
-def curves(ax: Axes, series: Mapping[str, tuple], *, colors: Sequence[str] = CYCLE, **style) -> None:
+def curves(ax: Axes, series: Mapping[str, tuple], *, colors: Sequence[str] = CYCLE, **options) -> None:
     """Draw each series in a colour and with a marker of its own, with its intervals where there are any.
 
-    Args:
-        series: name in the legend → (x, y), or (x, y, low, high) with the ends of the intervals.
-        style: options of the lines, the same for all series.
+    series: name in the legend → (x, y), or (x, y, low, high) with the ends of the intervals. options: of all lines.
     """
     for index, (name, (x, y, *ends)) in enumerate(series.items()):
-        look = {"color": colors[index % len(colors)], "marker": MARKERS[index % len(MARKERS)], **style}
-        if ends:
-            ax.errorbar(x, y, _reach(y, *ends), label=name, **look)
-        else:
-            ax.plot(x, y, label=name, **look)
+        look = {"color": colors[index % len(colors)], "marker": MARKERS[index % len(MARKERS)], **options}
+        (ax.errorbar if ends else ax.plot)(x, y, *([_reach(y, *ends)] if ends else []), label=name, **look)
 
 
 def matrix(ax: Axes, values: np.ndarray, texts: np.ndarray | None = None, *, cmap: str = "cividis_r"):
@@ -72,15 +55,9 @@ def matrix(ax: Axes, values: np.ndarray, texts: np.ndarray | None = None, *, cma
 
 
 def stacked_bars(
-    ax: Axes,
-    places: Sequence[float],
-    parts: Mapping[str, Sequence[float]],
-    *,
-    colors: Sequence[str] = CYCLE,
-    width: float = 0.8,
-    texts: Sequence[str] | str | None = None,
-    horizontal: bool = False,
-) -> None:
+    ax: Axes, places: Sequence[float], parts: Mapping[str, Sequence[float]], *, colors: Sequence[str] = CYCLE,
+    width: float = 0.8, texts: Sequence[str] | str | None = None, horizontal: bool = False,
+) -> None:  # fmt: skip
     """Draw bars whose parts add up: name of the part → its size in each bar.
 
     texts: what stands at the end of each bar, or a format for its total, such as "{:.2f}".
@@ -111,29 +88,42 @@ def image_rows(rows: Mapping[str, Sequence[np.ndarray]], *, columns: int = 8) ->
     return figure
 
 
+def text_box(
+    ax: Axes, corner: tuple, size: tuple, colour: str, text=None, *, fontsize: float = 9, backed=False, **edge
+) -> None:
+    """A rectangle from its left upper corner on, with a text in its middle that can be read on its colour.
+
+    backed: the text stands on a patch of the colour, for a rectangle that is hatched. edge: options of the rectangle.
+    """
+    ax.add_patch(Rectangle(corner, *size, facecolor=colour, **{"edgecolor": "white", "linewidth": 0.8, **edge}))
+    if text is not None:
+        box = {"facecolor": colour, "edgecolor": "none", "pad": 1.0} if backed else None
+        middle = np.add(corner, np.divide(size, 2))
+        look = {"ha": "center", "va": "center_baseline", "fontsize": fontsize, "color": style.on(colour), "bbox": box}
+        ax.text(*middle, text, zorder=4, **look)
+
+
 @styled
 def figure8(frame: pd.DataFrame) -> Figure:
     """Accuracy against computation: the sub-networks alone, base networks and sample-adaptive inference (Figure 8).
 
-    Args:
-        frame: as `tradeoff.figure8` makes it: columns `series`, `madds` (multiply-adds per image), `top1` (%), `low` and
-            `high` (its 95 % interval, NaN where there is none). A series that is not one of the known ones is a star
-            if it has one row, otherwise joined points.
+    frame: as `tradeoff.figure8` makes it: columns `series`, `madds` (multiply-adds per image), `top1` (%), `low` and `high`
+    (its 95 % interval, NaN where there is none). A series that is not a known one is a star if it has one row, otherwise
+    joined points. Raises ConfigError where a column is missing.
     """
-    _require(frame, "series", "madds", "top1", "low", "high")
-    figure, ax = plt.subplots(figsize=(5.6, 4.4))
-    others = itertools.cycle((GREEN, ORANGE, SKY))
-    for name, rows in frame.groupby("series", sort=False):
+    figure, ax = _plane(4.4)
+    others = itertools.cycle((style.GREEN, style.ORANGE, style.SKY))
+    for name, rows in _having(frame, "series", "madds", "top1", "low", "high").groupby("series", sort=False):
         rows = rows.sort_values("madds", kind="stable")
         label = re.sub(r"N_(\w)", r"$N_\1$", name)
-        style = SERIES.get(name) or {"color": next(others), **(STAR if len(rows) == 1 else {"marker": "s"})}
+        look = SERIES.get(name) or {"color": next(others), **(STAR if len(rows) == 1 else {"marker": "s"})}
         if name.endswith(CALIBRATED):  # no entry of their own: the legend would be twice as long
-            style = {"color": SERIES[name.removesuffix(CALIBRATED)]["color"], "marker": "D", "linestyle": "none"}
+            look = {"color": SERIES[name.removesuffix(CALIBRATED)]["color"], "marker": "D", "linestyle": "none"}
             label = "calibrated (colour of its curve)"
         if name == "dynamic":  # one band is enough to show how wide they are
-            ax.fill_between(rows["madds"] / 1e6, rows["low"], rows["high"], color=style["color"], alpha=0.15, lw=0)
-        _points(ax, rows, intervals=name not in CURVES, label=label, **style)
-    ax.set(xlabel="MAdds per image (millions)", ylabel="top-1 accuracy (%)")
+            ax.fill_between(rows["madds"] / 1e6, rows["low"], rows["high"], color=look["color"], alpha=0.15, lw=0)
+        x, y, without = rows["madds"] / 1e6, rows["top1"], name in CURVES or rows["low"].isna().all()
+        ax.errorbar(x, y, None if without else _reach(y, rows["low"], rows["high"]), label=label, **look)
     legend_below(figure)
     return figure
 
@@ -142,23 +132,18 @@ def figure8(frame: pd.DataFrame) -> Figure:
 def subnetwork_curve(tables: dict[str, pd.DataFrame]) -> Figure:
     """Accuracy of N_1 … N_K against their MAdds, one line per table, with 95 % intervals.
 
-    Args:
-        tables: name → a table as `outcomes.subnetwork_table` makes it: columns `subnetwork` (1 … K), `madds`, `top1`,
-            `top1_low`, `top1_high` (%). A table of one row, a base network, is drawn as a star.
+    tables: name → a table as `outcomes.subnetwork_table` makes it: columns `subnetwork` (1 … K), `madds`, `top1`, `top1_low`,
+    `top1_high` (%). A table of one row, a base network, is drawn as a star.
     """
-    figure, ax = plt.subplots(figsize=(5.6, 4.0))
-    labelled = False
+    figure, ax = _plane(4.0)
     for index, (name, table) in enumerate(tables.items()):
-        _require(table, "subnetwork", "madds", "top1", "top1_low", "top1_high")
-        rows = table.rename(columns={"top1_low": "low", "top1_high": "high"})
-        style = STAR if len(rows) == 1 else {"marker": MARKERS[index % len(MARKERS)]}
-        _points(ax, rows, label=name, color=CYCLE[index % len(CYCLE)], **style)
-        if len(rows) > 1 and not labelled:
-            labelled = True
-            for row in rows.itertuples():
-                where, text = (row.madds / 1e6, row.top1), f"$N_{{{row.subnetwork}}}$"
-                ax.annotate(text, where, xytext=(6, -14), textcoords="offset points")
-    ax.set(xlabel="MAdds per image (millions)", ylabel="top-1 accuracy (%)")
+        table = _having(table, "subnetwork", "madds", "top1", "top1_low", "top1_high")
+        look = {"color": CYCLE[index % len(CYCLE)], "marker": MARKERS[index % len(MARKERS)]}
+        series = table["madds"] / 1e6, table["top1"], table["top1_low"], table["top1_high"]
+        curves(ax, {name: series}, **look | (STAR if len(table) == 1 else {}))
+        for row in table.itertuples() if len(table) > 1 and not ax.texts else ():  # the first curve names its points
+            where, text = (row.madds / 1e6, row.top1), f"$N_{{{row.subnetwork}}}$"
+            ax.annotate(text, where, xytext=(6, -14), textcoords="offset points")
     legend_below(figure)
     return figure
 
@@ -167,20 +152,19 @@ def subnetwork_curve(tables: dict[str, pd.DataFrame]) -> Figure:
 def training_curves(histories: dict[str, pd.DataFrame], *, colors: Sequence[str]) -> Figure:
     """Accuracy and loss over the epochs of training. The networks after the first one were made from it and go on.
 
-    histories: name → columns epoch, loss (of all sub-networks), and accuracy, or accuracy_1 and accuracy_K of N_1 and N_K,
-    in [0, 1].
+    histories: name → columns epoch, loss (of all sub-networks) and accuracy, or accuracy_1 and accuracy_K, in [0, 1].
     """
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(5.6, 5.4), sharex=True)
     start, heads = 0, {"accuracy": "", "accuracy_1": ", $N_1$", "accuracy_K": ", $N_K$"}
     for (name, history), colour in zip(histories.items(), colors, strict=True):
-        epoch, style = history["epoch"] + start, {"color": colour, "marker": "o", "markersize": 3}
+        epoch, look = history["epoch"] + start, {"color": colour, "marker": "o", "markersize": 3}
         for column in [column for column in heads if column in history]:
             line = "--" if column == "accuracy_1" else "-"
-            top.plot(epoch, 100 * history[column], linestyle=line, label=name + heads[column], **style)
-        bottom.plot(epoch, history["loss"], **style)
+            top.plot(epoch, 100 * history[column], linestyle=line, label=name + heads[column], **look)
+        bottom.plot(epoch, history["loss"], **look)
         start = start or len(history)
     for ax, label in ((top, "training accuracy (%)"), (bottom, "loss")):
-        ax.axvline(start + 0.5, **DOTTED)
+        ax.axvline(start + 0.5, **style.DOTTED)
         ax.set(ylabel=label)
     bottom.set(xlabel="epoch (dotted: the surgery)")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -188,19 +172,19 @@ def training_curves(histories: dict[str, pd.DataFrame], *, colors: Sequence[str]
     return figure
 
 
-def _points(ax: Axes, rows: pd.DataFrame, *, intervals: bool = True, **style) -> None:
-    """Points of a table at madds and top1, with their intervals if there are any."""
-    intervals = intervals and rows["low"].notna().any()
-    error = _reach(rows["top1"], rows["low"], rows["high"]) if intervals else None
-    ax.errorbar(rows["madds"] / 1e6, rows["top1"], error, **style)
-
-
 def _reach(values, low, high) -> np.ndarray:
     """How far an interval reaches below and above each value, (2, N); 0 where there is none."""
-    values = np.asarray(values)
-    return np.maximum(np.nan_to_num([values - np.asarray(low), np.asarray(high) - values]), 0)
+    return np.maximum(np.nan_to_num([np.subtract(values, low), np.subtract(high, values)]), 0)
 
 
-def _require(frame: pd.DataFrame, *columns: str) -> None:
+def _plane(height: float) -> tuple[Figure, Axes]:
+    """Axes of accuracy against computation."""
+    figure, ax = plt.subplots(figsize=(5.6, height))
+    ax.set(xlabel="MAdds per image (millions)", ylabel="top-1 accuracy (%)")
+    return figure, ax
+
+
+def _having(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     if missing := [column for column in columns if column not in frame]:
         raise ConfigError(f"the table to plot lacks the columns {', '.join(missing)}")
+    return frame

@@ -1,34 +1,30 @@
 """Pictures of depth-wise nesting, drawn from the network's own graph (Figure 5), and of the nesting order (Figure 6)."""
 
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
+from matplotlib.patches import FancyArrowPatch, Patch
 
 from rdnlib.nn.depthwise import DepthwiseRDN
 from rdnlib.nn.rdn import Trunk
-from rdnlib.reproduction.book.style import BLUE, GREEN, INK, ORANGE, PURPLE, VERMILLION, styled
+from rdnlib.reproduction.book.figures import text_box
+from rdnlib.reproduction.book.style import BLUE, GREEN, INK, ORANGE, PURPLE, VERMILLION, legend_below, styled
 
 PARTS = {"front": BLUE, "early_exit": ORANGE, "back": GREEN}
 LABELS = {"front": "in front of the cut", "early_exit": "early exit (new)", "back": "behind the cut"}
-BOX = {"linewidth": 0.8, "edgecolor": "white"}
 
 
 def blocks_of(trunk: Trunk) -> list[tuple[str, int]]:
     """The blocks of a trunk in order: their names, and the channels that each hands on (all groups)."""
-    named = [
-        step
-        for step in trunk.steps
-        if step.function is None and any(True for _ in trunk.layers[step.name].parameters())
-    ]
-    found = []
-    for name, steps in groupby(named, key=lambda step: ".".join(step.target.split(".")[:2])):
-        found.append((name, trunk.spaces[list(steps)[-1].name].channels_nested))
-    return found
+    last = {}
+    for step in trunk.steps:
+        if step.function is None and next(trunk.layers[step.name].parameters(), None) is not None:
+            last[".".join(step.target.split(".")[:2])] = trunk.spaces[step.name].channels_nested
+    return list(last.items())
 
 
 @styled
@@ -37,18 +33,13 @@ def depth_split(rdn: DepthwiseRDN) -> Figure:
 
     Left, N_k with its head; right, N_{k,0}, which leaves through the early exit, and N_{k,1}, which goes on behind the cut.
     """
-    parts = {name: blocks_of(getattr(rdn, name)) for name in PARTS}
-    rows = len(parts["front"]) + len(parts["back"])
+    parts = {part: [(*block, part) for block in blocks_of(getattr(rdn, part))] for part in PARTS}
+    trunk, branch = parts["front"] + parts["back"], len(parts["front"])
+    rows = len(trunk)
     figure, ax = plt.subplots(figsize=(5.6, 1.2 + 0.22 * rows))
-    trunk = [(*block, part) for part in ("front", "back") for block in parts[part]]
-    _column(ax, 0, 0, trunk)
-    _head(ax, 0, rows, "$N_k$")
-    _column(ax, 1.7, 0, trunk)
-    _head(ax, 1.7, rows, "$N_{k,1}$")
-    branch = len(parts["front"])
-    early_exit = [(*block, "early_exit") for block in parts["early_exit"]]
-    _column(ax, 3.2, branch + 0.5, early_exit)
-    _head(ax, 3.2, branch + 0.5 + len(early_exit), "$N_{k,0}$")
+    _column(ax, 0, 0, trunk, "$N_k$")
+    _column(ax, 1.7, 0, trunk, "$N_{k,1}$")
+    _column(ax, 3.2, branch + 0.5, parts["early_exit"], "$N_{k,0}$")
     start, end = (1.7 + 1.2, branch - 0.5), (3.2 + 0.6, branch + 0.45)
     arrow = {"arrowstyle": "-|>", "mutation_scale": 10, "color": INK, "linewidth": 1.0}
     ax.add_patch(FancyArrowPatch(start, end, connectionstyle="angle,angleA=0,angleB=90", **arrow))
@@ -62,17 +53,11 @@ def depth_split(rdn: DepthwiseRDN) -> Figure:
     return figure
 
 
-def _column(ax: Axes, x: float, top: float, blocks: list[tuple[str, int, str]]) -> None:
+def _column(ax: Axes, x: float, top: float, blocks: list[tuple[str, int, str]], head: str) -> None:
     for row, (name, channels, part) in enumerate(blocks):
-        ax.add_patch(Rectangle((x, top + row), 1.2, 0.92, facecolor=PARTS[part], **BOX))
         text = f"{name.removeprefix('early_exit.')} · {channels}"
-        colour = "white" if part == "front" else "black"
-        ax.text(x + 0.6, top + row + 0.46, text, ha="center", va="center", fontsize=7.5, color=colour)
-
-
-def _head(ax: Axes, x: float, top: float, text: str) -> None:
-    ax.add_patch(Rectangle((x + 0.2, top + 0.25), 0.8, 1.2, facecolor=PURPLE, **BOX))
-    ax.text(x + 0.6, top + 0.85, text, ha="center", va="center", fontsize=10, color="black")
+        text_box(ax, (x, top + row), (1.2, 0.92), PARTS[part], text, fontsize=7.5)
+    text_box(ax, (x + 0.2, top + len(blocks) + 0.25), (0.8, 1.2), PURPLE, head, fontsize=10)
 
 
 @styled
@@ -85,42 +70,33 @@ def nesting_order(table: pd.DataFrame) -> Figure:
     skipped = table[table["place"] == 0]
     figure, (grid, plane) = plt.subplots(2, 1, figsize=(5.6, 6.4), height_ratios=(1, 2.2))
     widths, depths = np.unique(table["width"]), np.unique(table["depth"])
-    for depth in depths:
-        grid.plot(widths, np.full(len(widths), depth), color=INK, alpha=0.3, linewidth=1)
-    for width in widths:
-        grid.plot(np.full(len(depths), width), depths, color=INK, alpha=0.3, linewidth=1)
+    grid.hlines(depths, widths[0], widths[-1], color=INK, alpha=0.3, linewidth=1)
+    grid.vlines(widths, depths[0], depths[-1], color=INK, alpha=0.3, linewidth=1)
     for a, b in pairwise(chosen.itertuples()):
         arrow = {"arrowstyle": "-|>", "color": VERMILLION, "linewidth": 1.6, "shrinkA": 7, "shrinkB": 7}
         bend = {"connectionstyle": "arc3,rad=-0.25"} if a.depth == b.depth and b.width - a.width > 1 else {}
         grid.annotate("", (b.width, b.depth), (a.width, a.depth), arrowprops={**arrow, **bend})
-    grid.plot(skipped["width"], skipped["depth"], color=BLUE, marker="o", linestyle="none", markersize=7)
-    grid.plot(chosen["width"], chosen["depth"], color=VERMILLION, marker="D", linestyle="none", markersize=8)
+    skips, picks = {"color": BLUE, "marker": "o", "linestyle": "none"}, {"color": VERMILLION, "marker": "D"}
+    grid.plot(skipped["width"], skipped["depth"], markersize=7, **skips)
+    grid.plot(chosen["width"], chosen["depth"], markersize=8, linestyle="none", **picks)
     grid.set(xlabel="width $i$", ylabel="depth $j$", xticks=widths, yticks=depths)
     grid.grid(False)
     grid.margins(x=0.06, y=0.35)
 
-    hull = table[table["hull"]]
-    legend = {}
-    (legend["convex hull"],) = plane.plot(hull["madds"] / 1e6, hull["accuracy"], color=INK, linestyle=":")
-    (legend["chosen order"],) = plane.plot(
-        chosen["madds"] / 1e6, chosen["accuracy"], color=VERMILLION, marker="D", markersize=7
-    )
-    (legend["skipped"],) = plane.plot(
-        skipped["madds"] / 1e6, skipped["accuracy"], color=BLUE, marker="o", linestyle="none", markersize=6
-    )
+    def points(rows: pd.DataFrame) -> tuple:
+        return rows["madds"] / 1e6, rows["accuracy"]
+
+    plane.plot(*points(table[table["hull"]]), color=INK, linestyle=":", label="convex hull")
+    plane.plot(*points(chosen), markersize=7, label="chosen order", **picks)
+    plane.plot(*points(skipped), markersize=6, label="skipped", **skips)
     if {"low", "high"} <= set(table):
         spread = np.abs([table["accuracy"] - table["low"], table["high"] - table["accuracy"]])
-        plane.errorbar(
-            table["madds"] / 1e6, table["accuracy"], spread, color=INK, alpha=0.35, linestyle="none", zorder=0
-        )
+        plane.errorbar(*points(table), spread, color=INK, alpha=0.35, linestyle="none", zorder=0)
     for row in table.itertuples():
         text, where = f"{row.width},{row.depth}", (row.madds / 1e6, row.accuracy)
-        below = row.place == 0
-        plane.annotate(
-            text, where, xytext=(5, -11) if below else (-5, 7), textcoords="offset points", fontsize=8,
-            ha="left" if below else "right",
-        )  # fmt: skip
+        offset, side = ((-5, 7), "right") if row.place else ((5, -11), "left")
+        plane.annotate(text, where, xytext=offset, textcoords="offset points", fontsize=8, ha=side)
     plane.set(xlabel="MAdds per image (millions)", ylabel="top-1 accuracy (%)")
     plane.margins(0.08)
-    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=3)
+    legend_below(figure, ncols=3)
     return figure

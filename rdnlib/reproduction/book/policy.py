@@ -1,7 +1,7 @@
 """Pictures of policies: the network (Figure 7), how far it can be trusted, and where λ lets the images leave."""
 
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import pairwise, product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from rdnlib.errors import ConfigError
 from rdnlib.policy.network import PolicyNetwork
 from rdnlib.reproduction.book.figures import curves, name_subnetworks
-from rdnlib.reproduction.book.style import BLUE, DOTTED, INK, VERMILLION, legend_below, owner_colour, styled
+from rdnlib.reproduction.book.style import BLUE, DOTTED, GREY, INK, VERMILLION, legend_below, owner_colour, styled
 
-GREY = "#999999"
 MOST_UNITS = 9  # drawn of one layer; more are hinted at by dots
 
 
@@ -25,9 +24,8 @@ def policy_network(policy: PolicyNetwork) -> Figure:
     figure, ax = plt.subplots(figsize=(5.6, 3.2))
     places = [_unit_places(size) for size in sizes]
     for column, (left, right) in enumerate(pairwise(places)):
-        for y in left:
-            for other in right:
-                ax.plot([column, column + 1], [y, other], color=GREY, linewidth=0.3, zorder=1)
+        for ends in product(left, right):
+            ax.plot([column, column + 1], ends, color=GREY, linewidth=0.3, zorder=1)
     last = len(sizes) - 1
     for column, (size, place) in enumerate(zip(sizes, places, strict=True)):
         colours = [owner_colour(v) for v in range(1, size + 1)] if column == last else GREY
@@ -62,7 +60,7 @@ def exit_colours(count: int) -> np.ndarray:
 
 
 def value_lines(ax: Axes, p: np.ndarray, saved: np.ndarray, *, up_to: float) -> None:
-    """What leaving at each sub-network is worth for one image, (r_v + λ) p_v, for λ from 0 to `up_to`, and the upper envelope.
+    """What leaving at each sub-network is worth for one image, (r_v + λ) p_v, for λ from 0 to `up_to`, and the envelope.
 
     A multiple of λ is subtracted from all lines, so that the envelope begins and ends at the same height. p, saved: (K,).
     """
@@ -104,8 +102,7 @@ def promises(trials: Mapping[str, pd.DataFrame]) -> Figure:
     bins = np.arange(np.floor(every.min()), np.ceil(every.max()) + 1, 0.5) if len(every) else 1
     for ax, (name, trial) in zip(axes.flat, trials.items(), strict=True):
         for rule, colour in (("measured", VERMILLION), ("guaranteed", BLUE)):
-            of_rule = beyond[name][trial["rule"] == rule]
-            ax.hist(of_rule, bins=bins, color=colour, alpha=0.6, label=rule)
+            ax.hist(beyond[name][trial["rule"] == rule], bins=bins, color=colour, alpha=0.6, label=rule)
         ax.axvline(0, **DOTTED)
         ax.set(ylabel=f"splits ({name})")
     ax.set(xlabel="accuracy on other images minus target (points)")
@@ -117,10 +114,7 @@ def promises(trials: Mapping[str, pd.DataFrame]) -> Figure:
 def exit_difficulty(difficulty: np.ndarray, exits: np.ndarray, *, count: int) -> Figure:
     """Mean difficulty of the images that leave at each exit, with its 95 % interval and their share of all images.
 
-    Args:
-        difficulty: (N,) known difficulty of each image in [0, 1].
-        exits: (N,) the sub-network, 1…count, that each image left at.
-        count: K, the number of sub-networks.
+    difficulty: (N,) known, of each image, in [0, 1]. exits: (N,) the sub-network, 1…count, that it left at. count: K.
     """
     difficulty, exits = np.asarray(difficulty, float), np.asarray(exits, int)
     if difficulty.shape != exits.shape or np.isnan(difficulty).any():
@@ -136,7 +130,7 @@ def exit_difficulty(difficulty: np.ndarray, exits: np.ndarray, *, count: int) ->
     ax.axhline(difficulty.mean(), label="mean over all images", **DOTTED)
     name_subnetworks(ax.xaxis, count)
     ax.set(xlim=(0.5, count + 0.5), xlabel="exit taken (share of the images above it)")
-    ax.set(ylabel="mean difficulty (0 easy – 1 hard)")
+    ax.set_ylabel("mean difficulty (0 easy – 1 hard)")
     ax.margins(y=0.15)
     ax.legend(loc="best")
     return figure

@@ -3,7 +3,7 @@
 Accuracies are per cent, differences points; `x_low` and `x_high` are the ends of the 95 % interval of column `x`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rdnlib.reproduction.analysis.statistics import Estimate, accuracy
-from rdnlib.reproduction.book.chapter import comparison, with_interval
+from rdnlib.reproduction.book.chapter import comparison, intervals, with_interval
 from rdnlib.reproduction.book.figures import curves, name_subnetworks
 from rdnlib.reproduction.book.style import BLUE, DOTTED, INK, SKY, VERMILLION, legend_below, styled
 from rdnlib.reproduction.experiments.workspace import Run
@@ -23,24 +23,15 @@ def epochs(count: float) -> str:
     return f"{count:.0f} epoch{'' if count == 1 else 's'}"
 
 
-def subnetworks(numbers: Iterable[int]) -> str:
-    """ "$N_2$, $N_3$"."""
-    return ", ".join(f"$N_{number}$" for number in numbers)
-
-
 def with_ends(x: Sequence[float], table: pd.DataFrame, column: str) -> tuple:
     """A series for `figures.curves`: x, then the column and the ends of its intervals."""
     return x, table[column], table[f"{column}_low"], table[f"{column}_high"]
 
 
-# Table 1
-
-
 def madds_changes(table: pd.DataFrame, pairs: dict[str, tuple[str, str]]) -> pd.DataFrame:
     """Change of the MAdds in %: `nesting`, N_K against its base, and `adapting`, † against N_K; a row for each pair.
 
-    table: Table 1, columns `model` and `madds_m`; the dynamic row is named as the RDN, and †. pairs: label → (base,
-    RDN).
+    table: Table 1, columns `model` and `madds_m`; the dynamic row is the RDN's name and †. pairs: label → (base, RDN).
     """
     madds = table.set_index("model")["madds_m"]
     changes = [(madds[rdn] / madds[base] - 1, madds[f"{rdn}†"] / madds[rdn] - 1) for base, rdn in pairs.values()]
@@ -74,19 +65,14 @@ def loss_in_words(change: Estimate) -> str:
     return f"the change of the accuracy may be chance; the interval excludes a loss of more than {loss:.1f} points"
 
 
-# Figure 8
-
-
 def duels_in_words(duels: pd.DataFrame, rival: str) -> list[str]:
     """A sentence for each policy and target of `tradeoff.duel_table`: accuracy and cost against one rival."""
+    rows = duels[duels["rival"] == rival]
+    numbers = zip(intervals(rows, "gain", signed=True), intervals(rows, "cost", signed=True), strict=True)
     lines = []
-    for row in duels[duels["rival"] == rival].itertuples():
+    for row, (gain, price) in zip(rows.itertuples(), numbers, strict=True):
         target = f"$N_K$ − {row.gap:g} points" if row.gap else "$N_K$"
         cost = "more than" if row.cost_low > 0 else "less than" if row.cost_high < 0 else "as much as"
-        gain, price = (
-            with_interval(*values, signed=True)
-            for values in ((row.gain, row.gain_low, row.gain_high), (row.cost, row.cost_low, row.cost_high))
-        )
         lines.append(
             f"target {target}: **{row.policy}** is {comparison(row.gain_low, row.gain_high)} the {rival} in accuracy, "
             f"{gain} points, and costs {cost} it, {price} % of $N_K$'s MAdds."
@@ -100,10 +86,8 @@ def losses_in_words(duels: pd.DataFrame, policy: str, rival: str) -> str:
     lost = ((rows["gain_low"] <= 0) & (rows["cost_low"] > 0)).sum()
     if not lost:
         return f"At no target does the policy “{policy}” lose to the {rival} outright."
-    return (
-        f"The policy “{policy}” **loses to the {rival}** at {lost} of {len(rows)} targets: it costs more and is not "
-        "clearly more accurate."
-    )
+    why = "it costs more and is not clearly more accurate"
+    return f"The policy “{policy}” **loses to the {rival}** at {lost} of {len(rows)} targets: {why}."
 
 
 def shares_in_words(share: pd.Series, rival: str) -> list[str]:
@@ -132,24 +116,20 @@ def gains_at_equal_cost(test: pd.DataFrame) -> Figure:
 def gains_in_words(test: pd.DataFrame) -> str:
     """The sub-networks of `gains_at_equal_cost` by the outcome of their comparison."""
     verdicts = [comparison(row.gain_low, row.gain_high) for row in test.itertuples()]
-    return "; ".join(
-        f"{verdict} {subnetworks(part)}" for verdict, part in test["subnetwork"].groupby(verdicts, sort=False)
-    )
+    groups = (r"$N_" + test["subnetwork"].astype(str) + "$").groupby(verdicts, sort=False)
+    return "; ".join(f"{verdict} {', '.join(names)}" for verdict, names in groups)
 
 
 def reference_points_in_words(frame: pd.DataFrame, static: pd.DataFrame) -> list[str]:
     """Dynamic inference at λ* beside a random mix at its cost and the oracle; `figure8` and `subnetwork_table`."""
     series = frame.groupby("series")
-    practice, oracle = (
-        series.get_group(name).iloc[0] for name in ("dynamic, calibrated", "oracle (first correct exit)")
-    )
+    practice, oracle = (series.get_group(n).iloc[0] for n in ("dynamic, calibrated", "oracle (first correct exit)"))
     ends, (cost, full) = static.iloc[[0, -1]], static[["madds", "top1"]].iloc[-1]
     coin, neighbours = (np.interp(practice["madds"], table["madds"], table["top1"]) for table in (ends, static))
     dynamic = series.get_group("dynamic")
-    affordable = dynamic["top1"][dynamic["madds"] <= oracle["madds"]]
-    reached = "even the cheapest exit of the policy costs more"
-    if len(affordable):
-        reached = f"the policy reaches {affordable.iloc[-1]:.1f} %"
+    affordable = dynamic["top1"][dynamic["madds"] <= oracle["madds"]].tolist()
+    costly = "even the cheapest exit of the policy costs more"
+    reached = f"the policy reaches {affordable[-1]:.1f} %" if affordable else costly
     return [
         f"With the $\\lambda^*$ for the accuracy of $N_K$, {practice['madds'] / cost:.0%} of its MAdds are used. "
         f"Accuracy: {with_interval(*practice[['top1', 'low', 'high']])} %; that of $N_K$ is {full:.1f} %.",
@@ -158,9 +138,6 @@ def reference_points_in_words(frame: pd.DataFrame, static: pd.DataFrame) -> list
         f"The oracle reaches {oracle['top1']:.1f} % with {oracle['madds'] / cost:.0%} of the MAdds. At that cost, "
         f"{reached}.",
     ]
-
-
-# Tables 4 and 5
 
 
 @styled
@@ -182,19 +159,14 @@ def accuracies_by_subnetwork(rows: dict[str, Sequence[Run]]) -> Figure:
 def widths_in_words(slimmable: pd.DataFrame, rdn: pd.DataFrame) -> list[str]:
     """Each width of a slimmable network beside the RDN at its cost, interpolated between sub-networks.
 
-    Widths that cost less than N_1 or more than N_K are left out. Both tables are `subnetwork_table`s, the slimmable's
-    has the column `width` as well.
+    Widths outside the costs of N_1 … N_K are left out. Both are `subnetwork_table`s, `slimmable` with a column `width`.
     """
     inside = slimmable[slimmable["madds"].between(rdn["madds"].min(), rdn["madds"].max())]
     ahead = inside["top1"] - np.interp(inside["madds"], rdn["madds"], rdn["top1"])
     return [
-        f"width {row.width:g}: {row.madds / 1e6:.1f} M MAdds, {row.top1:.1f} %, {change:+.1f} points to the RDN at "
-        "that cost."
-        for row, change in zip(inside.itertuples(), ahead, strict=True)
+        f"width {r.width:g}: {r.madds / 1e6:.1f} M MAdds, {r.top1:.1f} %, {change:+.1f} points to the RDN at that cost."
+        for r, change in zip(inside.itertuples(), ahead, strict=True)
     ]
-
-
-# Lengths of training
 
 
 def length_axis(ax: Axes, table: pd.DataFrame, numbers: Sequence[int], columns: Mapping[str, str]) -> None:
@@ -253,15 +225,11 @@ def repaired_bars(share: pd.DataFrame) -> Figure:
 def repaired_in_words(share: pd.DataFrame, longest: int) -> str:
     """The row of N_K, for a longest training of so many epochs."""
     last = share.iloc[-1]
-    text = (
-        f"After {epochs(longest)} of training $N_K$ of `copy` has gained {last['trained']:+.1f} points. `reconstruct` "
-        f"starts {last['given']:+.1f} points ahead"
-    )
+    text = f"After {epochs(longest)} of training $N_K$ of `copy` has gained {last['trained']:+.1f} points. "
+    text += f"`reconstruct` starts {last['given']:+.1f} points ahead"
     if last["share"] > 0:
-        text += (
-            f": **{last['share']:.0%}** of what training gives can be had by solving regressions, in one pass over "
-            "some images"
-        )
+        text += f": **{last['share']:.0%}** of what training gives can be had by solving regressions, in one pass over "
+        text += "some images"
     if np.isnan(last["epochs"]):
         return f"{text}. It does not reach the end of `copy` at any of our lengths."
     return f"{text}. It reaches the end of `copy` after {epochs(last['epochs'])}."

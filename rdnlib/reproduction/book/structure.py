@@ -1,5 +1,4 @@
-"""Pictures drawn from the networks themselves: their channel spaces, greedy select, and the blocks of one layer and of one block
-of an RDN (Figures 2–4).
+"""Pictures of the networks themselves: channel spaces, greedy select, the blocks of a layer and of a block (Figures 2–4).
 
 Colour says which sub-network owns a group, a weight block or a connection, as in Figure 2 of the paper.
 """
@@ -13,8 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 
 from rdnlib.errors import ConfigError
 from rdnlib.graph.ir import Call, Step, is_dense
@@ -22,17 +20,9 @@ from rdnlib.madds import kind
 from rdnlib.nn.conv import NestedConv2d
 from rdnlib.nn.groups import Space, split_channels
 from rdnlib.nn.rdn import RDN
-from rdnlib.reproduction.book.figures import curves
-from rdnlib.reproduction.book.style import BLUE, CYCLE, INK, VERMILLION, legend_below, owner_colour, styled
+from rdnlib.reproduction.book.figures import curves, text_box
+from rdnlib.reproduction.book.style import BLUE, CYCLE, GREY, INK, VERMILLION, legend_below, owner_colour, styled
 from rdnlib.surgery.layout import Layout
-
-GREY = "#999999"
-
-
-def _on(colour: str) -> str:
-    """Black or white, whichever is easier to read on a colour."""
-    linear = [(int(colour[i : i + 2], 16) / 255) ** 2.2 for i in (1, 3, 5)]
-    return "black" if np.dot(linear, (0.2126, 0.7152, 0.0722)) > 0.18 else "white"
 
 
 @styled
@@ -44,10 +34,8 @@ def weight_blocks(
     With only the k original output groups it is the dense convolution: blocks that violate nesting are hatched, in the colour
     and with the number of the new group that takes them over. With all K groups those stand hatched in their new rows.
 
-    Args:
-        sources: for each output group the input groups, counted from 1, that it reads.
-        k: number of original groups.
-        inputs, outputs: channels of each input and output group: the widths of the columns, the heights of the rows.
+    sources: for each output group the input groups, counted from 1, that it reads. k: number of original groups. inputs,
+    outputs: channels of each input and output group: the widths of the columns, the heights of the rows.
     """
     if len(sources) != len(outputs) or any(not 1 <= i <= len(inputs) for row in sources for i in row):
         raise ConfigError("sources need one row per output group, with input groups counted from 1")
@@ -58,13 +46,9 @@ def weight_blocks(
         for i in range(1, len(inputs) + 1) if dense else row:
             moved, new = i not in row or (j > k and i != j), 2 * k - j  # `new` completes group j
             owner, text = (new, new) if i not in row else (j, "new" if j > k and not moved else None)
-            colour, (left, right), (top, bottom) = owner_colour(owner), x[i - 1 : i + 1], y[j - 1 : j + 1]
-            style = {"facecolor": colour, "edgecolor": "white", "linewidth": 1.0, "hatch": "////" if moved else None}
-            ax.add_patch(Rectangle((left, top), right - left, bottom - top, **style))
-            box = {"facecolor": colour, "edgecolor": "none", "pad": 1.0} if moved else None
-            style = {"ha": "center", "va": "center", "fontsize": 9, "color": _on(colour), "bbox": box}
-            if text is not None:
-                ax.text((left + right) / 2, (top + bottom) / 2, text, **style)
+            corner, size = (x[i - 1], y[j - 1]), (inputs[i - 1], outputs[j - 1])
+            hatch = "////" if moved else None
+            text_box(ax, corner, size, owner_colour(owner), text, backed=moved, hatch=hatch, linewidth=1.0)
     ax.set(xlim=(0, x[-1]), ylim=(y[-1], 0), xlabel="input group", ylabel="output group")
     ax.set_xticks((x[:-1] + x[1:]) / 2, range(1, len(inputs) + 1))
     ax.set_yticks((y[:-1] + y[1:]) / 2, range(1, len(outputs) + 1))
@@ -112,25 +96,27 @@ def _rows(rdn: RDN, prefix: str) -> list[_Row]:
     inside = [index for index, step in enumerate(steps) if f"{step.target}.".startswith(f"{prefix}.")]
     if not inside:
         raise ConfigError(f"no layer of the RDN is named '{prefix}' or lies under it")
-    made = {step.name for step in steps[inside[0] : inside[-1] + 1]}
-    end = inside[-1] + 1
+    start, end = inside[0], inside[-1] + 1
+    made = {step.name for step in steps[start:end]}
     while end < len(steps) and steps[end].function is not None and made & set(steps[end].inputs):
         made.add(steps[end].name)
         end += 1
-    entry = steps[inside[0]].inputs[0]
-    rows, row_of = [_Row(spaces[entry], ["input"])], {entry: 0}
-    for step in steps[inside[0] : end]:
+    rows, row_of = [], {}
+
+    def add(name: str, *row) -> None:
+        row_of[name] = len(rows)
+        rows.append(_Row(spaces[name], *row))
+
+    add(steps[start].inputs[0], ["input"])
+    for step in steps[start:end]:
         layer = None if step.function is not None else rdn.trunk.layers[step.name]
         for name in step.inputs:
             if name not in row_of:  # a value from further up
-                rows.append(_Row(spaces[name], ["from before"]))
-                row_of[name] = len(rows) - 1
+                add(name, ["from before"])
         parents = [row_of[name] for name in step.inputs]
         joins = isinstance(step.function, Call) and len(parents) > 1
         if joins or (hasattr(layer, "weight") and kind(layer) != "norm"):
-            label = ("+" if step.adds else "×") if joins else kind(layer)
-            rows.append(_Row(spaces[step.name], [label], step, parents))
-            row_of[step.name] = len(rows) - 1
+            add(step.name, [("+" if step.adds else "×") if joins else kind(layer)], step, parents)
         else:  # channel-wise: the same groups
             name = "BN" if kind(layer) == "norm" else step.target if layer is None else type(layer).__name__
             rows[parents[0]].labels += [] if name in ("Identity", "Dropout") else [name]
@@ -156,25 +142,27 @@ def network_block(rdn: RDN, prefix: str, *, title: str | None = None) -> Figure:
         _draw_row(ax, row, span, index, rdn.k)
         for parent in row.parents:
             if parent == index - 1:
-                _connect(ax, rdn, row, rows[parent].space, spans[parent], span, index)
+                _connect(ax, rdn, row, spans[parent], span, index)
             else:
-                _bypass(ax, (spans[parent][-1][1], parent + 0.04), (span[-1][1], index - 0.04), lanes)
+                # around the rows between on the right; every shortcut has a lane of its own
+                right, y, end = 1.05 + 0.05 * lanes, (parent + 0.04, index - 0.04), span[-1][1]
+                x = [spans[parent][-1][1], right, right, end + 0.02]
+                ax.plot(x, np.repeat(y, 2), color=INK, linewidth=1.2)
+                ax.plot(end + 0.015, y[1], color=INK, marker="<", markersize=5)
                 lanes += 1
     ax.set(xlim=(-0.62, 1.08 + 0.05 * lanes), ylim=(len(rows) - 0.75, -0.25))
     ax.set_axis_off()
     if title:
         figure.suptitle(title, fontsize=11)
-    shown = {
-        "reads": Line2D([], [], color=GREY),
-        "takes over a violating connection": Line2D([], [], color=GREY, linestyle=(0, (3, 1.5))),
-    }
-    if lanes:
-        shown["shortcut"] = Line2D([], [], color=INK, linewidth=1.2)
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=3, fontsize=9, columnspacing=1.0)
+    takes_over = {"label": "takes over a violating connection", "color": GREY, "linestyle": DASHES}
+    shown = [{"label": "reads", "color": GREY}, takes_over]
+    shown += [{"label": "shortcut", "color": INK, "linewidth": 1.2}] if lanes else []
+    legend_below(figure, *shown, ncols=3, fontsize=9, columnspacing=1.0)
     return figure
 
 
 HALF = 0.14  # half the height of a row of cells
+DASHES = (0, (3, 1.5))
 
 
 def _spans(space: Space, k: int, widest: int) -> list[tuple[float, float]]:
@@ -185,56 +173,40 @@ def _spans(space: Space, k: int, widest: int) -> list[tuple[float, float]]:
 
 
 def _draw_row(ax: Axes, row: _Row, span: list[tuple[float, float]], y: int, k: int) -> None:
+    plain = row.space.plain
     for group, (left, right) in enumerate(span, start=1):
-        colour = GREY if row.space.plain else owner_colour(group)
-        style = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.8, "zorder": 3}
-        if row.space.plain:
-            style |= {"facecolor": "none", "edgecolor": INK}
-        ax.add_patch(Rectangle((left, y - HALF), right - left, 2 * HALF, **style))
-        if right - left > 0.045 and not row.space.plain:
-            middle = ((left + right) / 2, y)
-            ax.text(*middle, group, ha="center", va="center_baseline", fontsize=8, color=_on(colour), zorder=4)
+        colour, text = "none" if plain else owner_colour(group), group if right - left > 0.045 and not plain else None
+        look = {"fontsize": 8, "zorder": 3, "edgecolor": INK if plain else "white"}
+        text_box(ax, (left, y - HALF), (right - left, 2 * HALF), colour, text, **look)
     original, new = sum(row.space.sizes[:k]), sum(row.space.sizes[k:])
-    channels = f"{original} plain" if row.space.plain else f"{original} + {new}"
+    channels = f"{original} plain" if plain else f"{original} + {new}"
     ax.text(-0.06, y - 0.02, " · ".join(row.labels), ha="right", va="bottom", fontsize=9)
     ax.text(-0.06, y + 0.02, f"{channels} channels", ha="right", va="top", fontsize=8)
 
 
-def _connect(ax: Axes, rdn: RDN, row: _Row, reads: Space, upper, lower, index: int) -> None:
+def _connect(ax: Axes, rdn: RDN, row: _Row, upper, lower, index: int) -> None:
     """Lines from the groups of the row above to those that read them."""
     layer = rdn.trunk.layers[row.step.name] if row.step.function is None else None
     nested = isinstance(layer, NestedConv2d)
     sources = layer.sources if nested else [(group,) for group in range(1, len(lower) + 1)]
-    for j, read in enumerate(sources, start=1):
-        for i in read:
-            moved = nested and j > rdn.k and i != j
-            x = [sum(upper[i - 1]) / 2, sum(lower[j - 1]) / 2]
-            style = {"linestyle": (0, (3, 1.5)) if moved else "-", "linewidth": 1.1 if moved else 1.3}
-            colour = GREY if row.space.plain else owner_colour(j)
-            ax.plot(x, [index - 1 + HALF, index - HALF], color=colour, zorder=2, **style)
-
-
-def _bypass(ax: Axes, start: tuple[float, float], end: tuple[float, float], lane: int) -> None:
-    """A connection that passes other rows, around them on the right; every one has a lane of its own."""
-    right = 1.05 + 0.05 * lane
-    ax.plot([start[0], right, right, end[0] + 0.02], [start[1], start[1], end[1], end[1]], color=INK, linewidth=1.2)
-    ax.plot(end[0] + 0.015, end[1], color=INK, marker="<", markersize=5)
+    for i, j in [(i, j) for j, read in enumerate(sources, start=1) for i in read]:
+        moved = nested and j > rdn.k and i != j
+        look = {"linestyle": DASHES if moved else "-", "linewidth": 1.1 if moved else 1.3, "zorder": 2}
+        colour, x = GREY if row.space.plain else owner_colour(j), (sum(upper[i - 1]) / 2, sum(lower[j - 1]) / 2)
+        ax.plot(x, [index - 1 + HALF, index - HALF], color=colour, **look)
 
 
 def channel_spaces(layout: Layout) -> pd.DataFrame:
     """The channel spaces that dense convolutions write, in order: one row each.
 
-    Columns: channels, nested (channels after the surgery), piece (channels that must stay together), plain, writers (how many
-    convolutions write it).
+    Columns: channels, nested (channels after the surgery), piece (channels that must stay together), plain, writers (how many).
     """
     writers = {}  # space → the convolutions that write it
     for step in layout.traced.steps:
         if is_dense(step.module):
             writers.setdefault(layout.traced.space_of[step.name], []).append(step.name)
-    rows = []
-    for names in writers.values():
-        space = layout.space(names[0])
-        rows.append((space.channels, space.channels_nested, space.width, space.plain, len(names)))
+    spaces = [(layout.space(names[0]), len(names)) for names in writers.values()]
+    rows = [(space.channels, space.channels_nested, space.width, space.plain, count) for space, count in spaces]
     return pd.DataFrame(rows, columns=["channels", "nested", "piece", "plain", "writers"])
 
 

@@ -13,16 +13,19 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 from IPython.display import HTML
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from rdnlib.utils.files import replacing
 
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-SKY, ORANGE, YELLOW = "#56B4E9", "#E69F00", "#F0E442"
+SKY, ORANGE, YELLOW, GREY = "#56B4E9", "#E69F00", "#F0E442", "#999999"
 CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE)  # Okabe–Ito, strongest on both backgrounds first
 MARKERS = "osD^vP"
-OWNERS = (BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE, "#999999", YELLOW)  # yellow is faint on white: last
+OWNERS = (BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE, GREY, YELLOW)  # yellow is faint on white: last
 INK = "#24292f"  # text, axes and grid; `show` turns exactly this colour into the page's own
 STAR = {"marker": "*", "markersize": 11, "linestyle": "none"}  # one network alone
 DOTTED = {"color": INK, "linestyle": ":", "linewidth": 1}  # a line to compare with
@@ -30,34 +33,18 @@ DOTTED = {"color": INK, "linestyle": ":", "linewidth": 1}  # a line to compare w
 STYLE = {
     "figure.figsize": (5.6, 3.5),  # about 540 px: still legible when a phone shrinks it to 360 px
     "figure.constrained_layout.use": True,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    "font.family": "sans-serif",
-    "font.size": 11,
-    "axes.titlesize": 11,
-    "axes.labelsize": 11,
-    "legend.fontsize": 10,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "grid.color": INK,
-    "grid.alpha": 0.15,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+    "font.family": "sans-serif", "font.size": 11, "legend.fontsize": 10,
+    "axes.titlesize": 11, "axes.labelsize": 11,
+    "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": INK, "grid.alpha": 0.15,
+    "axes.spines.top": False, "axes.spines.right": False,
     "axes.prop_cycle": matplotlib.cycler(color=CYCLE),
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 5.5,
-    "errorbar.capsize": 2.5,
+    "legend.frameon": False, "lines.linewidth": 1.6, "lines.markersize": 5.5, "errorbar.capsize": 2.5,
     "hatch.linewidth": 1.2,
     "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and selected
     "svg.hashsalt": "rdn",
-}
+}  # fmt: skip
 
 
 styled = plt.rc_context(STYLE)  # decorates a function that draws; the user's own settings stay as they are
@@ -68,13 +55,22 @@ def owner_colour(group: int) -> str:
     return OWNERS[(group - 1) % len(OWNERS)]
 
 
-def legend_below(figure: Figure, *, ncols: int = 2) -> None:
-    """One legend under the figure for all of its axes; of entries with the same label the first is shown."""
-    handles = {}
-    for ax in figure.axes:
+def on(colour: str) -> str:
+    """Black or white, whichever is easier to read on a colour."""
+    linear = np.array(to_rgb(colour)) ** 2.2
+    return "black" if linear @ (0.2126, 0.7152, 0.0722) > 0.18 else "white"
+
+
+def legend_below(figure: Figure, *looks: dict, ncols: int = 2, **style) -> None:
+    """One legend under the figure for all of its axes; of entries with the same label the first is shown.
+
+    looks: lines to show instead of those drawn, each as options of `Line2D`, `label` among them.
+    """
+    handles = {look["label"]: Line2D([], [], **look) for look in looks}
+    for ax in () if looks else figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=ncols)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=ncols, **style)
 
 
 def svg(figure: Figure) -> str:
@@ -85,20 +81,22 @@ def svg(figure: Figure) -> str:
     return buffer.getvalue()
 
 
-def show(figure: Figure, *, alt: str) -> HTML:
-    """Close the figure and return it for display; `alt` says in words what it shows."""
+def inline(figure: Figure) -> str:
+    """Close the figure and return it as an SVG element for a page: in the page's colours, and as wide as it is given room."""
     plt.close(figure)
     text = svg(figure)
     text = text[text.index("<svg") :].replace(INK, "currentColor")
-    width = float(re.search(r'width="([\d.]+)pt"', text)[1]) * 4 / 3
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
     # ids are unique within a figure only: prefix them, so that two figures of a page cannot mix up their clip paths
     prefix = "f" + hashlib.sha256(text.encode()).hexdigest()[:8]
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
-    label = html.escape(alt, quote=True)
-    style = f"width:100%;max-width:{width:.0f}px;height:auto;color:inherit"
-    text = text.replace("<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1)
-    return HTML(f'<div class="rdn-figure">{text}</div>')
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
+
+
+def show(figure: Figure, *, alt: str) -> HTML:
+    """Close the figure and return it for display; `alt` says in words what it shows."""
+    style = f"width:100%;max-width:{96 * figure.get_figwidth():.0f}px;height:auto;color:inherit"
+    label = f'<svg role="img" aria-label="{html.escape(alt)}" style="{style}"'
+    return HTML(f'<div class="rdn-figure">{inline(figure).replace("<svg", label, 1)}</div>')
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:

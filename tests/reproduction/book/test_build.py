@@ -18,7 +18,7 @@ import rdnlib
 from rdnlib.errors import ConfigError, RdnError
 from rdnlib.reproduction.book import assets
 from rdnlib.reproduction.book.build import book, build, reproduce
-from rdnlib.reproduction.book.execute import check_completed, execute, execute_all, kernel
+from rdnlib.reproduction.book.execute import check_completed, execute, execute_all
 from rdnlib.reproduction.experiments import open_workspace
 
 PARAMETERS = "profile = None\ndata_root = None\nseed = None\nout = None"
@@ -145,8 +145,7 @@ def test_kernel_is_this_interpreter_with_this_rdnlib(tmp_path):
     check = f"import rdnlib, sys\nassert rdnlib.__file__ == {rdnlib.__file__!r}\nassert sys.executable == {sys.executable!r}"
     path = make_notebook(tmp_path / "01_check.ipynb", check)
     before = os.environ.get("JUPYTER_PATH")
-    with kernel():
-        execute(path, tmp_path / "done.ipynb", parameters={"seed": 1})
+    execute(path, tmp_path / "done.ipynb", parameters={"seed": 1})
     assert os.environ.get("JUPYTER_PATH") == before
     done = nbformat.read(tmp_path / "done.ipynb", 4)
     assert [c.execution_count for c in done.cells if c.cell_type == "code"] == [1, 2, 3]
@@ -157,7 +156,7 @@ def test_kernel_is_this_interpreter_with_this_rdnlib(tmp_path):
 
 def test_dead_kernel_is_named(tmp_path):
     path = make_notebook(tmp_path / "01_dead.ipynb", "import os; os._exit(1)")
-    with kernel(), pytest.raises(RdnError, match=r"01_dead\.ipynb.*kernel died"):
+    with pytest.raises(RdnError, match=r"01_dead\.ipynb.*kernel died"):
         execute(path, tmp_path / "done.ipynb", parameters={})
 
 

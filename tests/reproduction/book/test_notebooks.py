@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from support.profiles import TINY
 
-from rdnlib.reproduction.book.execute import execute, kernel
+from rdnlib.reproduction.book.execute import execute
 from rdnlib.reproduction.experiments import ensure_all, open_workspace
 
 HIDDEN_LINES = 12
@@ -72,9 +72,8 @@ def test_all_notebooks_run_and_write_the_results(tmp_path):
     out = tmp_path / "out"
     ensure_all(open_workspace(TINY, out=out), progress=False)
     parameters = {"profile": TINY, "data_root": None, "seed": 0, "out": str(out)}
-    with kernel():
-        for path in NOTEBOOKS:
-            execute(path, tmp_path / "executed" / path.name, parameters=parameters)
+    for path in NOTEBOOKS:
+        execute(path, tmp_path / "executed" / path.name, parameters=parameters)
     table = pd.read_csv(out / "tables" / "table1.csv")
     assert list(table["model"].str.endswith("†")) == [False] * 4 + [True] * 2
     assert table["top1"].between(table["top1_low"], table["top1_high"]).all()

@@ -90,7 +90,7 @@ def site(tmp_path_factory) -> Path:
     chapters = [Path(c["file"]) for part in toc["parts"] for c in part["chapters"] if "/" in c["file"]]
     for chapter in chapters:
         cells = {
-            "07_figure8": (SLIDER, "from rdnlib import plots", CURVE),
+            "07_figure8": (SLIDER, "from rdnlib.reproduction.book import figures, style", CURVE),
             "01_nested_convolution": (FIGURE,),
             "06_table1": ("import pandas as pd", TABLE),
             "04_policy": ("import pandas as pd", FRAME),
