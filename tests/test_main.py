@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from support.profiles import TINY
 
 
 def rdn(*arguments, folder=None):
@@ -32,10 +33,10 @@ def test_count_as_table_and_json():
         (["reproduce", "--profile", "laptop"], "imagenette"),
         (["reproduce", "--profile", "laptop", "--data-root", "."], "imagenette"),
         (["reproduce", "--profile", "quick", "--seed", "-3"], "seed must be"),
-        (["experiment", "run", "nothing", "--profile", "tiny"], "unknown experiment 'nothing'"),
-        (["calibrate", "--profile", "tiny", "--epsilon", "1.5"], "ε must be in [0, 1)"),
-        (["calibrate", "--profile", "tiny", "--epsilon", "0.2", "--delta", "0"], "δ must be strictly between 0 and 1"),
-        (["calibrate", "--profile", "tiny", "--epsilon", "0.2", "--init", "magic"], "unknown experiment 'rdn-magic'"),
+        (["experiment", "run", "nothing", "--profile", TINY], "unknown experiment 'nothing'"),
+        (["calibrate", "--profile", TINY, "--epsilon", "1.5"], "ε must be in [0, 1)"),
+        (["calibrate", "--profile", TINY, "--epsilon", "0.2", "--delta", "0"], "δ must be strictly between 0 and 1"),
+        (["calibrate", "--profile", TINY, "--epsilon", "0.2", "--init", "magic"], "unknown experiment 'rdn-magic'"),
         (["book", "--profile", "quick", "--out", "book"], "no published results"),
     ],
 )
@@ -62,8 +63,8 @@ def test_an_empty_data_set_is_one_line(tmp_path):
 
 
 def test_a_corrupt_checkpoint_is_one_line_and_calibrate_works_once_it_is_replaced(tmp_path):
-    call = ["calibrate", "--profile", "tiny", "--out", tmp_path]
-    assert rdn("experiment", "run", "rdn-copy", "--profile", "tiny", "--out", tmp_path).returncode == 0
+    call = ["calibrate", "--profile", TINY, "--out", tmp_path]
+    assert rdn("experiment", "run", "rdn-copy", "--profile", TINY, "--out", tmp_path).returncode == 0
     (path,) = tmp_path.glob("experiments/rdn-copy-*/model.safetensors")
     good = path.read_bytes()
     path.write_bytes(good[:5000])
@@ -98,7 +99,7 @@ def test_without_arguments_there_is_help():
 
 
 def test_experiment_list_names_the_graph():
-    result = rdn("experiment", "list", "--profile", "tiny")
+    result = rdn("experiment", "list", "--profile", TINY)
     assert result.returncode == 0
     assert "rdn-reconstruct" in result.stdout
     assert "after base" in result.stdout

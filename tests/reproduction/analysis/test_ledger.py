@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support.fakes import FakeRun, K, fake_base, fake_runs
+from support.profiles import TINY
 
 from rdnlib.reproduction.analysis.ledger import CLAIMS, Claim, ledger
 from rdnlib.reproduction.analysis.statistics import Estimate, Evidence
@@ -34,7 +35,7 @@ def test_verdicts(low, high, seeds, side, verdict):
 class FakeEvidence(Evidence):
     """Runs made up by name: RDNs share one network, in which `better` is more accurate and `worse` less."""
 
-    profile = load_profile("tiny")
+    profile = load_profile(TINY)
 
     def __init__(self, *, better=(), worse=(), seeds=1):
         super().__init__(workspaces=[SimpleNamespace()] * seeds)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.fakes import MADDS, PARAMS, POLICY_MADDS, POLICY_PARAMS, FakeRun, K, fake_base, fake_runs
+from support.profiles import TINY
 
 from rdnlib.calibration.multiplier import calibrate, choose, sweep
 from rdnlib.errors import DataError
@@ -151,7 +152,7 @@ def test_table2_refuses_other_images():
         table2({"A": (run_of([0.5]), other)})
 
 
-@pytest.mark.parametrize("name", ["tiny", "quick", "laptop"])
+@pytest.mark.parametrize("name", [TINY, "quick", "laptop"])
 def test_profiles_train_fair_pairs_for_table2(name):
     profile = load_profile(name)
     nodes = graph.experiments(profile, 0)

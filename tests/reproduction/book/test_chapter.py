@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from support.profiles import TINY
 
 from rdnlib.reproduction.book import chapter
 from rdnlib.reproduction.book.style import STYLE
@@ -10,7 +11,7 @@ from rdnlib.reproduction.book.style import STYLE
 
 def test_a_chapter_opens_at_its_experiments_and_in_the_books_style(tmp_path):
     with plt.rc_context():
-        place = chapter.open_chapter("tiny", seed=3, out=tmp_path)
+        place = chapter.open_chapter(TINY, seed=3, out=tmp_path)
         assert plt.rcParams["svg.hashsalt"] == STYLE["svg.hashsalt"]
     assert (place.profile.name, place.seed, place.out) == ("tiny", 3, tmp_path.resolve())
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from support.profiles import TINY
 
 from rdnlib.reproduction.book.execute import execute, kernel
 from rdnlib.reproduction.experiments import ensure_all, open_workspace
@@ -69,8 +70,8 @@ def test_hidden_cells_are_short(path):
 def test_all_notebooks_run_and_write_the_results(tmp_path):
     """The long one, about two minutes on one core: the experiments of the profile `tiny`, then a kernel for each notebook."""
     out = tmp_path / "out"
-    ensure_all(open_workspace("tiny", out=out), progress=False)
-    parameters = {"profile": "tiny", "data_root": None, "seed": 0, "out": str(out)}
+    ensure_all(open_workspace(TINY, out=out), progress=False)
+    parameters = {"profile": TINY, "data_root": None, "seed": 0, "out": str(out)}
     with kernel():
         for path in NOTEBOOKS:
             execute(path, tmp_path / "executed" / path.name, parameters=parameters)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.networks import make
+from support.profiles import TINY
 
 from rdnlib.errors import ConfigError
 from rdnlib.reproduction.experiments import graph, open_workspace
@@ -35,7 +36,7 @@ def test_every_variant_differs_in_one_thing(profile):
     assert changes(profile, "rdn-reconstruct-4") == {"init", "lr"}
 
 
-@pytest.mark.parametrize("name", ["tiny", "quick", "laptop"])
+@pytest.mark.parametrize("name", [TINY, "quick", "laptop"])
 def test_every_row_of_every_table_is_an_experiment(name):
     profile = load_profile(name)
     nodes = graph.experiments(profile, 0)
@@ -59,10 +60,10 @@ def test_without_a_section_there_are_no_ablations(profile):
 
 
 def test_replicas_are_consecutive_seeds():
-    workspace = open_workspace("tiny", seed=3)
+    workspace = open_workspace(TINY, seed=3)
     assert [replica.seed for replica in workspace.replicas()] == [3]
     assert [replica.seed for replica in workspace.replicas(3)] == [3, 4, 5]
-    assert workspace.replicas(2)[1].key("base") == open_workspace("tiny", seed=4).key("base")
+    assert workspace.replicas(2)[1].key("base") == open_workspace(TINY, seed=4).key("base")
     for wrong in (0, True, 1.5):
         with pytest.raises(ConfigError, match="seeds is how many"):
             workspace.replicas(wrong)

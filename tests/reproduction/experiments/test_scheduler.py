@@ -11,7 +11,7 @@ import pandas as pd
 import psutil
 import pytest
 from distributed import Client
-from support.profiles import write_profile
+from support.profiles import TINY, write_profile
 
 from rdnlib.errors import ConfigError, RdnError
 from rdnlib.reproduction.experiments import ensure_all, open_workspace, store
@@ -23,7 +23,7 @@ NAMES = ("base-longer", "policy-copy")  # and what they build on: base and rdn-c
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     """The runs in this process."""
-    return ensure_all(open_workspace("tiny", out=tmp_path_factory.mktemp("alone")), NAMES, progress=False)
+    return ensure_all(open_workspace(TINY, out=tmp_path_factory.mktemp("alone")), NAMES, progress=False)
 
 
 def same(runs, expected):
@@ -58,7 +58,7 @@ def cluster(tmp_path_factory):
 
 
 def test_two_workers_on_this_machine_give_the_same_numbers(expected, tmp_path, capfd):
-    runs = ensure_all(open_workspace("tiny", out=tmp_path), NAMES, jobs=2)
+    runs = ensure_all(open_workspace(TINY, out=tmp_path), NAMES, jobs=2)
     same(runs, expected)
     printed = capfd.readouterr().out
     assert re.search(r"dashboard: http://127\.0\.0\.1:\d+/status", printed)
@@ -66,7 +66,7 @@ def test_two_workers_on_this_machine_give_the_same_numbers(expected, tmp_path, c
 
 
 def test_a_cluster_of_two_processes_gives_the_same_numbers(expected, tmp_path, cluster):
-    same(ensure_all(open_workspace("tiny", out=tmp_path), NAMES, scheduler=cluster, progress=False), expected)
+    same(ensure_all(open_workspace(TINY, out=tmp_path), NAMES, scheduler=cluster, progress=False), expected)
 
 
 def test_a_failure_is_one_line_that_names_the_experiment_and_stops_the_others(tmp_path, cluster):
@@ -81,7 +81,7 @@ def test_a_failure_is_one_line_that_names_the_experiment_and_stops_the_others(tm
 
 def test_an_address_without_a_scheduler_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match=r"there is no Dask scheduler at tcp://127\.0\.0\.1:9") as error:
-        ensure_all(open_workspace("tiny", out=tmp_path), NAMES, scheduler="tcp://127.0.0.1:9")
+        ensure_all(open_workspace(TINY, out=tmp_path), NAMES, scheduler="tcp://127.0.0.1:9")
     assert "\n" not in str(error.value)
 
 

@@ -3,10 +3,11 @@
 import pandas as pd
 import pytest
 from support import soak
+from support.profiles import TINY
 
 
 def test_a_killed_run_ends_with_the_numbers_of_one_that_was_left_alone(tmp_path, capsys):
-    arguments = ["--profile", "tiny", "--experiments", "rdn-copy", "base-mobilenet_v2", "--jobs", "2"]
+    arguments = ["--profile", TINY, "--experiments", "rdn-copy", "base-mobilenet_v2", "--jobs", "2"]
     arguments += ["--kills", "2", "--save-minutes", "0", "--startup", "12"]
     assert soak.main([*arguments, "--work", str(tmp_path)]) >= 1
     assert "tables and networks identical" in capsys.readouterr().out

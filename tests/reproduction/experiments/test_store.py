@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from support.profiles import TINY
 
 from rdnlib import __main__ as cli
 from rdnlib.reproduction.experiments import config, ensure, ensure_all, graph, open_workspace, store
@@ -14,7 +15,7 @@ from rdnlib.utils.files import write_json, write_tensors
 
 
 def tiny(out, seed=0):
-    return open_workspace("tiny", out=out, seed=seed)
+    return open_workspace(TINY, out=out, seed=seed)
 
 
 def begin(out, name, seed=0):
@@ -95,7 +96,7 @@ def test_clean_on_the_command_line(tmp_path, capsys, monkeypatch):
     old = finish(tmp_path, "base").rename(tmp_path / "experiments" / "base-0123456789ab-01234567")
 
     def call(*options, command="clean"):
-        cli.app(["experiment", command, "--profile", "tiny", "--out", str(tmp_path), *options], standalone_mode=False)
+        cli.app(["experiment", command, "--profile", TINY, "--out", str(tmp_path), *options], standalone_mode=False)
         return capsys.readouterr().out
 
     assert "MB  in 1 folders" in call("--dry-run")
@@ -136,6 +137,6 @@ def test_the_papers_recipe_is_imagenets():
 
 
 def test_names_or_all(capsys):
-    for arguments in (["--profile", "tiny"], ["base", "--all", "--profile", "tiny"]):
+    for arguments in (["--profile", TINY], ["base", "--all", "--profile", TINY]):
         with pytest.raises(cli.ConfigError, match="names from `rdn experiment list`, or --all"):
             cli.app(["experiment", "run", *arguments], standalone_mode=False)

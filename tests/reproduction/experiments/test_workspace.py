@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from support.profiles import write_profile
+from support.profiles import TINY, write_profile
 
 from rdnlib import to_rdn
 from rdnlib.calibration.envelope import threshold_exits
@@ -36,12 +36,12 @@ from rdnlib.utils.hashing import network_hash
 def out(tmp_path_factory):
     """All experiments of the profile `tiny`, run once for this file."""
     folder = tmp_path_factory.mktemp("tiny")
-    ensure_all(open_workspace("tiny", out=folder), progress=False)
+    ensure_all(open_workspace(TINY, out=folder), progress=False)
     return folder
 
 
 def tiny(name, out, **options):
-    return ensure(open_workspace("tiny", out=out, **options), name, progress=False)
+    return ensure(open_workspace(TINY, out=out, **options), name, progress=False)
 
 
 def test_a_finished_experiment_is_not_run_again(out, monkeypatch):
@@ -63,15 +63,15 @@ def test_the_same_seed_gives_identical_tables(out, tmp_path):
 
 
 def test_whatever_decides_a_result_changes_its_key(tmp_path, monkeypatch):
-    workspace = open_workspace("tiny")
+    workspace = open_workspace(TINY)
     other_data = open_workspace(write_profile(tmp_path / "other.yaml", data={"train": 200}))
     names = list(workspace.graph)
-    keys = [each.key(name) for each in (workspace, open_workspace("tiny", seed=1), other_data) for name in names]
+    keys = [each.key(name) for each in (workspace, open_workspace(TINY, seed=1), other_data) for name in names]
     monkeypatch.setattr(workspace_module, "SCHEMA", workspace_module.SCHEMA + 1)
     keys += [workspace.key(name) for name in names]
     assert len(set(keys)) == 4 * len(names)
     monkeypatch.undo()
-    assert [open_workspace("tiny").key(name) for name in names] == keys[: len(names)]
+    assert [open_workspace(TINY).key(name) for name in names] == keys[: len(names)]
 
 
 def test_per_image_outputs(out):
@@ -199,7 +199,7 @@ def test_rivals_and_the_distilled_network_are_in_the_graph_where_the_profile_has
     plain, taught = (nodes[name].config["recipe"] for name in ("rdn-reconstruct", "rdn-distilled"))
     assert taught == {**plain, "distill": 0.5}
     assert "distill" not in plain  # a new setting at its default changes no folder
-    assert "rdn-distilled" not in graph.experiments(config.load_profile("tiny"), 0)
+    assert "rdn-distilled" not in graph.experiments(config.load_profile(TINY), 0)
 
 
 def test_wrong_requests_are_refused(tmp_path):
@@ -210,7 +210,7 @@ def test_wrong_requests_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="unknown experiment 'bas'"):
         tiny("bas", tmp_path)
     with pytest.raises(ConfigError, match="seed"):
-        open_workspace("tiny", seed=-1)
+        open_workspace(TINY, seed=-1)
     with pytest.raises(DataError, match="needs a data root"):
         ensure(open_workspace("laptop", out=tmp_path), "base", progress=False)
     assert not list(tmp_path.iterdir())
