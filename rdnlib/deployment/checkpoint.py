@@ -1,6 +1,5 @@
 """Checkpoints: safetensors for the numbers, JSON for how to rebuild the network. Never a pickle."""
 
-import json
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -13,7 +12,7 @@ from rdnlib.models.slimmable import Slimmable
 from rdnlib.policy.network import PolicyNetwork
 from rdnlib.policy.sequential import SequentialPolicy
 from rdnlib.surgery import deepen, to_rdn
-from rdnlib.utils.files import write_json, write_tensors
+from rdnlib.utils.files import read_json, write_json, write_tensors
 
 
 def save(path: Path, network: nn.Module, description: dict) -> None:
@@ -34,13 +33,12 @@ def load(path: Path, *, model: str | None = None) -> nn.Module:
     model: the registered super-net to take instead of the one that the checkpoint names. A name in a checkpoint is only looked up
     among the registered ones; nothing is imported by it.
     """
-    path = Path(path)
-    sidecar = path.with_suffix(".json")
+    path, sidecar = Path(path), Path(path).with_suffix(".json")
     for needed in (path, sidecar):
         if not needed.is_file():
             raise CheckpointError(f"no checkpoint: {needed} does not exist")
     try:
-        description = json.loads(sidecar.read_text(encoding="utf-8"))
+        description = read_json(sidecar)
         if model is not None:
             description["model"]["name"] = model
         network = build(description)

@@ -3,7 +3,6 @@
 The file takes images (batch, 3, H, W), normalised as in training, and gives logits (batch, classes); the batch may have any size.
 """
 
-import json
 import os
 import warnings
 from copy import deepcopy
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from rdnlib.deployment import checkpoint
 from rdnlib.errors import CheckpointError, ConfigError, RdnError
 from rdnlib.nn.rdn import RDN, SubNetwork
-from rdnlib.utils.files import replacing
+from rdnlib.utils.files import read_json, replacing
 
 INPUT_SIZE = 224  # pixels, where neither the caller nor the checkpoint says
 BATCHES = (1, 3)  # sizes that are compared with torch; neither is the one that the graph is traced with
@@ -57,9 +56,8 @@ def export(network: SubNetwork, path: str | os.PathLike, input_size: int | tuple
             _write(_Chain(network).eval(), images[0], temporary)
             deviation = _deviation(network, images[1:], temporary)
             if not deviation <= TOLERANCE:  # NaN as well
-                raise RdnError(
-                    f"not exported: the file's logits would deviate from torch's by {deviation:.1e} of the largest"
-                )
+                reason = f"the file's logits would deviate from torch's by {deviation:.1e} of the largest"
+                raise RdnError(f"not exported: {reason}")
             return deviation
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
@@ -70,14 +68,9 @@ def _write(network: nn.Module, images: Tensor, path: Path) -> None:
         # torch's newer exporter wants two more packages and minutes instead of seconds for as many small layers as these
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            network,
-            (images,),
-            path,
-            dynamo=False,
-            input_names=["images"],
-            output_names=["logits"],
+            network, (images,), path, dynamo=False, input_names=["images"], output_names=["logits"],
             dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
-        )
+        )  # fmt: skip
 
 
 @torch.no_grad()
@@ -89,34 +82,25 @@ def _deviation(network: nn.Module, batches: list[Tensor], path: Path) -> float:
         expected = network(images)
         (logits,) = run(None, {"images": images.numpy()})
         if logits.shape != expected.shape:
-            raise RdnError(
-                f"not exported: the file gives logits of shape {logits.shape}, torch {tuple(expected.shape)}"
-            )
+            shape = tuple(expected.shape)
+            raise RdnError(f"not exported: the file gives logits of shape {logits.shape}, torch {shape}")
         scale = expected.abs().max().clamp(min=torch.finfo().tiny)
         worst = max(worst, ((torch.from_numpy(logits) - expected).abs().max() / scale).item())
     return worst
 
 
 def export_checkpoint(
-    path: str | os.PathLike,
-    index: int,
-    out: str | os.PathLike,
-    input_size: int | None = None,
-    *,
-    model: str | None = None,
+    path: str | os.PathLike, index: int, out: str | os.PathLike, input_size: int | None = None, *, model=None
 ) -> tuple[RDN, int, float]:
     """Export N_index of the RDN saved at `path` (see `rdnlib.deployment.checkpoint`) as ONNX file `out`.
 
     input_size: pixels; None takes the checkpoint's own "input_size", else 224. model: see `checkpoint.load`. Returns the RDN, the input size and the
     deviation, see `export`. Raises CheckpointError when `path` holds no RDN, ConfigError for a wrong index or `out`.
     """
-    path = Path(path)
     rdn = checkpoint.load(path, model=model)
     if not isinstance(rdn, RDN):
-        raise CheckpointError(
-            f"{path} holds a {type(rdn).__name__}, not an RDN, so there are no sub-networks to export"
-        )
+        kind = type(rdn).__name__
+        raise CheckpointError(f"{path} holds a {kind}, not an RDN, so there are no sub-networks to export")
     if input_size is None:
-        description = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        input_size = description.get("input_size", INPUT_SIZE)
+        input_size = read_json(Path(path).with_suffix(".json")).get("input_size", INPUT_SIZE)
     return rdn, input_size, export(rdn.subnetwork(index), out, input_size)

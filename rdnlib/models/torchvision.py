@@ -10,14 +10,8 @@ from rdnlib.errors import CheckpointError, ConfigError
 from rdnlib.models.mobilenext import make_divisible
 
 STAGES = (  # of MobileNetV2: expansion t, channels c, repeats n, stride s (Sandler et al., Table 2)
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
+    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+)  # fmt: skip
 CARDINALITY = 32  # conv-groups of ResNeXt-50 32×4d; a width multiplier scales their channels, not their number
 
 
@@ -34,15 +28,13 @@ class ResNeXt(tv.ResNet):
 
     def __init__(self, *, width_mult: float = 1.0, num_classes: int = 1000):
         super().__init__(Bottleneck, [1, 1, 1, 1], num_classes=1)  # replaced below: its widths are fixed
-        self.groups, self.base_width = CARDINALITY, 4
         # Stage 1 has 32·4·width channels inside; `planes` is the unit from which torchvision derives both widths.
         unit = max(16, make_divisible(64 * width_mult, 16))
-        self.inplanes = unit
+        self.groups, self.base_width, self.inplanes = CARDINALITY, 4, unit
         self.conv1 = nn.Conv2d(3, unit, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(unit)
         for stage, blocks in enumerate((3, 4, 6, 3)):
-            layer = self._make_layer(Bottleneck, unit * 2**stage, blocks, stride=1 if stage == 0 else 2)
-            setattr(self, f"layer{stage + 1}", layer)
+            setattr(self, f"layer{stage + 1}", self._make_layer(Bottleneck, unit * 2**stage, blocks, 1 + (stage > 0)))
         self.fc = nn.Linear(unit * 8 * Bottleneck.expansion, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -52,7 +44,7 @@ class ResNeXt(tv.ResNet):
 def mobilenet_v2(
     *,
     width_mult: float = 1.0,
-    num_classes: int = 1000,
+    num_classes=1000,
     dropout: float = 0.2,
     depth_mult: float = 1.0,
     weights: str | None = None,
@@ -63,9 +55,7 @@ def mobilenet_v2(
     weights: name of torchvision's weights ("IMAGENET1K_V2"), downloaded once; they exist at width 1.0 with 1000 classes.
     """
     stages = [[t, c, max(1, round(n * depth_mult)), s] for t, c, n, s in STAGES]
-    model = MobileNetV2(
-        width_mult=width_mult, num_classes=num_classes, dropout=dropout, inverted_residual_setting=stages
-    )
+    model = MobileNetV2(num_classes, width_mult, inverted_residual_setting=stages, dropout=dropout)
     return _pretrained(model, tv.MobileNet_V2_Weights, weights)
 
 
@@ -85,9 +75,8 @@ def _pretrained(model: nn.Module, known: type[tv.WeightsEnum], name: str | None)
     try:
         state = known[name].get_state_dict(progress=True, check_hash=True)
     except (URLError, OSError) as error:
-        raise CheckpointError(
-            f"the weights {name} could not be downloaded ({error}); train your own, or go online"
-        ) from error
+        reason = f"could not be downloaded ({error}); train your own, or go online"
+        raise CheckpointError(f"the weights {name} {reason}") from error
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

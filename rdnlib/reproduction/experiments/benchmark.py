@@ -48,11 +48,8 @@ def compare(model: nn.Module, *, k: int, size: int, batch_size: int, repeats: in
     """
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(batch_size, 3, size, size, generator=generator).contiguous(memory_format=torch.channels_last)
-    networks = {
-        "base": deepcopy(model),
-        "RDN": to_rdn(model, k, select="identity"),
-        "slimmable": Slimmable(model, widths(k)),
-    }
+    rdn, slimmable = to_rdn(model, k, select="identity"), Slimmable(model, widths(k))
+    networks = {"base": deepcopy(model), "RDN": rdn, "slimmable": slimmable}
     threads, steps = torch.get_num_threads(), {}
     torch.set_num_threads(1)
     for name, network in networks.items():

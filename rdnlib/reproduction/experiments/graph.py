@@ -7,6 +7,7 @@ experiments with the same configuration are one, so the reference is also a poin
 are the main runs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rdnlib.errors import ConfigError
@@ -29,36 +30,35 @@ class Experiment:
 
 def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
     """All experiments by name, parents first; roughly, the long ones before the short, which fill the gaps at the end."""
-    common, rdn = profile.recipe.settings(), profile.rdn
-    base = common | profile.base.settings()
-    extra = common | {"epochs": rdn.epochs}
-    surgery = _surgery(profile)
-    nodes = [Experiment("base", "base", {"model": profile.model.settings(), "recipe": base, "seed": seed})]
+    common, rdn, model, surgery = profile.recipe.settings(), profile.rdn, profile.model.settings(), _surgery(profile)
+    base, extra = common | profile.base.settings(), common | {"epochs": rdn.epochs}
+    nodes: dict[str, Experiment] = {}
+
+    def add(name: str, kind: str, *parents: str, **config) -> None:
+        nodes[name] = Experiment(name, kind, {**config, "seed": seed}, parents)
+
+    add("base", "base", model=model, recipe=base)
     for name, architecture in profile.architectures.items():
-        model, recipe = profile.supernet(name).settings(), base | architecture.recipe.settings()
-        nodes.append(Experiment(f"base-{name}", "base", {"model": model, "recipe": recipe, "seed": seed}))
+        recipe = base | architecture.recipe.settings()
+        add(f"base-{name}", "base", model=profile.supernet(name).settings(), recipe=recipe)
     for width in profile.widths:  # trained as long as base and RDN together
-        model = profile.model.settings() | {"width_mult": width}
         recipe = base | {"epochs": profile.base.epochs + rdn.epochs}
-        nodes.append(Experiment(f"base-x{width}", "base", {"model": model, "recipe": recipe, "seed": seed}))
+        add(f"base-x{width}", "base", model=model | {"width_mult": width}, recipe=recipe)
+    policies = {"one_shot": profile.policy.settings(), "sequential": profile.sequential.settings()}
     for init in INITS:
-        config = {**surgery, "init": init, "recipe": extra | {"lr": rdn.lr[init]}, "seed": seed}
-        nodes.append(Experiment(f"rdn-{init}", "rdn", config, ("base",)))
-        config = {"one_shot": profile.policy.settings(), "sequential": profile.sequential.settings(), "seed": seed}
-        nodes.append(Experiment(f"policy-{init}", "policy", config, (f"rdn-{init}",)))
-    longer = {"recipe": extra | {"lr": rdn.lr["base"]}, "seed": seed}
-    nodes.append(Experiment("base-longer", "base", longer, ("base",)))
+        add(f"rdn-{init}", "rdn", "base", **surgery, init=init, recipe=extra | {"lr": rdn.lr[init]})
+        add(f"policy-{init}", "policy", f"rdn-{init}", **policies)
+    add("base-longer", "base", "base", recipe=extra | {"lr": rdn.lr["base"]})
     if rdn.distill:  # beyond the paper: N_K teaches the others
         recipe = extra | {"lr": rdn.lr["reconstruct"], "distill": rdn.distill}
-        config = {**surgery, "init": "reconstruct", "recipe": recipe, "seed": seed}
-        nodes.append(Experiment("rdn-distilled", "rdn", config, ("base",)))
+        add("rdn-distilled", "rdn", "base", **surgery, init="reconstruct", recipe=recipe)
     for name in (profile.model.label, *profile.architectures):
-        config = {**surgery, **profile.training_free.settings(), "size": profile.recipe.size, "seed": seed}
-        nodes.append(Experiment(f"surgery-{name}", "surgery", config, (_base_of(profile, name),)))
-    nodes += _depth_nodes(profile, seed)
+        options = surgery | profile.training_free.settings()
+        add(f"surgery-{name}", "surgery", _base_of(profile, name), **options, size=profile.recipe.size)
+    _depth_wise(profile, add)
     if profile.ablations:
-        nodes += _ablations(profile, seed)
-    return {node.name: node for node in nodes}
+        _ablations(profile, add)
+    return nodes
 
 
 def trained(profile: Profile, init: str, epochs: int) -> str:
@@ -108,11 +108,8 @@ def table2(profile: Profile) -> dict[str, tuple[str, str]]:
 
 def table3(profile: Profile) -> dict[str, str]:
     """Row of Table 3 → experiment: does it help to start from a trained super-net?"""
-    return {
-        "pre-trained": reference(profile),
-        "from scratch": "rdn-scratch",
-        "from scratch, twice as long": "rdn-scratch-twice",
-    }
+    scratch = {"from scratch": "rdn-scratch", "from scratch, twice as long": "rdn-scratch-twice"}
+    return {"pre-trained": reference(profile), **scratch}
 
 
 def table4(profile: Profile) -> dict[str, str]:
@@ -124,11 +121,8 @@ def table4(profile: Profile) -> dict[str, str]:
 def table5(profile: Profile) -> dict[str, str]:
     """Row of Table 5 → experiment: what does training the other sub-networks cost the largest, or bring it?"""
     count = 2 * profile.rdn.k - 1
-    return {
-        f"{count} sub-networks": reference(profile),
-        f"{count - 1} sub-networks": "rdn-without-lightest",
-        "1 sub-network": "rdn-only-largest",
-    }
+    fewer = {f"{count - 1} sub-networks": "rdn-without-lightest", "1 sub-network": "rdn-only-largest"}
+    return {f"{count} sub-networks": reference(profile), **fewer}
 
 
 def lengths(profile: Profile) -> list[int]:
@@ -168,45 +162,39 @@ def _base_of(profile: Profile, name: str) -> str:
     return "base" if name == profile.model.label else f"base-{name}"
 
 
-def _depth_nodes(profile: Profile, seed: int) -> list[Experiment]:
-    nodes, lr = [], profile.rdn.lr["reconstruct"]
+def _depth_wise(profile: Profile, add: Callable) -> None:
+    lr = profile.rdn.lr["reconstruct"]
     for name, (seven, fourteen) in depth_wise(profile).items():
         own = profile.architectures[name].recipe.lr if name in profile.architectures else None
         # no larger steps than its base learnt with
         recipe = {"epochs": profile.rdn.epochs, "lr": min(lr, own or lr), **profile.depth.settings()}
-        recipe = profile.recipe.settings() | recipe
-        config = {**_surgery(profile), "init": "reconstruct", "recipe": recipe, "seed": seed}
-        parents = (_base_of(profile, name),)
-        nodes.append(Experiment(seven, "rdn", config, parents))
-        nodes.append(Experiment(fourteen, "depth", {**config, "split": 0.5}, parents))
-    return nodes
+        config = {**_surgery(profile), "init": "reconstruct", "recipe": profile.recipe.settings() | recipe}
+        add(seven, "rdn", _base_of(profile, name), **config)
+        add(fourteen, "depth", _base_of(profile, name), **config, split=0.5)
 
 
-def _ablations(profile: Profile, seed: int) -> list[Experiment]:
+def _ablations(profile: Profile, add: Callable) -> None:
     """Every experiment that only the ablations need."""
     epochs, k, surgery = _epochs(profile), profile.rdn.k, _surgery(profile)
 
-    def training(epochs: int = epochs, init: str = "copy") -> dict:
-        return {"recipe": profile.recipe.settings() | {"epochs": epochs, "lr": profile.rdn.lr[init]}, "seed": seed}
+    def recipe(epochs: int = epochs, init: str = "copy") -> dict:
+        return profile.recipe.settings() | {"epochs": epochs, "lr": profile.rdn.lr[init]}
 
-    def variant(name: str, **changes) -> Experiment:
-        return Experiment(name, "rdn", {**surgery, "init": "copy", **training(), **changes}, ("base",))
+    def variant(name: str, **changes) -> None:
+        add(name, "rdn", "base", **{**surgery, "init": "copy", "recipe": recipe(), **changes})
 
-    nodes = []
     for name, factor in (("rdn-scratch-twice", 2), ("rdn-scratch", 1)):
-        config = {"k": k, "init": "scratch", "model": profile.model.settings(), **training(factor * epochs)}
-        nodes.append(Experiment(name, "rdn", config))
-    slim = profile.ablations.slimmable or widths(k)
-    config = {"widths": slim, "calibration_images": profile.rdn.calibration_images, **training()}
-    nodes.append(Experiment("slimmable", "slimmable", config, ("base",)))
-    others = {select: name for select, name in table4(profile).items() if name != reference(profile)}
-    nodes += [variant(name, select=select) for select, name in others.items()]
-    nodes.append(variant("rdn-without-lightest", trained=list(range(2, 2 * k))))
-    nodes.append(variant("rdn-only-largest", trained=[2 * k - 1]))
+        add(name, "rdn", k=k, init="scratch", model=profile.model.settings(), recipe=recipe(factor * epochs))
+    slim = {"widths": profile.ablations.slimmable or widths(k), "calibration_images": surgery["calibration_images"]}
+    add("slimmable", "slimmable", "base", **slim, recipe=recipe())
+    for select, name in table4(profile).items():
+        if name != reference(profile):
+            variant(name, select=select)
+    variant("rdn-without-lightest", trained=list(range(2, 2 * k)))
+    variant("rdn-only-largest", trained=[2 * k - 1])
     for length in lengths(profile):
-        if length not in (0, profile.rdn.epochs):
-            nodes += [variant(trained(profile, init, length), init=init, **training(length, init)) for init in INITS]
-    return nodes
+        for init in INITS if length not in (0, profile.rdn.epochs) else ():
+            variant(trained(profile, init, length), init=init, recipe=recipe(length, init))
 
 
 def _epochs(profile: Profile) -> int:

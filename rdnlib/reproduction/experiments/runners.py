@@ -76,8 +76,13 @@ def run(workspace: Workspace, name: str, *, progress: bool = True) -> Run:
 
 
 def _execute(job: Job) -> None:
-    started, clock = datetime.now(UTC), time.perf_counter()
-    node, workspace, folder = job.node, job.workspace, job.folder
+    started, clock, node, workspace, folder = (
+        datetime.now(UTC),
+        time.perf_counter(),
+        job.node,
+        job.workspace,
+        job.folder,
+    )
     for half_written in folder.glob(".*"):  # left by a process that was killed
         half_written.unlink()
     write_json(folder / "config.json", {**asdict(node), "data": workspace.profile.data.settings()})
@@ -93,8 +98,8 @@ def _execute(job: Job) -> None:
         "seconds": time.perf_counter() - clock,
     }
     record |= {"threads": threads, "processes": devices.here().num_processes, **provenance()}
-    result = {"name": node.name, "kind": node.kind, "config": node.config, **measured}
-    write_json(folder / "result.json", {**result, "data": asdict(workspace.data), "provenance": record})
+    result = {"name": node.name, "kind": node.kind, "config": node.config, **measured, "data": asdict(workspace.data)}
+    write_json(folder / "result.json", {**result, "provenance": record})
 
 
 def _train_and_save(job: Job, model: nn.Module, description: dict, *, trained: nn.Module | None = None) -> dict:
@@ -126,11 +131,15 @@ def _supernet(job: Job) -> tuple[nn.Module, dict]:
     return models.build(**description["model"]), description
 
 
+def _totals(rows: pd.DataFrame | list[pd.Series]) -> dict[str, list[int]]:
+    """MAdds and parameters, a row per network, as JSON values."""
+    return pd.DataFrame(rows)[["madds", "params"]].astype(int).to_dict("list")
+
+
 def run_base(job: Job) -> dict:
     model, description = _supernet(job)
     measured = _train_and_save(job, model, description)
-    total = count(model.cpu(), job.node.config["recipe"]["size"]).sum(numeric_only=True)
-    return {**measured, "madds": [int(total["madds"])], "params": [int(total["params"])]}
+    return {**measured, **_totals([count(model.cpu(), job.node.config["recipe"]["size"]).sum(numeric_only=True)])}
 
 
 def run_rdn(job: Job) -> dict:
@@ -152,15 +161,9 @@ def run_rdn(job: Job) -> dict:
     before = job.evaluate(rdn, "validation", size, "before training")
     some = SomeSubnetworks(rdn, config["trained"]) if "trained" in config else None
     measured = _train_and_save(job, rdn, {**description, "rdn": rdn.config}, trained=some)
-    totals = count_subnetworks(rdn.cpu(), size)
-    return {
-        **measured,
-        "surgery_seconds": surgery_seconds,
-        "madds": totals["madds"].tolist(),
-        "params": totals["params"].tolist(),
-        "before_training": {"top1": before.top1.mean(axis=0).tolist(), "top5": before.top5.mean(axis=0).tolist()},
-        **({"nodes": rdn.nodes, **rdn.config["depth"]} if "split" in config else {}),
-    }
+    measured |= {"surgery_seconds": surgery_seconds, **_totals(count_subnetworks(rdn.cpu(), size))}
+    measured |= {"before_training": {name: getattr(before, name).mean(axis=0).tolist() for name in ("top1", "top5")}}
+    return measured | ({"nodes": rdn.nodes, **rdn.config["depth"]} if "split" in config else {})
 
 
 def run_slimmable(job: Job) -> dict:
@@ -168,13 +171,10 @@ def run_slimmable(job: Job) -> dict:
     config, size = job.node.config, job.node.config["recipe"]["size"]
     supernet, description = _supernet(job)
     slimmable = Slimmable(supernet, config["widths"])
-    batch = job.workspace.calibration_images(config["calibration_images"], size)
-    reestimate_norms(slimmable, list(batch.split(128)))
-    description = {**description, "slimmable": {"widths": config["widths"]}}
-    measured = _train_and_save(job, slimmable, description)
-    slimmable.cpu()
-    totals = [count(slimmable.alone(index), size).sum(numeric_only=True) for index in range(len(config["widths"]))]
-    return {**measured, **{column: [int(total[column]) for total in totals] for column in ("madds", "params")}}
+    reestimate_norms(slimmable, list(job.workspace.calibration_images(config["calibration_images"], size).split(128)))
+    measured = _train_and_save(job, slimmable, {**description, "slimmable": {"widths": config["widths"]}})
+    alone = [slimmable.cpu().alone(index) for index in range(len(config["widths"]))]
+    return {**measured, **_totals([count(network, size).sum(numeric_only=True) for network in alone])}
 
 
 def run_surgery(job: Job) -> dict:
@@ -196,14 +196,12 @@ def run_surgery(job: Job) -> dict:
             reestimate_norms(rdn, batches)
         columns[init] = job.evaluate(rdn, "validation", size, init).top1
     job.write_samples({"validation": columns})
-    totals = count_subnetworks(rdn, size)
     return {
         "supernet": float(columns["supernet"].mean()),
         "accuracy": {init: columns[init].mean(axis=0).tolist() for init in INITS},
         "seconds": seconds,
         "violation": _violations(supernet, batches[0], k=k, seed=seed),
-        "madds": totals["madds"].tolist(),
-        "params": totals["params"].tolist(),
+        **_totals(count_subnetworks(rdn, size)),
     }
 
 
@@ -226,9 +224,8 @@ def run_policy(job: Job) -> dict:
     job.write_samples(fitted.columns)
     write_table(job.folder / "splits.csv", fitted.splits)
     for name, (policy, description) in fitted.policies.items():
-        checkpoint.save(
-            job.folder / f"{name}.safetensors", policy, {**description, "images": job.workspace.fingerprint}
-        )
+        description["images"] = job.workspace.fingerprint
+        checkpoint.save(job.folder / f"{name}.safetensors", policy, description)
     return fitted.costs
 
 

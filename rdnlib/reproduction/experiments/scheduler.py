@@ -36,12 +36,7 @@ def ensure(workspace: Workspace, name: str, *, progress: bool = True) -> Run:
 
 
 def ensure_all(
-    workspace: Workspace,
-    names: Iterable[str] | None = None,
-    *,
-    jobs: int | None = None,
-    scheduler: str | None = None,
-    progress: bool = True,
+    workspace: Workspace, names: Iterable[str] | None = None, *, jobs: int | None = None, scheduler=None, progress=True
 ) -> dict[str, Run]:
     """The finished experiments `names` (default: all of the profile), up to `jobs` (default: the profile's) at once.
 
@@ -108,9 +103,8 @@ def _task(workspace: Workspace, name: str, fingerprint: str, progress: bool, par
     if workspace != _workspace:
         _workspace = workspace
     if not _workspace.out.is_dir() or _workspace.fingerprint != fingerprint:
-        raise ConfigError(
-            f"the worker {get_worker().address} does not see the same images and the same {workspace.out}"
-        )
+        worker = get_worker().address
+        raise ConfigError(f"the worker {worker} does not see the same images and the same {workspace.out}")
     try:
         runners.run(_workspace, name, progress=progress)
     except RdnError as error:

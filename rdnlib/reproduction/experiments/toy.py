@@ -6,19 +6,10 @@ It proves in a minute, on any machine, that the experiments of a long profile ru
 from typing import Any
 
 _DATA = {"name": "dolls", "size": 16, "train": 80, "validation": 20, "calibration": 0.2}
-_SETTINGS = {
-    "epochs": 1,
-    "lr": 1e-4,  # nothing is to be learned, and a network fitted to so few images diverges easily
-    "size": 16,
-    "batch_size": 16,
-    "parts": 2,
-    "precision": "no",
-    "compile": False,
-    "crop_scale": [0.8, 1.0],
-    "calibration_images": 32,
-    "hidden": [8],
-    "width_mult": 0.1,
-}
+_SETTINGS = {  # nothing is to be learned, and a network fitted to so few images diverges easily
+    "epochs": 1, "lr": 1e-4, "size": 16, "batch_size": 16, "parts": 2, "precision": "no", "compile": False,
+    "crop_scale": [0.8, 1.0], "calibration_images": 32, "hidden": [8], "width_mult": 0.1,
+}  # fmt: skip
 _MODELS = {"mobilenext": {"stem_stride": 1, "depth_mult": 0.1}, "resnext50": {"width_mult": 0.25}}
 
 

@@ -104,10 +104,8 @@ class Workspace:
         """
         found = [] if self.has_images else self._data_of_results
         if len(found) > 1:
-            raise ConfigError(
-                f"{self.out} has results from {len(found)} versions of the {self.profile.data.name} images: "
-                "say which are meant with --data-root DIR"
-            )
+            versions = f"{len(found)} versions of the {self.profile.data.name} images"
+            raise ConfigError(f"{self.out} has results from {versions}: say which are meant with --data-root DIR")
         data = found[0] if found else self.fingerprint[:8]
         return self.out / "experiments" / f"{name}-{self.key(name)}-{data}"
 
@@ -156,9 +154,8 @@ def open_workspace(
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"seed must be a whole number of at least 0, not {seed!r}")
     if data_root is not None and not Path(data_root).is_dir():
-        raise ConfigError(
-            f"data root {data_root} is not a folder; give the one that holds the '{loaded.data.name}' data set"
-        )
+        needed = f"the one that holds the '{loaded.data.name}' data set"
+        raise ConfigError(f"data root {data_root} is not a folder; give {needed}")
     root, out = None if data_root is None else Path(data_root).resolve(), Path(out) if out else default_out(loaded.name)
     return Workspace(loaded, root, seed, out.resolve())
 
