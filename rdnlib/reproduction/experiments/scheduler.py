@@ -119,7 +119,7 @@ def _client(jobs: int, scheduler: str | None) -> Iterator:
 
     with dask.config.set(_SETTINGS), nullcontext(scheduler) if scheduler else _local_cluster(jobs) as cluster:
         try:
-            client = Client(cluster, timeout=10)
+            client = Client(cluster)
         except (OSError, ValueError) as error:
             raise ConfigError(f"there is no Dask scheduler at {scheduler}: {error}") from error
         with client:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import dask
 import pandas as pd
 import psutil
 import pytest
@@ -17,6 +18,7 @@ from rdnlib.errors import ConfigError, RdnError
 from rdnlib.reproduction.experiments import ensure_all, open_workspace, store
 from rdnlib.reproduction.experiments.workspace import finished
 
+pytestmark = pytest.mark.slow
 NAMES = ("base-longer", "policy-copy")  # and what they build on: base and rdn-copy
 
 
@@ -80,7 +82,8 @@ def test_a_failure_is_one_line_that_names_the_experiment_and_stops_the_others(tm
 
 
 def test_an_address_without_a_scheduler_is_one_line(tmp_path):
-    with pytest.raises(ConfigError, match=r"there is no Dask scheduler at tcp://127\.0\.0\.1:9") as error:
+    patience = dask.config.set({"distributed.comm.timeouts.connect": "2s"})
+    with patience, pytest.raises(ConfigError, match=r"there is no Dask scheduler at tcp://127\.0\.0\.1:9") as error:
         ensure_all(open_workspace(TINY, out=tmp_path), NAMES, scheduler="tcp://127.0.0.1:9")
     assert "\n" not in str(error.value)
 

@@ -6,6 +6,7 @@ from support import soak
 from support.profiles import TINY
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_numbers_of_one_that_was_left_alone(tmp_path, capsys):
     arguments = ["--profile", TINY, "--experiments", "rdn-copy", "base-mobilenet_v2", "--jobs", "2"]
     arguments += ["--kills", "2", "--save-minutes", "0", "--startup", "12"]
