@@ -31,17 +31,12 @@ class Package(NamedTuple):
 
 
 HTML_MANAGER = Package(
-    name="@jupyter-widgets/html-manager",
-    version="1.0.15",
+    name="@jupyter-widgets/html-manager", version="1.0.15", root="dist", files=("embed.js", "*.woff2"),
     sha512="5thBIV6ymNgmPVOHvzx+gGy8ZSKmSazhtGw4/c4xJDVzRhG9PTeQsRjF3FUTopvFi//SABeNz1yp47bCrJ3CQA==",
-    root="dist",
-    files=("embed.js", "*.woff2"),
-)
+)  # fmt: skip
 MATHJAX = Package(
-    name="mathjax",
-    version="3.2.2",
+    name="mathjax", version="3.2.2", root="es5",
     sha512="Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==",
-    root="es5",
     # the second row is what its context menu loads when a reader switches the spoken formulas on
     files=("tex-mml-chtml.js", "input/tex/extensions/*.js", "output/chtml/fonts/woff-v2/*.woff",
            "a11y/*.js", "sre/mathmaps/base.json", "sre/mathmaps/en.json"),

@@ -83,9 +83,8 @@ def book(*, profile: str = "quick", out: Folder = None, seed: int = 0, project: 
 
     def use_published() -> None:
         if not published.is_dir():
-            raise RdnError(
-                f"no published results for profile {profile!r}: run `rdn reproduce --profile {profile}` instead"
-            )
+            remedy = f"run `rdn reproduce --profile {profile}` instead"
+            raise RdnError(f"no published results for profile {profile!r}: {remedy}")
         shutil.copytree(published, out / "experiments", dirs_exist_ok=True)
 
     parameters = {"profile": profile, "data_root": None, "seed": seed, "seeds": None, "out": str(out)}
@@ -99,13 +98,12 @@ def _publish(
     """Prepare the experiments, then make the book of `reproduce`; parameters: what the notebooks are told."""
     seconds: dict[str, float] = {}
     seed, seeds, out = parameters["seed"], parameters["seeds"], Path(parameters["out"])
-    notebooks = sorted((project / "notebooks").glob("[0-9]*.ipynb"))
+    folder = project / "notebooks"
+    notebooks = sorted(folder.glob("[0-9]*.ipynb"))
     chosen = [notebook for notebook in notebooks if not only or notebook.stem in only]
     if not chosen or set(only) - {notebook.stem for notebook in chosen}:
         known = ", ".join(notebook.stem for notebook in notebooks)
-        raise ConfigError(
-            f"notebooks are named {known or 'NN_….ipynb'} in {project / 'notebooks'}, not {', '.join(only)}"
-        )
+        raise ConfigError(f"notebooks are named {known or 'NN_….ipynb'} in {folder}, not {', '.join(only)}")
     out.mkdir(parents=True, exist_ok=True)
     with timed("experiments", seconds):
         prepare()

@@ -25,8 +25,7 @@ def with_interval(value: float, low: float, high: float, *, signed: bool = False
 
 def intervals(table: pd.DataFrame, column: str, **style) -> list[str]:
     """`with_interval` for every row: columns `column`, `column`_low and `column`_high."""
-    rows = table[[column, f"{column}_low", f"{column}_high"]].to_numpy()
-    return [with_interval(*row, **style) for row in rows]
+    return [with_interval(*row, **style) for row in table[[column, f"{column}_low", f"{column}_high"]].to_numpy()]
 
 
 def show_table(table: pd.DataFrame, formats=None, *, digits=1, index=False, missing="–", caption=None) -> None:

@@ -28,15 +28,9 @@ def ours_in_words(claim) -> str:
 def verdict_tables(ledger: pd.DataFrame) -> Iterator[Styler]:
     """The ledger for display, one table for each table or figure of the paper."""
     bounds = ledger["holds_if"].str.replace(r"(\d+\.\d)\d+", r"\1", regex=True)
-    shown = pd.DataFrame(
-        {
-            "claim": ledger["statement"],
-            "paper": ledger["paper"],
-            "ours": [ours_in_words(claim) for claim in ledger.itertuples()],
-            "holds if": bounds.str.replace("<", "below").str.replace(">", "above"),
-            "verdict": ledger["verdict"],
-        }
-    )
+    shown = ledger[["statement", "paper", "verdict"]].rename(columns={"statement": "claim"})
+    shown.insert(2, "ours", [ours_in_words(claim) for claim in ledger.itertuples()])
+    shown.insert(3, "holds if", bounds.str.replace("<", "below").str.replace(">", "above"))
     for where, part in shown.groupby(ledger["where"], sort=False):
         style = part.style.hide(axis="index").set_caption(where)
         style = style.set_properties(subset=["verdict"], **{"font-weight": "bold"})

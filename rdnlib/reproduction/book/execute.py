@@ -65,10 +65,7 @@ def execute(notebook: Path, result: Path, *, parameters: dict[str, Any], threads
         # papermill counts the cell that it put after the one tagged `parameters`; a reader of the notebook does not
         added = 1 + next((i for i, cell in enumerate(_cells(notebook)) if "parameters" in _tags(cell)), -1)
         number = error.cell_index + (error.cell_index < added)
-        raise RdnError(
-            f"notebook {notebook.name}, cell {number} failed: {error.ename}: {_first_line(error.evalue)} "
-            f"(the executed copy is {result})"
-        ) from error
+        raise RdnError(f"{_failed(notebook.name, number, error)} (the executed copy is {result})") from error
     except DeadKernelError as error:
         raise RdnError(f"notebook {notebook.name}: its kernel died, perhaps for lack of memory") from error
     executed = nbformat.read(result, as_version=4)
@@ -89,7 +86,7 @@ def check_completed(notebook: nbformat.NotebookNode, name: str) -> None:
         if cell.cell_type != "code" or not cell.source.strip():
             continue
         for error in (output for output in cell.outputs if output.output_type == "error"):
-            raise RdnError(f"notebook {name}, cell {number} failed: {error.ename}: {_first_line(error.evalue)}")
+            raise RdnError(_failed(name, number, error))
         if cell.execution_count is None:
             raise RdnError(f"notebook {name}, cell {number} was not executed")
 
@@ -127,5 +124,6 @@ def _tags(cell: nbformat.NotebookNode) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else ""
+def _failed(name: str, number: int, error) -> str:
+    first_line, *_ = error.evalue.strip().split("\n")
+    return f"notebook {name}, cell {number} failed: {error.ename}: {first_line}"

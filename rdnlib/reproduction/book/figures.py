@@ -78,9 +78,8 @@ def name_subnetworks(axis, count: int) -> None:
 
 def image_rows(rows: Mapping[str, Sequence[np.ndarray]], *, columns: int = 8) -> Figure:
     """Images (H, W, 3) in rows, each with its name on the left; at most `columns` of each."""
-    figure, axes = plt.subplots(len(rows), columns, figsize=(5.6, 0.72 * len(rows)), squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off")
+    bare, size = {"frame_on": False, "xticks": [], "yticks": []}, (5.6, 0.72 * len(rows))
+    figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False, subplot_kw=bare)
     for places, (name, images) in zip(axes, rows.items(), strict=True):
         for ax, image in zip(places, images, strict=False):
             ax.imshow(image, interpolation="none")
@@ -89,15 +88,13 @@ def image_rows(rows: Mapping[str, Sequence[np.ndarray]], *, columns: int = 8) ->
 
 
 def text_box(
-    ax: Axes, corner: tuple, size: tuple, colour: str, text=None, *, fontsize: float = 9, backed=False, **edge
+    ax: Axes, corner: tuple, size: tuple, colour: str, text=None, *, fontsize=9, hatched=False, **edge
 ) -> None:
-    """A rectangle from its left upper corner on, with a text in its middle that can be read on its colour.
-
-    backed: the text stands on a patch of the colour, for a rectangle that is hatched. edge: options of the rectangle.
-    """
-    ax.add_patch(Rectangle(corner, *size, facecolor=colour, **{"edgecolor": "white", "linewidth": 0.8, **edge}))
+    """A rectangle from its upper left corner on, with a text that can be read on its colour; `edge`: its other options."""
+    edge = {"edgecolor": "white", "linewidth": 0.8, "hatch": "////" if hatched else None, **edge}
+    ax.add_patch(Rectangle(corner, *size, facecolor=colour, **edge))
     if text is not None:
-        box = {"facecolor": colour, "edgecolor": "none", "pad": 1.0} if backed else None
+        box = {"facecolor": colour, "edgecolor": "none", "pad": 1.0} if hatched else None
         middle = np.add(corner, np.divide(size, 2))
         look = {"ha": "center", "va": "center_baseline", "fontsize": fontsize, "color": style.on(colour), "bbox": box}
         ax.text(*middle, text, zorder=4, **look)

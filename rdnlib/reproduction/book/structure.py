@@ -46,9 +46,8 @@ def weight_blocks(
         for i in range(1, len(inputs) + 1) if dense else row:
             moved, new = i not in row or (j > k and i != j), 2 * k - j  # `new` completes group j
             owner, text = (new, new) if i not in row else (j, "new" if j > k and not moved else None)
-            corner, size = (x[i - 1], y[j - 1]), (inputs[i - 1], outputs[j - 1])
-            hatch = "////" if moved else None
-            text_box(ax, corner, size, owner_colour(owner), text, backed=moved, hatch=hatch, linewidth=1.0)
+            size = inputs[i - 1], outputs[j - 1]
+            text_box(ax, (x[i - 1], y[j - 1]), size, owner_colour(owner), text, hatched=moved, linewidth=1.0)
     ax.set(xlim=(0, x[-1]), ylim=(y[-1], 0), xlabel="input group", ylabel="output group")
     ax.set_xticks((x[:-1] + x[1:]) / 2, range(1, len(inputs) + 1))
     ax.set_yticks((y[:-1] + y[1:]) / 2, range(1, len(outputs) + 1))
@@ -65,8 +64,8 @@ def weight_blocks(
 @styled
 def layer_blocks(layer: NestedConv2d, *, title: str | None = None) -> Figure:
     """The weight blocks of one layer in the super-net, left, and in the RDN, right."""
-    k, groups = layer.k, len(layer.sources)
-    if groups < 2 * k - 1:
+    k = layer.k
+    if len(layer.sources) < 2 * k - 1:
         raise ConfigError("only an RDN holds all blocks of a layer, a sub-network does not")
     columns = split_channels(layer.reads.channels, k)
     inputs = columns if layer.reads.plain else layer.reads.sizes

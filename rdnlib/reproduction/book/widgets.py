@@ -61,7 +61,7 @@ def lambda_slider(curve: pd.DataFrame, *, subnetworks: pd.DataFrame, frames: int
     points = figure.axes[0].transData.transform(np.c_[picked["madds"] / unit[0], 100 * picked["accuracy"]])
     places = 100 * np.abs(points / figure.bbox.size - (0, 1))  # in %, from the left and from the top
     # one layout for all frames: a widget's state is saved in full with the page
-    layout = ipywidgets.Layout(width="100%", overflow="hidden", grid_area="1 / 1")
+    layout = ipywidgets.Layout(width="100%", overflow="hidden", grid_area="1 / 1", margin="0")
     pages = [
         ipywidgets.HTML(_frame(row, row[exits].to_numpy(float), place, largest, *unit), layout=layout)
         for (_, row), place in zip(picked.iterrows(), places, strict=True)
@@ -95,7 +95,7 @@ def evenly(madds: np.ndarray, count: int) -> np.ndarray:
 def _picture(curve: pd.DataFrame, subnetworks: pd.DataFrame, unit: float, prefix: str) -> Figure:
     """The curve and the static points."""
     figure, ax = plt.subplots(figsize=SIZE)
-    ax.plot(subnetworks["madds"] / unit, 100 * subnetworks["accuracy"], "s", color=VERMILLION, fillstyle="none")
+    ax.plot(subnetworks["madds"] / unit, 100 * subnetworks["accuracy"], "s", color=VERMILLION, fillstyle="none", mew=2)
     ax.plot(curve["madds"] / unit, 100 * curve["accuracy"], color=BLUE)
     ax.set(xlabel=f"MAdds per image ({prefix})", ylabel="top-1 accuracy (%)")
     return figure

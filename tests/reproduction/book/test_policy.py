@@ -30,7 +30,7 @@ def outcomes(images: int = 60):
 def trials() -> dict[str, pd.DataFrame]:
     nan = np.nan
     made = pd.DataFrame({"rule": ["measured", "guaranteed"] * 2, "test": [0.7, 0.8, 0.6, nan], "target": 0.65})
-    return {"accuracy": made, "none possible": made.assign(kept=nan)}
+    return {"accuracy": made, "none possible": made.assign(test=nan)}
 
 
 @pytest.mark.parametrize(

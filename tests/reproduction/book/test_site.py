@@ -236,6 +236,16 @@ def test_dragging_the_handle_changes_the_numbers(browser, address, site):
     assert shown(browser) in frames
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_dots_plane_lies_on_the_picture(browser, address, width):
+    visit(browser, f"{address}/notebooks/07_figure8.html", width=width)
+    plane, picture = (
+        next(e.rect for e in browser.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed())
+        for selector in (".rdn-frame .rdn-plot", ".rdn-frame > svg")
+    )
+    assert plane == pytest.approx(picture, abs=0.5)
+
+
 def test_the_handle_has_a_name(browser, address):
     visit(browser, f"{address}/notebooks/07_figure8.html")
     handle = browser.find_element(By.CSS_SELECTOR, ".noUi-handle")
