@@ -1,9 +1,11 @@
 """Russian Doll Networks: nested sub-networks, network surgery and sample-adaptive dynamic inference."""
 
+from rdnlib.calibration import calibrate
 from rdnlib.madds import describe
 from rdnlib.models import register_model
 from rdnlib.nn import RDN
 from rdnlib.surgery import deepen, to_rdn
+from rdnlib.training import train
 
-__all__ = ["RDN", "deepen", "describe", "register_model", "to_rdn"]
+__all__ = ["RDN", "calibrate", "deepen", "describe", "register_model", "to_rdn", "train"]
 __version__ = "0.1.0"

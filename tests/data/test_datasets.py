@@ -417,6 +417,7 @@ def test_cifar_images_keep_their_pixels_and_are_resized_when_asked(tmp_path, mon
     assert np.abs(small.images - coarse).mean() < 20  # noise of standard deviation 37 were they unrelated
 
 
+@pytest.mark.photographs
 def test_real_photographs(tmp_path):
     if "RDN_DATA_ROOT" not in os.environ:
         pytest.skip("set RDN_DATA_ROOT to a folder that holds imagenette2-160/ to test real photographs")

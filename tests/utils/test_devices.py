@@ -47,6 +47,7 @@ def same(folder: Path, first: str, second: str, tolerance: float = 1e-5) -> None
     )
 
 
+@pytest.mark.torchrun
 @pytest.mark.parametrize("way", shared_run.WAYS)
 def test_two_processes_equal_one_after_twenty_steps(together, way):
     assert 2 * (len(shared_run.photographs(together).train) // 8) == shared_run.STEPS
@@ -54,11 +55,13 @@ def test_two_processes_equal_one_after_twenty_steps(together, way):
     same(together, f"shared {way}", "alone")
 
 
+@pytest.mark.torchrun
 def test_a_shared_run_that_was_stopped_goes_on_to_the_same_numbers(together):
     same(together, "resumed", "shared two parts", 0)
     assert not (together / "resume.safetensors").exists()
 
 
+@pytest.mark.torchrun
 def test_shared_evaluation_sees_every_image_once_and_in_order(together):
     model = shared_run.network()
     model.load_state_dict(load_file(together / "shared four parts.safetensors"))
@@ -71,6 +74,7 @@ def test_shared_evaluation_sees_every_image_once_and_in_order(together):
             assert np.array_equal(values.numpy(), getattr(alone, name)), name
 
 
+@pytest.mark.torchrun
 def test_shared_experiments_leave_the_files_of_one(together):
     left = {path.name.rsplit("-", 2)[0]: path for path in (together / "out" / "experiments").glob("[!.]*")}
     assert set(left) == {"base", "rdn-copy", "policy-copy"}

@@ -28,9 +28,12 @@ from rdnlib.reproduction.book.build import reproduce  # noqa: E402
 PROJECT = Path(__file__).resolve().parents[3]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver"
-)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver"
+    ),
+]
 
 PARAMETERS = "profile = 'quick'\ndata_root = None\nseed = 0\nout = 'build'"
 SLIDER = """

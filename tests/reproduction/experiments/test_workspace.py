@@ -281,6 +281,7 @@ def test_a_finished_result_is_found_without_the_photographs(photographs, tmp_pat
     assert ensure(replace(there), "base", progress=False).path == changed.folder("base")
 
 
+@pytest.mark.photographs
 def test_the_chain_on_photographs(tmp_path, monkeypatch):
     """Base, surgery, joint training and policy on some of Imagenette, through a profile of its own."""
     root = os.environ.get("RDN_DATA_ROOT")
