@@ -62,6 +62,7 @@ def test_mobilenet_v2_of_the_paper():
     assert sum(p.numel() for p in rdn.parameters()) / 1e6 == pytest.approx(7.54, rel=0.015)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [2, 4])
 def test_subnetworks_agree_with_torchs_counter_and_with_their_own_parameters(small, k):
     rdn = to_rdn(small, k, select="identity")
@@ -75,6 +76,7 @@ def test_subnetworks_agree_with_torchs_counter_and_with_their_own_parameters(sma
     assert counted["madds"].is_monotonic_increasing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_counting_by_group_equals_counting_every_subnetwork(name, images):
     rdn = to_rdn(build(name, images), 3, select="identity")
@@ -83,6 +85,7 @@ def test_counting_by_group_equals_counting_every_subnetwork(name, images):
         assert counted.loc[index].to_dict() == madds.count(rdn.subnetwork(index), 32)[madds.COUNTS].sum().to_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_incremental_execution_computes_nothing_twice(name, images):
     """torch counts what start and advance really do, through all sub-networks and in one leap."""
@@ -108,6 +111,7 @@ def test_incremental_execution_computes_nothing_twice(name, images):
     assert table["params"].sum() == madds.count(rdn, 32)["params"].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_training_computes_the_blocks_that_remain_and_no_others(name, images):
     """On a CPU: all groups and all answers, each once. torch's counter does not know of sums that are added in place."""
@@ -146,6 +150,7 @@ def test_wrong_sizes_are_refused(small):
         madds.count(small, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [2, 3, 4, 5])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_totals_of_the_table_are_the_counts_of_supernet_and_subnetworks(name, k, images):

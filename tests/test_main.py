@@ -14,6 +14,7 @@ def rdn(*arguments, folder=None):
     )
 
 
+@pytest.mark.slow
 def test_count_as_table_and_json():
     table = rdn("count", "--model", "mobilenext", "--width", "1.0", "--rdn", "--json")
     rows = json.loads(table.stdout)
@@ -24,6 +25,7 @@ def test_count_as_table_and_json():
     assert base["madds"] == pytest.approx(674.1e6, rel=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -50,6 +52,7 @@ def test_errors_are_one_line(tmp_path, arguments, message):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_an_empty_data_set_is_one_line(tmp_path):
     for split in ("train", "val"):
         (tmp_path / "imagenette2-160" / split / "n01440764").mkdir(parents=True)
@@ -62,6 +65,7 @@ def test_an_empty_data_set_is_one_line(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_corrupt_checkpoint_is_one_line_and_calibrate_works_once_it_is_replaced(tmp_path):
     call = ["calibrate", "--profile", TINY, "--out", tmp_path]
     assert rdn("experiment", "run", "rdn-copy", "--profile", TINY, "--out", tmp_path).returncode == 0
@@ -82,6 +86,7 @@ def test_a_corrupt_checkpoint_is_one_line_and_calibrate_works_once_it_is_replace
     assert len(infeasible.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["nonsense"], ["count", "--width", "wide"], ["reproduce"]])
 def test_wrong_usage_is_refused(tmp_path, arguments):
     result = rdn(*arguments, folder=tmp_path)
@@ -91,6 +96,7 @@ def test_wrong_usage_is_refused(tmp_path, arguments):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_without_arguments_there_is_help():
     result = rdn()
     assert result.returncode == 2
@@ -98,6 +104,7 @@ def test_without_arguments_there_is_help():
     assert rdn("--help").returncode == 0
 
 
+@pytest.mark.slow
 def test_experiment_list_names_the_graph():
     result = rdn("experiment", "list", "--profile", TINY)
     assert result.returncode == 0

@@ -45,6 +45,7 @@ def area_of(chain, madds, accuracy) -> float:
     return float((np.diff(x) * (y[1:] + y[:-1]) / 2).sum())
 
 
+@pytest.mark.slow
 @given(arrays=arrays())
 @settings(max_examples=2000)
 def test_the_best_chain_is_that_of_brute_force(arrays):
@@ -118,6 +119,7 @@ def test_nothing_lies_above_the_convex_hull(points):
         assert y[corners[drop]] > np.interp(x[corners[drop]], x[rest], y[rest])
 
 
+@pytest.mark.slow
 @given(arrays=arrays())
 @settings(max_examples=100)
 def test_no_order_beats_the_convex_hull(arrays):

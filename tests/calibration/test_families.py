@@ -124,6 +124,7 @@ def test_calibrate_or_best_falls_back_to_the_best_reachable_accuracy(case, targe
             assert family.take(parameter)[0].mean() == pytest.approx(best)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(any_floats())
 def test_a_cascade_equals_brute_force(case):

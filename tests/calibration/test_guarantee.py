@@ -23,6 +23,7 @@ def test_the_tail_equals_the_sum_over_all_tables(n, difference, h, gap):
     assert _tail(difference, n, h, gap) == pytest.approx(slow, abs=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(20, 3000), st.floats(0, 0.1), st.floats(0, 0.1), st.floats(0.001, 0.05), st.floats(0, 1))
 def test_no_probability_below_the_bound_has_a_larger_tail(n, harmed, helped, gap, where):

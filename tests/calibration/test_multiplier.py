@@ -40,6 +40,7 @@ def exact_choice(p, saved, numerator, denominator):
     return ((saved * denominator + 64 * numerator) * p).argmax(axis=1)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(on_a_grid())
 def test_sweep_equals_brute_force_in_exact_arithmetic(case):
@@ -65,6 +66,7 @@ def test_sweep_equals_brute_force_in_exact_arithmetic(case):
         assert_row(row, measured(exits, correct, saved / 64))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(any_floats())
 def test_rows_agree_with_choose_between_and_after_the_breakpoints(case):
@@ -95,6 +97,7 @@ def test_a_curve_worked_out_by_hand():
     assert list(frame) == ["lam", "accuracy", "saved", "madds", "exit_1", "exit_2", "exit_3"]
 
 
+@pytest.mark.slow
 def test_imagenet_sized_sweep_is_fast_and_small():
     rng = np.random.default_rng(0)
     n, k = 1_281_167, 7

@@ -39,6 +39,7 @@ def saved(images, tmp_path_factory):
     return rdn, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAPERS)
 @pytest.mark.parametrize("index", [1, 4])
 def test_a_file_gives_the_logits_of_the_rdn_for_any_batch(name, index, images, tmp_path):
@@ -63,6 +64,7 @@ def test_any_network_can_be_exported_without_a_checkpoint(images, tmp_path):
     torch.testing.assert_close(run(tmp_path / "net.onnx", images), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_names_shapes_and_nothing_of_later_groups(saved, tmp_path):
     rdn, path = saved
     sizes = []
@@ -92,6 +94,7 @@ def test_the_input_size(recorded, given, used, saved, tmp_path, monkeypatch):
     assert export.export_checkpoint(path, 1, tmp_path / "net.onnx", given)[1:] == (used, used)
 
 
+@pytest.mark.slow
 def test_exporting_leaves_the_network_as_it_is(saved, tmp_path):
     network = saved[0].subnetwork(2).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -100,6 +103,7 @@ def test_exporting_leaves_the_network_as_it_is(saved, tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_file_that_computes_something_else_is_not_put_in_place(saved, tmp_path, monkeypatch):
     (tmp_path / "net.onnx").write_text("the last good one")
     write = export._write
@@ -126,6 +130,7 @@ def test_only_subnetworks_of_an_rdn_are_exported(small, saved, tmp_path):
         export.export_checkpoint(base, 1, tmp_path / "net.onnx")
 
 
+@pytest.mark.slow
 def test_a_path_that_cannot_be_written(saved, tmp_path):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file" / "net.onnx", tmp_path):
@@ -142,6 +147,7 @@ def command(monkeypatch, *arguments):
     return end.value.code
 
 
+@pytest.mark.slow
 def test_the_command(saved, tmp_path, monkeypatch, capsys):
     out = tmp_path / "net.onnx"
     options = ("--checkpoint", saved[1], "--out", out, "--input-size", 32)
@@ -152,6 +158,7 @@ def test_the_command(saved, tmp_path, monkeypatch, capsys):
     assert out.is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -168,6 +175,7 @@ def test_errors_are_one_line(options, message, saved, tmp_path, monkeypatch):
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_by_a_name_that_a_checkpoint_carries(saved, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(models, "BUILDERS", dict(models.BUILDERS))

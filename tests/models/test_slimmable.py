@@ -26,6 +26,7 @@ def test_the_full_width_is_the_network_itself(pair, images):
         assert torch.equal(slimmable(images)[:, 2], slimmable.at(images, 2))
 
 
+@pytest.mark.slow
 def test_a_width_alone_says_the_same_and_is_smaller(pair, images):
     model, slimmable = pair
     slimmable.eval()

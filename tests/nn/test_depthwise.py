@@ -33,6 +33,7 @@ def number(node, rdn) -> int:
     return rdn.nodes.index(node)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [2, 4])
 def test_noise_outside_what_a_node_contains_changes_no_bit_of_it(name, k, images):
     rdn = grid_of(name, images, k=k)
@@ -61,6 +62,7 @@ def test_every_parameter_but_those_that_all_share_has_an_owner(name, images):
     assert {path.split(".", 1)[1] for path in shared[0]} == {path.split(".", 1)[1] for path in shared[1]}
 
 
+@pytest.mark.slow
 def test_all_ways_to_run_a_node_agree(name, images):
     rdn, images = grid_of(name, images, fitted=True).double(), images[:2].double()
     chain = rdn.along(CHAIN)
@@ -80,6 +82,7 @@ def test_all_ways_to_run_a_node_agree(name, images):
             torch.testing.assert_close(jumped.logits, state.logits, **same)
 
 
+@pytest.mark.slow
 def test_every_parameter_gets_a_gradient_from_the_joint_loss(name, images):
     rdn = grid_of(name, images).train()
     joint_loss(rdn(images), torch.arange(len(images)) % 6).backward()
@@ -101,6 +104,7 @@ def flops(function):
     return result, counter.get_total_flops() // 2
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_the_extracted_subnetworks(name, images):
     rdn, one = grid_of(name, images), images[:1]
     table = count_subnetworks(rdn, 32)
@@ -113,6 +117,7 @@ def test_counts_are_those_of_the_extracted_subnetworks(name, images):
             assert (row.madds, row.madds_elementwise) == (total["madds"], total["madds_elementwise"])
 
 
+@pytest.mark.slow
 def test_advancing_computes_only_what_is_new(name, images):
     rdn, one = grid_of(name, images).along(CHAIN), images[:1]
     expected, state = count_incremental(rdn, 32), None

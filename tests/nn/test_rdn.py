@@ -38,6 +38,7 @@ def cases(test):
     return pytest.mark.parametrize("name", NETWORKS)(few(given(draw=st.data())(test)))
 
 
+@pytest.mark.slow
 @cases
 def test_noise_in_later_groups_changes_no_bit(images, name, draw):
     rdn = make(name, images, **draw.draw(settings_of(name)))
@@ -53,6 +54,7 @@ def test_noise_in_later_groups_changes_no_bit(images, name, draw):
             assert not torch.equal(noisy[:, keep:], clean[:, keep:])
 
 
+@pytest.mark.slow
 @cases
 def test_even_nan_in_later_groups_cannot_leak(images, name, draw):
     rdn = make(name, images, **draw.draw(settings_of(name)))
@@ -76,6 +78,7 @@ def test_owners_cover_everything_but_plain_layers_and_the_classifier(images):
             )
 
 
+@pytest.mark.slow
 @cases
 def test_all_ways_to_run_a_subnetwork_agree(images, name, draw):
     """In double precision: fits to twelve images can give logits of hundreds, and rounding grows with them."""
@@ -93,6 +96,7 @@ def test_all_ways_to_run_a_subnetwork_agree(images, name, draw):
         torch.testing.assert_close(jumped.logits, logits[:, -1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @cases
 def test_every_parameter_gets_a_gradient_from_the_joint_loss(images, name, draw):
     rdn = make(name, images, **draw.draw(settings_of(name))).train()
@@ -112,6 +116,7 @@ def test_one_pass_serves_all_heads(images):
     assert sorted(calls) == sorted(rdn.trunk.layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_advance_runs_the_new_groups_only(images, name):
     """Count what the convolutions compute: N_1, then every increment, add up to N_K exactly."""

@@ -19,6 +19,7 @@ def flops(function):
     return result, counter.get_total_flops() // 2
 
 
+@pytest.mark.slow
 def test_cuts_leave_one_value(name, images):
     """The obvious way: cut, and see that the second half runs on the first half's output alone."""
     rdn = make(name, images)
@@ -31,6 +32,7 @@ def test_cuts_leave_one_value(name, images):
     assert [cut.share for cut in possible] == sorted(cut.share for cut in possible)
 
 
+@pytest.mark.slow
 def test_shares_are_those_of_counting(images):
     """At a size that no stride cuts unevenly."""
     trunk, image = make("mobilenext", images).trunk, torch.zeros(1, 3, 64, 64)

@@ -22,6 +22,7 @@ def name(request):
     return request.param
 
 
+@pytest.mark.slow
 def test_the_deep_nodes_are_the_rdn_that_was_split(name, images):
     rdn = make(name, images)
     for calibration in (None, images):
@@ -30,6 +31,7 @@ def test_the_deep_nodes_are_the_rdn_that_was_split(name, images):
             torch.testing.assert_close(deep(images)[:, 7:], rdn(images), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_fitted_exit_nearer_to_the_rdn(images):
     """The fitted early exit resembles N_K's answers more than the random one does."""
     rdn = to_rdn(build("mobilenext", images), 4, select="random", init="reconstruct", calibration=images)
@@ -65,6 +67,7 @@ def test_checkpoints_keep_split_and_order(images, tmp_path):
             assert torch.equal(loaded(images), network.eval()(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["alexnet", "vgg11_bn", "mobilenet_v3_small", "regnet_x_400mf"])
 def test_other_networks_can_be_split_too(other):
     """Flat features behind hidden Linear layers, squeeze-and-excitation, grouped convolution."""

@@ -35,6 +35,7 @@ def test_what_copy_loses_in_a_deep_linear_net_is_what_the_paper_cuts(images):
     assert (rdn(images)[:, -1] - model(images)).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_super_net_is_left_alone(images, small):
     before = {name: value.clone() for name, value in small.state_dict().items()}
     to_rdn(small, 4, select="greedy", init="reconstruct", calibration=images)
@@ -79,6 +80,7 @@ def collapsed(rdn, images):
     return rdn.heads.logits(rdn.heads(values[step.name], 1, k)[:, -1:], k)[:, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("k", [2, 3, 5])
 @pytest.mark.parametrize("select", ["identity", "random", "greedy"])

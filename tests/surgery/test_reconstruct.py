@@ -20,6 +20,7 @@ def test_reconstruct_recovers_a_linear_net_exactly(images):
     assert error < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda: mobilenext(width_mult=0.25, num_classes=6), Mixed])
 def test_reconstruct_is_closer_to_the_super_net_than_copy(images, make):
     torch.manual_seed(0)
@@ -37,6 +38,7 @@ def test_reconstruct_is_closer_to_the_super_net_than_copy(images, make):
     assert improvement[-1] < improvement[0]
 
 
+@pytest.mark.slow
 def test_reconstruct_gives_every_group_features_of_unit_variance(images, small):
     """Heads on tiny features need huge weights, and training then diverges (see `balance_groups`)."""
     many = torch.randn(256, 3, 32, 32, generator=torch.Generator().manual_seed(3))

@@ -62,6 +62,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_stopped_anywhere_goes_on_to_the_same_numbers(dolls, tmp_path, monkeypatch, case):
     """Stopped at drawn batches, with a state at drawn moments: bit for bit the same weights, statistics and history."""

@@ -38,6 +38,7 @@ def test_averaging_copies_whole_numbers(dolls):
     assert {int(value) for value in counted} == {2 * (len(dolls) // 32)}
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers_and_another_seed_others(dolls):
     histories = []
     for seed in (1, 1, 2):
@@ -80,6 +81,7 @@ def test_the_recipes_momentum_is_that_of_every_batch_norm(dolls):
     assert (net[1].momentum, net[4].momentum) == (0.5, 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teacher", ["largest", "average"])
 def test_distilled_training_changes_the_smaller_subnetworks(dolls, teacher):
     losses = []
@@ -101,6 +103,7 @@ def test_bf16_trains_in_bf16_and_keeps_float32_weights(dolls):
     assert history["waiting"].between(0, 1).all()
 
 
+@pytest.mark.slow
 def test_a_compiled_network_is_what_trains(dolls, monkeypatch):
     """`compile` changes who computes, not what: an interpreter in place of the compiler gives the same numbers."""
     compile, compiled = torch.compile, []

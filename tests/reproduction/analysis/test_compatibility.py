@@ -25,6 +25,7 @@ def test_the_survey_is_large_and_both_outcomes_occur():
     assert {compatibility.FAMILY[name] for name in ACCEPTED}.isdisjoint(compatibility.FAMILY[name] for name in REFUSED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_an_accepted_network_nests_strictly(name):
     """Large noise in all that belongs to later groups leaves the earlier sub-networks as they are, bit for bit."""
@@ -53,6 +54,7 @@ def test_an_accepted_network_nests_strictly(name):
             assert not torch.equal(noisy[:, index:], clean[:, index:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_refusal_is_one_sentence_that_says_why(name):
     row = compatibility.try_model(name)
@@ -61,6 +63,7 @@ def test_a_refusal_is_one_sentence_that_says_why(name):
     assert "\n" not in row["reason"] and len(row["reason"]) < 250
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_the_networks_are_torchvisions(name):
     """Parameters, and multiply-adds to 1 %, as published with the weights (rounded there to three digits of a billion)."""
@@ -70,6 +73,7 @@ def test_the_networks_are_torchvisions(name):
     assert total["madds"] / 1e9 == pytest.approx(published.meta["_ops"], rel=0.01, abs=6e-4)
 
 
+@pytest.mark.slow
 def test_the_table_counts_without_numbers_what_is_counted_with_them():
     name = "mobilenet_v3_small"
     table = compatibility.survey(["squeezenet1_0", name], k=3, input_size=96)
@@ -85,12 +89,14 @@ def test_the_table_counts_without_numbers_what_is_counted_with_them():
     assert (row["subnetworks"], row["align"]) == (5, "its own")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["alexnet", "vgg11_bn", "regnet_x_400mf"])
 def test_the_full_size_is_accepted(name):
     row = compatibility.try_model(name)
     assert row["accepted"] and row["subnetworks"] == 7 and row["align"] == "new"
 
 
+@pytest.mark.slow
 def test_stages_with_too_few_conv_groups_are_why_some_layers_stay_plain():
     row = compatibility.try_model("regnet_x_400mf", plain=())
     assert not row["accepted"] and "2 conv-groups" in row["reason"]

@@ -61,6 +61,7 @@ def snapshot(folder) -> dict[str, str]:
     return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_from_experiments_to_book(project, tmp_path, capsys):
     before = snapshot(project.path)
     out = tmp_path / "out"
@@ -80,6 +81,7 @@ def test_from_experiments_to_book(project, tmp_path, capsys):
     assert [p.name for p in out.iterdir() if p.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_further_seeds_run_the_ablations_only_and_the_notebooks_that_want_to_know_are_told(
     project, tmp_path, monkeypatch
 ):
@@ -117,6 +119,7 @@ def test_the_longest_notebook_comes_first(tmp_path):
     assert list(seconds) == ["2", "1"]
 
 
+@pytest.mark.slow
 def test_failing_cell_is_named_and_the_old_book_stays(project, tmp_path):
     out = tmp_path / "out"
     (out / "html").mkdir(parents=True)
@@ -128,6 +131,7 @@ def test_failing_cell_is_named_and_the_old_book_stays(project, tmp_path):
     assert not (out / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_warnings_fail_the_build_and_the_old_book_stays(project, tmp_path):
     (tmp_path / "html").mkdir()
     (tmp_path / "html" / "index.html").write_text("old")
@@ -141,6 +145,7 @@ def test_warnings_fail_the_build_and_the_old_book_stays(project, tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".html")]
 
 
+@pytest.mark.slow
 def test_kernel_is_this_interpreter_with_this_rdnlib(tmp_path):
     check = f"import rdnlib, sys\nassert rdnlib.__file__ == {rdnlib.__file__!r}\nassert sys.executable == {sys.executable!r}"
     path = make_notebook(tmp_path / "01_check.ipynb", check)
@@ -179,6 +184,7 @@ def test_incomplete_notebooks_are_refused(cell, message):
         check_completed(nbformat.v4.new_notebook(cells=[whole[0], cell]), "x.ipynb")
 
 
+@pytest.mark.slow
 def test_book_uses_published_results(project, tmp_path):
     with pytest.raises(RdnError, match="no published results for profile 'quick'"):
         book(out=tmp_path / "out", project=project.path)

@@ -67,6 +67,7 @@ def test_hidden_cells_are_short(path):
     assert [cell.source for cell in hidden if len(cell.source.splitlines()) > HIDDEN_LINES] == []
 
 
+@pytest.mark.slow
 def test_all_notebooks_run_and_write_the_results(tmp_path):
     """The long one, about two minutes on one core: the experiments of the profile `tiny`, then a kernel for each notebook."""
     out = tmp_path / "out"

@@ -33,6 +33,7 @@ def trials() -> dict[str, pd.DataFrame]:
     return {"accuracy": made, "none possible": made.assign(test=nan)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "draw",
     [

@@ -62,6 +62,7 @@ PICTURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 def test_the_same_picture_twice_with_labels(name):
     one, other = PICTURES[name](), PICTURES[name]()

@@ -81,6 +81,7 @@ def test_the_same_block_gives_the_same_svg(rdns):
     ElementTree.fromstring(one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [2, 3, 5])
 def test_any_k_can_be_drawn(small, k):
     rdn = to_rdn(small, k, select="identity")

@@ -166,6 +166,7 @@ def keys_of(content: dict, prefix: str = "") -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     key=st.sampled_from(keys_of(QUICK)),

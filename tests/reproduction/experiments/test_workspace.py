@@ -25,7 +25,7 @@ from rdnlib.madds import count_subnetworks
 from rdnlib.policy.inference import DynamicRDN
 from rdnlib.policy.network import PolicyNetwork
 from rdnlib.policy.sequential import SequentialPolicy
-from rdnlib.reproduction.analysis import outcomes
+from rdnlib.reproduction.analysis import tables
 from rdnlib.reproduction.experiments import config, ensure, ensure_all, graph, open_workspace, runners
 from rdnlib.reproduction.experiments import workspace as workspace_module
 from rdnlib.training.evaluate import evaluate
@@ -44,6 +44,7 @@ def tiny(name, out, **options):
     return ensure(open_workspace(TINY, out=out, **options), name, progress=False)
 
 
+@pytest.mark.slow
 def test_a_finished_experiment_is_not_run_again(out, monkeypatch):
     def must_not_run(*arguments, **options):
         raise AssertionError("ran again")
@@ -55,6 +56,7 @@ def test_a_finished_experiment_is_not_run_again(out, monkeypatch):
         tiny("policy-reconstruct", out, seed=1)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_identical_tables(out, tmp_path):
     again = tiny("policy-reconstruct", tmp_path)
     for name in ("base", "rdn-reconstruct", "policy-reconstruct"):
@@ -160,6 +162,7 @@ def test_checkpoints_come_back_the_same(out):
     assert json.loads((tiny("rdn-copy", out).path / "model.json").read_text())["rdn"] == model.config
 
 
+@pytest.mark.slow
 def test_policies_are_kept_with_their_provenance(out):
     rdn, run = tiny("rdn-reconstruct", out), tiny("policy-reconstruct", out)
     samples = run.samples()
@@ -292,7 +295,7 @@ def test_the_chain_on_photographs(tmp_path, monkeypatch):
     monkeypatch.setenv("RDN_CACHE", str(tmp_path / "cache"))
     workspace = open_workspace(profile, data_root=root, out=tmp_path / "out")
     rdn, policy = (ensure(workspace, f"{kind}-reconstruct", progress=False) for kind in ("rdn", "policy"))
-    table = outcomes.table1({"rdn": rdn}, {"rdn": (rdn, policy)})
+    table = tables.table1({"rdn": rdn}, {"rdn": (rdn, policy)})
     assert table["top1"].between(0, 100).all()
     assert workspace.splits.train.images.shape[1:] == (3, 32, 32)
     assert rdn.data.images["validation"] == 100
