@@ -2,7 +2,9 @@
 
 Convention (the paper's columns): `madds` counts convolutions and fully-connected layers, one per multiply-accumulate;
 biases, batch norm (which folds into the convolution) and additions are free. `madds_elementwise` adds one per output
-element of an activation. Counted for a single image. `count` measures any network; `count_groups` says what each group of
+element of an activation. Counted for a single image, as it is executed at inference: align layers and classifier are one map
+where nothing stands between them (`RDN.fold_heads`); `folded=False` counts them one by one, as the paper and training do.
+`count` measures any network; `count_groups` says what each group of
 an RDN adds, from which follow its sub-networks, incremental execution and averages over exits; `describe` says what surgery did.
 
 Limitations: only modules are seen, not functions called inside `forward`; a module that runs twice counts twice; anything
@@ -65,7 +67,7 @@ def count(module: nn.Module, input_size: int | tuple[int, int]) -> pd.DataFrame:
     """Count `module` layer by layer for one RGB image of `input_size` (pixels, or (height, width)).
 
     Returns a DataFrame [name, madds, madds_elementwise, params], one row per layer that has any; `.sum()` of a column is the
-    total. An RDN is counted as N_K, its largest sub-network, with the classifier applied once.
+    total. An RDN is counted as N_K, its largest sub-network.
     """
     if isinstance(module, RDN):
         module = module.subnetwork(module.num_subnetworks)
@@ -136,13 +138,14 @@ def _layers(rdn: RDN) -> dict[str, tuple[nn.Module, str, Space | None]]:
     return {**layers, **answers, "heads.classifier": (rdn.heads.classifier, "classifier", None)}
 
 
-def count_groups(rdn: RDN, input_size: int | tuple[int, int]) -> pd.DataFrame:
+def count_groups(rdn: RDN, input_size: int | tuple[int, int], *, folded: bool = True) -> pd.DataFrame:
     """What every layer costs for each group: [name, group, madds, madds_elementwise, params], one row for each that has any.
 
     Groups count from 1; plain layers belong to group 1. Group 0 is what an answer costs, whichever sub-network gives it: the
     classifier and what lies between it and the align layers (of private batch norms just its own). N_i costs groups 0…i. With
     depth-wise nesting that holds within each part of the network, by which the names begin (see `RDN.needs`).
     """
+    rdn = rdn.fold_heads() if folded else rdn
     sizes, rows = shapes(rdn, input_size), []
     for name, (layer, _, space) in _layers(rdn).items():
         channels, first = (sizes[name][:1], 0) if space is None else (space.sizes, 1)
@@ -155,14 +158,14 @@ def count_groups(rdn: RDN, input_size: int | tuple[int, int]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["name", "group", *COUNTS])
 
 
-def count_incremental(rdn: RDN, input_size: int | tuple[int, int]) -> pd.DataFrame:
+def count_incremental(rdn: RDN, input_size: int | tuple[int, int], *, folded: bool = True) -> pd.DataFrame:
     """What `start` and each `advance` by one sub-network execute: [subnetwork, groups, answer, total, params], multiply-adds.
 
-    groups: the new groups' layers and align product, which never run again. answer: the classifier, and what else only the
-    exit needs; once for each stop. total: N_i alone, which is all `groups` up to it and one answer. params: of the new
+    groups: the new groups' layers and align product, which never run again. answer: the classifier, unless it is folded, and
+    what else only the exit needs; once for each stop. total: N_i alone, which is all `groups` up to it and one answer. params: of the new
     groups, and of the answers where they are first needed.
     """
-    by_part, networks = _by_part(count_groups(rdn, input_size)), range(1, rdn.num_subnetworks + 1)
+    by_part, networks = _by_part(count_groups(rdn, input_size, folded=folded)), range(1, rdn.num_subnetworks + 1)
     totals = _sums(by_part, [_runs(rdn, index) for index in networks])
     answers = _sums(by_part, [_runs(rdn, index, answer=True) for index in networks])
     groups = totals["madds"] - answers["madds"]
@@ -173,9 +176,9 @@ def count_incremental(rdn: RDN, input_size: int | tuple[int, int]) -> pd.DataFra
     return pd.DataFrame(table).astype(int).rename_axis("subnetwork").reset_index()
 
 
-def count_subnetworks(rdn: RDN, input_size: int | tuple[int, int]) -> pd.DataFrame:
+def count_subnetworks(rdn: RDN, input_size: int | tuple[int, int], *, folded: bool = True) -> pd.DataFrame:
     """Totals of every sub-network: [subnetwork, madds, madds_elementwise, params], one row for each of N_1…N_K."""
-    by_part = _by_part(count_groups(rdn, input_size))
+    by_part = _by_part(count_groups(rdn, input_size, folded=folded))
     totals = _sums(by_part, [_runs(rdn, index) for index in range(1, rdn.num_subnetworks + 1)])
     return totals.rename_axis("subnetwork").reset_index()
 
@@ -219,7 +222,8 @@ def describe(rdn: RDN, input_size: int | tuple[int, int] | None = None) -> pd.Da
     groups: of the channels that it writes, original | new, such as "4×24 | 3×24". blocks: how many weight blocks the
     super-net's layer has, and how many remain in all groups together. params_supernet, params_N1, params_N<K>, and with
     `input_size` (pixels, or (height, width)) the same for madds; their sums are the totals. A batch norm counts with the
-    layer before it. With depth-wise nesting N_i stands for N_{i,0} and N_{i,1} together.
+    layer before it. With depth-wise nesting N_i stands for N_{i,0} and N_{i,1} together. The heads are shown as surgery makes
+    them and training uses them, not folded.
     """
     sizes, nets = None if input_size is None else shapes(rdn, input_size), ("supernet", "N1", f"N{2 * rdn.k - 1}")
     rows: list[dict] = []

@@ -16,15 +16,20 @@ from rdnlib.surgery import deepen
 def test_toy_by_hand():
     """k = 2, so K = 3 groups of half the channels each. One position (of 16) costs
 
-              stem   up                    depthwise   down                  heads       classifier
-    super     108    4·8 = 32              72          8·4 = 32              –           8
-    N_1       108    4·2 = 8               36          4·2 = 8               4·2 = 8     8
-    N_2       108    8 + 4·4 = 24          72          8 + 8·2 = 24          16          8
-    N_3       108    24 + 4·2 = 32         108         24 + (4+4)·2 = 40     24          8
+              stem   up                    depthwise   down                  heads       classifier   folded
+    super     108    4·8 = 32              72          8·4 = 32              –           8            –
+    N_1       108    4·2 = 8               36          4·2 = 8               4·2 = 8     8            2·2 = 4
+    N_2       108    8 + 4·4 = 24          72          8 + 8·2 = 24          16          8            8
+    N_3       108    24 + 4·2 = 32         108         24 + (4+4)·2 = 40     24          8            12
     """
     total = madds.count(Toy(), 4)["madds"].sum()
     assert total == 16 * (108 + 32 + 72 + 32) + 8
-    counted = madds.count_subnetworks(to_rdn(Toy(), 2, select="identity"), 4)
+    rdn = to_rdn(Toy(), 2, select="identity")
+    trunk = [16 * (108 + 8 + 36 + 8), 16 * (108 + 24 + 72 + 24), 16 * (108 + 32 + 108 + 40)]
+    executed = madds.count_subnetworks(rdn, 4)
+    assert executed["madds"].tolist() == [trunk[0] + 4, trunk[1] + 8, trunk[2] + 12]
+    assert executed["params"].tolist() == [160 + 4 + 2, 228 + 8 + 2, 288 + 12 + 2]
+    counted = madds.count_subnetworks(rdn, 4, folded=False)
     assert counted["madds"].tolist() == [
         16 * (108 + 8 + 36 + 8) + 8 + 8,
         16 * (108 + 24 + 72 + 24) + 16 + 8,
@@ -48,7 +53,7 @@ def test_mobilenext_of_the_paper(width, base, base_params, nested, nested_params
     total = madds.count(model, 224).sum(numeric_only=True) / 1e6
     assert total["madds"] == pytest.approx(base, rel=0.005)
     assert total["params"] == pytest.approx(base_params, rel=0.005)
-    largest = madds.count_subnetworks(to_rdn(model, 4, select="identity"), 224).iloc[-1] / 1e6
+    largest = madds.count_subnetworks(to_rdn(model, 4, select="identity"), 224, folded=False).iloc[-1] / 1e6
     assert largest["madds"] == pytest.approx(nested, rel=0.005)
     assert largest["params"] == pytest.approx(nested_params, rel=0.005)
 
@@ -86,12 +91,15 @@ def test_counting_by_group_equals_counting_every_subnetwork(name, images):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("folded", [True, False])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_incremental_execution_computes_nothing_twice(name, images):
+def test_incremental_execution_computes_nothing_twice(name, images, folded):
     """torch counts what start and advance really do, through all sub-networks and in one leap."""
     rdn = to_rdn(build(name, images), 3, select="identity")
     last = rdn.num_subnetworks
-    table = madds.count_incremental(rdn, 32).set_index("subnetwork")
+    table = madds.count_incremental(rdn, 32, folded=folded).set_index("subnetwork")
+    whole = madds.count_subnetworks(rdn, 32, folded=folded).iloc[-1]
+    rdn = rdn.fold_heads() if folded else rdn
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         first = state = rdn.start(images[:1])
@@ -107,8 +115,8 @@ def test_incremental_execution_computes_nothing_twice(name, images):
     with torch.no_grad(), counter:
         rdn.advance(first, to=last).logits  # noqa: B018
     assert counter.get_total_flops() == 2 * (table.loc[2:, "groups"].sum() + table.loc[last, "answer"])
-    assert table["groups"].sum() + table.loc[last, "answer"] == madds.count(rdn, 32)["madds"].sum()
-    assert table["params"].sum() == madds.count(rdn, 32)["params"].sum()
+    assert table["groups"].sum() + table.loc[last, "answer"] == whole["madds"]
+    assert table["params"].sum() == whole["params"]
 
 
 @pytest.mark.slow
@@ -116,7 +124,7 @@ def test_incremental_execution_computes_nothing_twice(name, images):
 def test_training_computes_the_blocks_that_remain_and_no_others(name, images):
     """On a CPU: all groups and all answers, each once. torch's counter does not know of sums that are added in place."""
     rdn = to_rdn(build(name, images), 3, select="identity").train()
-    table = madds.count_incremental(rdn, 32).set_index("subnetwork")
+    table = madds.count_incremental(rdn, 32, folded=False).set_index("subnetwork")
     added = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}
     with FlopCounterMode(display=False, custom_mapping=added) as counter:
         rdn(images[:2])
@@ -157,11 +165,14 @@ def test_totals_of_the_table_are_the_counts_of_supernet_and_subnetworks(name, k,
     model = build(name, images)
     rdn = to_rdn(model, k, select="identity")
     total = describe(rdn, 32).sum(numeric_only=True)
-    last = rdn.num_subnetworks
-    for label, net in {"supernet": model, "N1": rdn.subnetwork(1), f"N{last}": rdn.subnetwork(last)}.items():
-        counted = madds.count(net, 32)
-        assert total[f"madds_{label}"] == counted["madds"].sum()
-        assert total[f"params_{label}"] == counted["params"].sum() == sum(p.numel() for p in net.parameters())
+    nested, columns = madds.count_subnetworks(rdn, 32, folded=False), ["madds", "params"]
+    counts = {
+        "N1": nested.iloc[0],
+        f"N{rdn.num_subnetworks}": nested.iloc[-1],
+        "supernet": madds.count(model, 32).sum(),
+    }
+    for label, counted in counts.items():
+        assert total[[f"{column}_{label}" for column in columns]].tolist() == counted[columns].tolist()
 
 
 def test_the_table_of_the_toy_row_by_row():
@@ -205,7 +216,7 @@ def test_describing_leaves_the_network_as_it_was(small):
 def test_the_description_has_every_part_and_no_early_exits_in_the_supernet(images):
     before = make("mobilenext", images)
     rdn = deepen(before)
-    table, counts, original = describe(rdn, 32), count_groups(rdn, 32), describe(before, 32)
+    table, counts, original = describe(rdn, 32), count_groups(rdn, 32, folded=False), describe(before, 32)
     for column in ("params", "madds"):
         assert table[f"{column}_N7"].sum() == counts[column].sum()
         assert table[f"{column}_N1"].sum() == counts.loc[counts["group"] < 2, column].sum()

@@ -105,6 +105,9 @@ class DepthwiseRDN(RDN):
             return self.early_logits(state.features, width, width)[:, 0]
         return self.heads.logits(state.aligned[:, None], width)[:, 0]
 
+    def _folded(self) -> dict[str, NestedAlign]:
+        return {**super()._folded(), "early_exit_heads": self.early_exit_heads.fold(self.heads.classifier)}
+
     def subnetwork(self, index: int) -> SubNetwork:
         """A standalone copy of node number `index` without any weight that it does not need; logits (B, classes)."""
         self._check(index)

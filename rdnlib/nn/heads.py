@@ -1,7 +1,8 @@
 """The heads of an RDN: one align layer a group, and a classifier that all sub-networks share.
 
 The align layers bring the features of the first i groups to the width that the super-net's classifier expects, and each sub-network
-adds its product to those before: N_{i+1} reuses what N_i has computed.
+adds its product to those before: N_{i+1} reuses what N_i has computed. Without a tail between them both are linear, and for
+inference they are folded into one map a group: logits_i = W Σ_{j≤i} A_j x_j + b = Σ_{j≤i} (W A_j) x_j + b.
 """
 
 from copy import deepcopy
@@ -55,6 +56,25 @@ class NestedAlign(nn.Module):
         head.load_state_dict(self.state_dict(), strict=False)  # later groups and their batch norms have no place in it
         return head
 
+    @torch.no_grad()
+    def fold(self, classifier: nn.Module) -> "NestedAlign":
+        """The same logits from one linear map a group, W A_j (classes, C_j), and bias W a + b: heads whose z_i are the logits.
+
+        These align layers themselves where something stands between them and the classifier, or where there are so many more
+        classes than aligned features that one map would cost N_K more than the two do.
+        """
+        if self.tail is not None or not isinstance(classifier, nn.Linear):
+            return self
+        aligned, classes, channels = classifier.in_features, classifier.out_features, sum(self.space.sizes)
+        if channels * classes > channels * aligned + aligned * classes:
+            return self
+        folded = NestedHeads(nn.Identity(), space=self.space, aligned=classes, bias=True).to(classifier.weight)
+        for product, align in zip(folded.align, self.align, strict=True):
+            product.copy_(classifier.weight @ align)
+        bias = 0 if self.bias is None else classifier.weight @ self.bias
+        folded.bias.copy_(bias if classifier.bias is None else bias + classifier.bias)
+        return folded.train(self.training)
+
     def owners(self) -> dict[str, Tensor]:
         """For each parameter that belongs to a group, the group (from 1) that owns each of its rows."""
         owners = {f"align.{j}": torch.full((len(align),), j + 1) for j, align in enumerate(self.align)}
@@ -64,10 +84,9 @@ class NestedAlign(nn.Module):
 class NestedHeads(NestedAlign):
     """Align layers, and the classifier that all sub-networks share: logits_i = classifier(tail(z_i))."""
 
-    def __init__(self, classifier: nn.Linear, *, space: Space, aligned: int | None = None, **settings):
+    def __init__(self, classifier: nn.Module, *, space: Space, aligned: int | None = None, **settings):
         super().__init__(space=space, aligned=classifier.in_features if aligned is None else aligned, **settings)
-        self.classifier = nn.Linear(classifier.in_features, classifier.out_features, bias=classifier.bias is not None)
-        self.classifier.load_state_dict(classifier.state_dict())
+        self.classifier = deepcopy(classifier)
 
     def logits(self, z: Tensor, first: int) -> Tensor:
         """z_first, z_first+1, … as (B, n, D[, H, W]) → (B, n, classes)."""

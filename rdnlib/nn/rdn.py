@@ -4,7 +4,7 @@
 `start`/`advance` grow from N_1 outwards and compute only what the next sub-network adds (Section 1).
 """
 
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from rdnlib.errors import ConfigError
 from rdnlib.graph.ir import Step, run
 from rdnlib.nn.conv import NestedConv2d, NestedLayer
 from rdnlib.nn.groups import Space
-from rdnlib.nn.heads import NestedHeads
+from rdnlib.nn.heads import NestedAlign, NestedHeads
 
 
 class Trunk(nn.Module):
@@ -158,13 +158,27 @@ class RDN(nn.Module):
         """Logits (B, classes) of N_index, see `State`."""
         return self.heads.logits(state.aligned[:, None], state.index)[:, 0]
 
+    def fold_heads(self) -> "RDN":
+        """This network for inference: each align layer and the classifier as one map, where that pays (`NestedAlign.fold`).
+
+        All logits are the same, up to rounding. The trunk is shared, the folded heads do not follow later changes of these.
+        """
+        folded = copy(self)
+        folded._modules = {**self._modules, **self._folded()}
+        return folded
+
+    def _folded(self) -> dict[str, NestedAlign]:
+        return {"heads": self.heads.fold(self.heads.classifier)}
+
     def subnetwork(self, index: int) -> "SubNetwork":
-        """A standalone copy of N_index without any weight of later groups; logits (B, classes)."""
+        """A standalone copy of N_index without any weight of later groups, its head folded; logits (B, classes)."""
         self._check(index)
         return self._alone(self.trunk.restrict(index), self.heads.head(index, self.heads.classifier), index)
 
     def _alone(self, trunk: Trunk, heads: NestedHeads, index: int) -> "SubNetwork":
-        return SubNetwork(trunk, heads, index=index).to(self.heads.classifier.weight).train(self.training)
+        own = self.heads.align[0]
+        heads = heads.to(own)
+        return SubNetwork(trunk, heads.fold(heads.classifier), index=index).to(own).train(self.training)
 
     def _check(self, index: int, *, above: int = 0) -> None:
         if not isinstance(index, int) or not above < index <= self.num_subnetworks:

@@ -41,7 +41,7 @@ class DynamicRDN(nn.Module):
             )
         if not lam >= 0:
             raise ConfigError(f"λ must be at least 0, not {lam}")
-        self.rdn, self.policy, self.saved, self.lam = rdn, policy, saved, float(lam)
+        self.rdn, self.policy, self.saved, self.lam = rdn.fold_heads(), policy, saved, float(lam)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -205,3 +205,14 @@ def test_orders_that_are_no_chains_are_refused(images):
     chain = rdn.along(CHAIN)
     with pytest.raises(ConfigError, match="choose from 3 to 4"):
         chain.advance(chain.advance(chain.start(images), to=2), to=2)
+
+
+def test_folded_heads_change_no_answer_of_the_grid(name, images):
+    rdn = grid_of(name, images)
+    folded, chain = rdn.fold_heads(), rdn.along(CHAIN).fold_heads()
+    with torch.no_grad():
+        logits, state = rdn(images), chain.start(images)
+        torch.testing.assert_close(folded(images), logits, rtol=1e-5, atol=1e-5)
+        for index, node in enumerate(CHAIN, start=1):
+            state = state if index == 1 else chain.advance(state, to=index)
+            torch.testing.assert_close(state.logits, logits[:, number(node, rdn)], rtol=1e-5, atol=1e-5)

@@ -48,3 +48,25 @@ def test_evidence_is_sorted_and_does_not_care_about_the_order_of_classes():
     torch.testing.assert_close(values[..., 0], logits.softmax(-1).amax(-1).log())
     assert (values.diff(dim=-1) <= 0).all()
     assert evidence(logits[..., :3]).shape == (6, 3, 3)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("classifier_bias", [False, True])
+def test_folded_heads_give_the_same_logits_from_one_map_a_group(bias, classifier_bias):
+    heads, x = heads_of(bias=bias).double(), torch.randn(2, 9, dtype=torch.float64)
+    if not classifier_bias:
+        heads.classifier.bias = None
+    folded = heads.fold(heads.classifier)
+    assert [tuple(align.shape) for align in folded.align] == [(4, size) for size in heads.space.sizes]
+    logits = heads.logits(heads(x, 1, 3), 1)
+    torch.testing.assert_close(folded.logits(folded(x, 1, 3), 1), logits)
+    first = folded(x[:, :3], 1, 1)[:, 0]
+    torch.testing.assert_close(folded.logits(folded(x[:, 3:], 2, 3, first), 2), logits[:, 1:])  # goes on from N_1
+    assert folded.fold(folded.classifier) is folded
+
+
+def test_heads_are_not_folded_over_a_tail_or_where_one_map_costs_more():
+    assert heads_of(Tail({"activation": nn.ReLU()})).fold(nn.Linear(5, 4)).align[0].shape == (5, 3)
+    heads = heads_of()  # 9 channels, 5 aligned: 9·c ≤ 9·5 + 5·c up to c = 11
+    assert heads.fold(nn.Linear(5, 11)) is not heads
+    assert heads.fold(nn.Linear(5, 12)) is heads

@@ -177,3 +177,19 @@ def test_bfloat16_on_the_cpu_trains_too(images):
         logits = rdn(images)
     logits.float().sum().backward()
     assert all(p.grad is not None for p in rdn.parameters())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_folded_heads_change_no_answer_however_it_is_computed(images, name):
+    rdn = make(name, images, k=3)
+    folded = rdn.fold_heads()
+    with torch.no_grad():
+        logits, state = rdn(images), folded.start(images)
+        torch.testing.assert_close(folded(images), logits, rtol=1e-5, atol=1e-5)
+        for index in range(1, rdn.num_subnetworks + 1):
+            state = state if index == 1 else folded.advance(state, to=index)
+            torch.testing.assert_close(state.logits, logits[:, index - 1], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(rdn.subnetwork(index)(images), logits[:, index - 1], rtol=1e-5, atol=1e-5)
+    assert rdn.heads.tail is not None or isinstance(folded.heads.classifier, torch.nn.Identity)
+    assert isinstance(rdn.heads.classifier, torch.nn.Linear)  # the network for training is as it was
+    assert folded.trunk is rdn.trunk
