@@ -64,7 +64,8 @@ def build(description: dict) -> nn.Module:
             f"the checkpoint's super-net '{name}' is not known here: rdnlib.register_model it first, or name its "
             "builder (rdn export --model package.module:function)"
         )
-    model = models.build(**description["model"])
+    # the numbers are the checkpoint's, so published weights need not be at hand
+    model = models.build(**{option: value for option, value in description["model"].items() if option != "weights"})
     if "slimmable" in description:
         return Slimmable(model, **description["slimmable"])
     if "rdn" not in description:

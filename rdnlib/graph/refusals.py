@@ -19,8 +19,9 @@ ACTIVATIONS = (
     *(nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh),
 )
 POOLS = (nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+PADS = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d)  # of positions, never of channels
 NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
-CHANNELWISE = (nn.Identity, nn.Dropout, nn.Dropout2d, StochasticDepth, *ACTIVATIONS, *POOLS)
+CHANNELWISE = (nn.Identity, nn.Dropout, nn.Dropout2d, StochasticDepth, *ACTIVATIONS, *POOLS, *PADS)
 WEIGHTED = (nn.Conv2d, nn.Linear)
 
 # ── supported functions, and methods by name ──

@@ -181,7 +181,8 @@ class _GraphReader:
         if target in {"view", "reshape", torch.reshape} and self._is_flattening(node):
             return self._add_flatten(node, self._value(node.args[0]))
         dropout, elementwise = target in {F.dropout, F.dropout2d}, target in ELEMENTWISE
-        if not (dropout or elementwise or target in CHANNELWISE_FUNCTIONS or _is_pooling_mean(node, target)):
+        known = target in CHANNELWISE_FUNCTIONS or _is_pooling_mean(node, target) or _is_padding(node, target)
+        if not (dropout or elementwise or known):
             raise refusal(_owner(node), kind)
         inputs = [argument for argument in (*node.args, *node.kwargs.values()) if isinstance(argument, fx.Node)]
         names = tuple(self._value(argument) for argument in inputs)
@@ -289,6 +290,18 @@ def _is_pooling_mean(node: fx.Node, target) -> bool:
         return False
     dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     return isinstance(dims, (tuple, list)) and set(dims) in ({2, 3}, {-1, -2})
+
+
+def _is_padding(node: fx.Node, target) -> bool:
+    """Whether a function is F.pad with fixed numbers, of positions alone."""
+    if target is not F.pad:
+        return False
+    pad = node.args[1] if len(node.args) > 1 else node.kwargs.get("pad")
+    if not isinstance(pad, (tuple, list)) or not all(isinstance(side, int) for side in pad):
+        raise refusal(node.name, "pad", "its padding depends on the image; pad by fixed numbers, as nn.ZeroPad2d does")
+    if len(pad) > 4:
+        raise refusal(node.name, "pad", "it adds channels, which would belong to no group")
+    return True
 
 
 def _owner(node: fx.Node) -> str:

@@ -12,11 +12,15 @@ from pathlib import Path
 from torch import nn
 
 from rdnlib.errors import ConfigError
+from rdnlib.models.efficientnet_lite import EfficientNetLite, efficientnet_lite0
 from rdnlib.models.mobilenext import MobileNeXt, mobilenext
 from rdnlib.models.torchvision import MobileNetV2, ResNeXt, mobilenet_v2, resnext50
 
 Builder = Callable[..., nn.Module]
-BUILDERS: dict[str, Builder] = {"mobilenext": mobilenext, "mobilenet_v2": mobilenet_v2, "resnext50": resnext50}
+BUILDERS: dict[str, Builder] = {
+    "mobilenext": mobilenext, "mobilenet_v2": mobilenet_v2, "resnext50": resnext50,
+    "efficientnet_lite0": efficientnet_lite0,
+}  # fmt: skip
 _SHIPPED = tuple(BUILDERS)
 
 
@@ -87,6 +91,6 @@ def build(name: str, **options) -> nn.Module:
 
 
 __all__ = [
-    "BUILDERS", "MobileNeXt", "MobileNetV2", "ResNeXt", "build", "check", "import_model", "mobilenet_v2", "mobilenext",
-    "register_model", "resnext50", "source_hash",
+    "BUILDERS", "EfficientNetLite", "MobileNeXt", "MobileNetV2", "ResNeXt", "build", "check", "efficientnet_lite0", "import_model",
+    "mobilenet_v2", "mobilenext", "register_model", "resnext50", "source_hash",
 ]  # fmt: skip

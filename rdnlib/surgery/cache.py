@@ -37,6 +37,12 @@ def calibration_batches(model: nn.Module, calibration: Tensor | Iterable[Tensor]
     return [part.to(device) for batch in batches for part in batch.split(BATCH)]
 
 
+def some(batches: list[Tensor], images: int) -> list[Tensor]:
+    """At most about so many images, evenly spread over all batches."""
+    step = max(1, sum(map(len, batches)) // images)
+    return [batch[::step] for batch in batches]
+
+
 class ActivationCache:
     """Tensors by (name, batch). Those put into it after `limit` bytes are reached lie in files until they are dropped."""
 

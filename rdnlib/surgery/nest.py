@@ -18,12 +18,13 @@ from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d,
 from rdnlib.nn.groups import counterpart
 from rdnlib.nn.heads import Function, NestedHeads, PrivateBatchNorm, Tail
 from rdnlib.nn.rdn import RDN, Trunk
-from rdnlib.surgery.cache import calibration_batches
+from rdnlib.surgery.cache import calibration_batches, some
 from rdnlib.surgery.layout import Layout, plan
 from rdnlib.surgery.reconstruct import reconstruct
 from rdnlib.surgery.select import select as select_channels
 
 INITS = ("copy", "reconstruct")
+SCORED = 512  # calibration images that a greedy select looks at; the mean contributions of channels need no more
 
 
 def to_rdn(
@@ -50,18 +51,23 @@ def to_rdn(
         raise ConfigError(f"k must be a whole number of at least 2, not {k!r}")
     if init not in INITS:
         raise ConfigError(f"unknown init '{init}': choose from {', '.join(INITS)}")
-    plain = tuple(getattr(model, "plain_by_default", ()) if plain is None else plain)
+    plain = plain_names(model, plain)
     batches = calibration_batches(model, calibration)
     if init == "reconstruct" and not batches:
         raise ConfigError("init='reconstruct' needs calibration images: pass calibration=(B, 3, H, W) tensor")
     traced = trace(deepcopy(model).eval(), align)
     layout = plan(traced, k=k, plain=plain)
-    layout = replace(layout, orders=select_channels(select, layout, batches, seed=seed))
+    layout = replace(layout, orders=select_channels(select, layout, some(batches, SCORED), seed=seed))
     config = {"k": k, "select": select, "init": init, "plain": list(plain), "seed": seed, "align": align}
     rdn = nest(layout, config=config)
     if init == "reconstruct":
-        reconstruct(rdn, layout, batches)
+        rdn.config["agreement"] = reconstruct(rdn, layout, batches)
     return rdn
+
+
+def plain_names(model: nn.Module, plain: tuple[str, ...] | list[str] | None) -> tuple[str, ...]:
+    """The modules that are kept untransformed; None is the model's own choice, `plain_by_default`."""
+    return tuple(getattr(model, "plain_by_default", ()) if plain is None else plain)
 
 
 @torch.no_grad()

@@ -10,14 +10,14 @@ the RDN's other branch already gives, and so repairs that branch's errors.
 import torch
 from torch import Tensor, nn
 
-from rdnlib.graph.ir import Step, Trace, is_dense, last_readers, readers
+from rdnlib.graph.ir import Step, Trace, is_dense, last_readers, readers, run
 from rdnlib.graph.refusals import NORMS, SIGMOIDS
 from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d
 from rdnlib.nn.groups import inflate
 from rdnlib.nn.rdn import RDN
 from rdnlib.surgery.cache import ActivationCache, activation_cache
 from rdnlib.surgery.layout import Layout
-from rdnlib.surgery.ridge import fit_dense, fit_grouped, fit_heads, rows_of
+from rdnlib.surgery.ridge import bounded, fit_dense, fit_grouped, fit_heads, rows_of
 
 # Operators with y(a·x) = a·y(x), in eval mode
 LINEAR = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, nn.Identity, nn.Dropout)
@@ -25,26 +25,36 @@ LINEAR_FUNCTIONS = {"flatten", "mean", "adaptive_avg_pool2d"}
 
 
 @torch.no_grad()
-def reconstruct(rdn: RDN, layout: Layout, batches: list[Tensor]) -> None:
-    """Refit every nested layer of `rdn` (in place) on batches of images (B, 3, H, W), in one pass over the layers."""
+def reconstruct(rdn: RDN, layout: Layout, batches: list[Tensor]) -> dict[str, list[float]]:
+    """Refit every nested layer of `rdn` (in place) on batches of images (B, 3, H, W), in one pass over the layers.
+
+    Returns how often N_1 … N_K say what the super-net says, on the images that were fitted ("fitted") and on those that only chose
+    the ridges ("held_out", empty where there are too few images): the difference is what was learnt by heart.
+    """
     with activation_cache() as cache:
-        reconstruction = _Reconstruction(rdn, layout, cache, len(batches))
-        for batch, images in enumerate(batches):
-            cache.put(f"supernet-{layout.traced.image}", batch, images)
-        for step in layout.traced.steps:
-            reconstruction.visit(step)
+        reconstruction = _Reconstruction(rdn, layout, cache, batches)
+        for segment in reconstruction.segments():
+            reconstruction.visit(segment)
         reconstruction.fit_heads()
+        return reconstruction.agreement()
 
 
 class _Reconstruction:
-    """Super-net and RDN side by side, one step at a time over all batches."""
+    """Super-net and RDN side by side, one segment of steps at a time over all batches.
 
-    def __init__(self, rdn: RDN, layout: Layout, cache: ActivationCache, batches: int):
-        self.rdn, self.layout, self.cache, self.batches = rdn, layout, cache, range(batches)
+    A segment begins with a layer that is fitted, and ends before the next one; only what later segments read is cached.
+    """
+
+    def __init__(self, rdn: RDN, layout: Layout, cache: ActivationCache, batches: list[Tensor]):
+        self.rdn, self.layout, self.cache, self.batches = rdn, layout, cache, range(len(batches))
         self.traced, self.trunk = layout.traced, rdn.trunk
         self.readers, self.last_reader = readers(self.traced.steps), last_readers(self.traced.steps)
         self.gates = gates(self.traced)
         self.done: set[str] = {self.traced.image}
+        self.sizes = [len(images) for images in batches]
+        self.sampling = bounded(sum(self.sizes))
+        for batch, images in enumerate(batches):
+            cache.put(f"supernet-{self.traced.image}", batch, images)
 
     def supernet(self, value: str, batch: int) -> Tensor:
         """A value of the super-net."""
@@ -54,24 +64,63 @@ class _Reconstruction:
         """A value of the RDN, all groups; a plain one is the super-net's."""
         return self.cache.get(f"{'supernet' if self.layout.is_plain(value) else 'rdn'}-{value}", batch)
 
-    def visit(self, step: Step) -> None:
-        """Execute a step of both networks on all batches, after fitting the RDN's layer."""
-        for batch in self.batches:
-            inputs = [self.supernet(name, batch) for name in step.inputs]
-            self.cache.put(f"supernet-{step.name}", batch, step.apply(*inputs))
-        if not self.layout.is_plain(step.name):
-            layer = self.trunk.layer(step)
-            if isinstance(layer, (NestedConv2d, NestedGroupedConv2d)):
-                self._fit(step, layer)
+    def _is_fitted(self, step: Step) -> bool:
+        layer = self.trunk.layer(step)
+        return not self.layout.is_plain(step.name) and isinstance(layer, (NestedConv2d, NestedGroupedConv2d))
+
+    def segments(self) -> list[list[Step]]:
+        segments: list[list[Step]] = []
+        for step in self.traced.steps:
+            if not segments or self._is_fitted(step):
+                segments.append([])
+            segments[-1].append(step)
+        return segments
+
+    def visit(self, segment: list[Step]) -> None:
+        """Fit the first layer, and execute the steps of both networks on all batches."""
+        if self._is_fitted(segment[0]):
             for batch in self.batches:
-                inputs = [self.nested(name, batch) for name in step.inputs]
-                output = self.trunk.execute(step, inputs, 1, self.rdn.num_subnetworks)
-                self.cache.put(f"rdn-{step.name}", batch, output)
-        self.done.add(step.name)
-        for name in step.inputs:
-            if self.last_reader[name] == step.name and name != self.traced.features:
-                self.cache.drop(f"supernet-{name}")
-                self.cache.drop(f"rdn-{name}")
+                output = segment[0].apply(self.supernet(segment[0].inputs[0], batch))
+                self.cache.put(f"supernet-{segment[0].name}", batch, output)
+            self._fit(segment[0], self.trunk.layer(segment[0]))
+        for batch in self.batches:
+            self._execute(segment, batch)
+        self.done |= {step.name for step in segment}
+        for step in segment:
+            for name in {step.name, *step.inputs}:
+                if self._is_dead(name):
+                    self.cache.drop(f"supernet-{name}")
+                    self.cache.drop(f"rdn-{name}")
+
+    def _is_dead(self, value: str) -> bool:
+        return value != self.traced.features and self.last_reader.get(value, value) in self.done
+
+    def _execute(self, segment: list[Step], batch: int) -> None:
+        """The steps of a segment on one batch; puts into the cache what later segments read."""
+        ends = {step.name for step in segment}
+        values: dict[str, Tensor] = {}
+
+        def value(name: str) -> Tensor:
+            return values[name] if name in values else self.cache.get(name, batch)
+
+        for step in segment:
+            key = f"supernet-{step.name}"
+            if (key, batch) in self.cache.entries:  # the fitted layer's
+                values[key] = self.cache.get(key, batch)
+            else:
+                values[key] = step.apply(*(value(f"supernet-{name}") for name in step.inputs))
+            if not self.layout.is_plain(step.name):
+                whose = ("supernet" if self.layout.is_plain(name) else "rdn" for name in step.inputs)
+                inputs = [value(f"{side}-{name}") for side, name in zip(whose, step.inputs, strict=True)]
+                values[f"rdn-{step.name}"] = self.trunk.execute(step, inputs, 1, self.rdn.num_subnetworks)
+            for name in step.inputs:  # not needed any more, so that memory holds few values at once
+                if self.last_reader[name] == step.name and name != self.traced.features:
+                    values.pop(f"supernet-{name}", None)
+                    values.pop(f"rdn-{name}", None)
+        for name, tensor in values.items():
+            read_later = self.last_reader.get(name.split("-", 1)[1]) not in ends
+            if read_later and (name, batch) not in self.cache.entries:
+                self.cache.put(name, batch, tensor)
 
     def _fit(self, step: Step, layer: NestedConv2d | NestedGroupedConv2d) -> None:
         user = _only_reader(self.readers, step.name)
@@ -80,7 +129,7 @@ class _Reconstruction:
         fit = fit_dense if isinstance(layer, NestedConv2d) else fit_grouped
         pairs = ((self.nested(step.inputs[0], batch), self._target(step, norm_step, batch)) for batch in self.batches)
         # A gate multiplies: what a new group adds to its counterpart is decided by the features, so it is gated alike.
-        fit(layer, norm, pairs, k=self.rdn.k, residual=step.name not in self.gates)
+        fit(layer, norm, pairs, k=self.rdn.k, residual=step.name not in self.gates, sampling=self.sampling)
 
     def _target(self, step: Step, norm_step: Step | None, batch: int) -> Tensor:
         """(B, ΣC, …) what each channel of the RDN is asked for, before what its counterpart gives is taken off."""
@@ -122,6 +171,24 @@ class _Reconstruction:
             return x, target if self.traced.align is None else self.traced.align.module(target)
 
         fit_heads(self.rdn.heads, map(pair, self.batches))
+
+    def agreement(self) -> dict[str, list[float]]:
+        """See `reconstruct`."""
+        same, first = {"fitted": [], "held_out": []}, 0
+        for batch, size in enumerate(self.sizes):
+            logits = self.rdn.classify(self.nested(self.traced.features, batch))  # (B, K, classes)
+            expected = _answers(self.traced, self.supernet(self.traced.features, batch))  # (B, classes)
+            agree = logits.argmax(dim=-1) == expected.argmax(dim=-1, keepdim=True)
+            for part, own in zip(same.values(), self.sampling.split(first, size), strict=True):
+                part.append(agree[own])
+            first += size
+        return {name: torch.cat(parts).double().mean(dim=0).nan_to_num(-1).tolist() for name, parts in same.items()}
+
+
+def _answers(traced: Trace, features: Tensor) -> Tensor:
+    """What the super-net makes of its features: (B, classes)."""
+    rest = [] if traced.align is None else [traced.align, *traced.tail]
+    return traced.classifier(run(rest, {traced.features: features}) if rest else features)
 
 
 def gates(traced: Trace) -> set[str]:

@@ -1,11 +1,12 @@
-"""Least squares for one layer of an RDN, from second moments alone (the arithmetic of `reconstruct`).
+"""Ridge regression for one layer of an RDN, from second moments alone (the arithmetic of `reconstruct`).
 
 Everything a fit needs is in the Gram matrices of a layer's inputs and its targets. They are summed in double precision over any
-number of batches, a bounded number of rows at a time, so memory depends on the layer and not on the number of images.
+number of batches, so memory depends on the layer and not on the number of images. How strong the ridge of an output channel is,
+images decide that are not fitted: of several strengths, the one that predicts them best.
 """
 
 from collections.abc import Iterable
-from math import prod
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,22 +16,66 @@ from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d,
 from rdnlib.nn.groups import counterpart, inflate
 from rdnlib.nn.heads import NestedHeads, PrivateBatchNorm
 
-RIDGE = 1e-3  # of the mean variance of the inputs; the same everywhere
-HEAD_RIDGE = 1e-2  # heads that see one row an image, not one a position
-ENTRIES = 1 << 25  # numbers in the largest working array
+RIDGE = 1e-2  # of the mean variance of the inputs, where no images are held out
+STRENGTHS = (1.0, 0.3, 0.1, 0.03, 1e-2, 3e-3, 1e-3, 1e-4, 1e-6)  # to choose from
+HELD_OUT = 8  # every so-manieth image is held out
+ROWS = 1 << 16  # positions of all images together that a layer is fitted to
 
 Pairs = Iterable[tuple[Tensor, Tensor]]  # batches of (what the layer reads, what each of its ΣC_out channels should be)
 
 
-def ridge(covariance: Tensor, cross: Tensor, strength: float) -> Tensor:
-    """Solve (Σ + strength · mean(diag Σ) · I) W = cross; leading dimensions are separate problems."""
-    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
-    penalty = strength * diagonal.mean(dim=-1, keepdim=True).clamp_min(1e-12)
-    return torch.linalg.solve(covariance + torch.diag_embed(penalty.expand_as(diagonal)), cross)
+@dataclass(frozen=True)
+class Sampling:
+    """What a fit takes of its images, and how it chooses the ridge.
+
+    positions: how many of each image, drawn at random (None: all). held_out: every so-manieth image is not fitted (0: none).
+    strengths: of the ridge, relative to the mean variance of the inputs; without images held out the first one is taken.
+    """
+
+    positions: int | None = None
+    held_out: int = HELD_OUT
+    strengths: tuple[float, ...] = STRENGTHS
+
+    def split(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """Masks (count,) of the images to fit and of those held out, for images number first, first + 1, … of all."""
+        number = torch.arange(first, first + count)
+        held_out = (
+            number % self.held_out == self.held_out - 1 if self.held_out else torch.zeros(count, dtype=torch.bool)
+        )
+        return ~held_out, held_out
+
+
+def bounded(images: int) -> Sampling:
+    """So many positions of each of `images` that all together are about ROWS."""
+    return Sampling(max(1, ROWS // max(1, images)))
+
+
+def ridge(covariance: Tensor, cross: Tensor, strengths: Iterable[float]) -> Tensor:
+    """Solve (Σ + strength · mean(diag Σ) · I) W = cross for each output by the strength that suits it best.
+
+    covariance (P, …, F, F), cross (P, …, F, T): moments of the images to fit and, where P = 2, of those held out, whose squared
+    error ‖t − Wᵀz‖² chooses the strength of each of the T outputs. Where P = 1 the first strength is taken. Leading dimensions
+    are separate problems. Returns (…, F, T).
+    """
+    (sigma, target), checks = (covariance[0], cross[0]), len(covariance) > 1
+    diagonal = sigma.diagonal(dim1=-2, dim2=-1)
+    scale = diagonal.mean(dim=-1, keepdim=True).clamp_min(1e-12)
+    best, least = torch.zeros_like(target), torch.full_like(target[..., 0, :], torch.inf)
+    for strength in strengths if checks else [*strengths][:1]:
+        penalised = sigma + torch.diag_embed((strength * scale).expand_as(diagonal))
+        factor, failed = torch.linalg.cholesky_ex(penalised)  # rounding may have made a small eigenvalue negative
+        weights = torch.cholesky_solve(target, factor)
+        error = (
+            (weights * (covariance[-1] @ weights - 2 * cross[-1])).sum(dim=-2) if checks else torch.zeros_like(least)
+        )
+        better = (error < least) & (failed == 0)[..., None] & weights.isfinite().all(dim=-2)
+        best = torch.where(better[..., None, :], weights, best)
+        least = torch.where(better, error, least)
+    return best
 
 
 class Moments:
-    """Sums of z, z zᵀ and z tᵀ over samples: z (…, F, n), t (…, T, n) hold n of them; leading dimensions are separate problems.
+    """Sums of z, t, z zᵀ and z tᵀ over samples: z (…, F, n), t (…, T, n) hold n of them; leading dimensions are separate problems.
 
     The products of one piece are taken in its own precision, which is much faster, and summed over the pieces in double.
     """
@@ -45,14 +90,37 @@ class Moments:
         self.gram = self.gram + (z @ z.mT).double()
         self.cross = self.cross + (z @ t.mT).double()
 
+    def means(self, *, offset: bool = True) -> tuple[Tensor, Tensor]:
+        """Of z and of t; without `offset`, zeros."""
+        scale = 1 / self.rows if offset else 0
+        return self.first * scale, self.target * scale
+
+    def about(self, mean: Tensor, target_mean: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean (z − mean)(z − mean)ᵀ and (z − mean)(t − target_mean)ᵀ."""
+        first, target = self.first / self.rows - mean, self.target / self.rows - target_mean
+        own, others = mean[..., :, None], first[..., :, None]
+        gram = self.gram / self.rows - own * (mean + first)[..., None, :] - others * mean[..., None, :]
+        cross = self.cross / self.rows - own * (target_mean + target)[..., None, :] - others * target_mean[..., None, :]
+        return gram, cross
+
+
+class SplitMoments:
+    """Moments of the images to fit, and of those held out to choose the ridge."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling, self.images = sampling, 0
+        self.parts = Moments(), Moments()
+
+    def split(self, count: int) -> tuple[Tensor, Tensor]:
+        """Masks of the next `count` images, see `Sampling.split`."""
+        self.images += count
+        return self.sampling.split(self.images - count, count)
+
     def centred(self, *, offset: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(mean of z, mean of t, covariance of z, covariance of z and t); without `offset`, raw moments and means of 0."""
-        mean, target_mean = self.first / self.rows, self.target / self.rows
-        if not offset:
-            mean, target_mean = torch.zeros_like(mean), torch.zeros_like(target_mean)
-        covariance = self.gram / self.rows - mean[..., :, None] * mean[..., None, :]
-        cross = self.cross / self.rows - mean[..., :, None] * target_mean[..., None, :]
-        return mean, target_mean, covariance, cross
+        """(means of z and t over the images to fit, moments about them (P, …): of z, of z and t), P as `ridge` takes it."""
+        means = self.parts[0].means(offset=offset)
+        moments = [part.about(*means) for part in self.parts if part.rows]
+        return *means, *(torch.stack(same) for same in zip(*moments, strict=True))
 
 
 def rows_of(x: Tensor) -> Tensor:
@@ -70,77 +138,105 @@ def columns_by_group(x: Tensor, groups: int) -> Tensor:
     return x.flatten(2).unflatten(1, (groups, -1)).permute(1, 2, 0, 3).flatten(2)
 
 
-def unfold(x: Tensor, conv: NestedConv2d | NestedGroupedConv2d) -> Tensor:
-    """(B, C, H, W) → (B, C·kh·kw, H', W'), what the convolution multiplies with its filters; (B, C) stays."""
+def samples(
+    x: Tensor,
+    target: Tensor,
+    conv: NestedConv2d | NestedGroupedConv2d,
+    positions: int | None,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """What a convolution multiplies with its filters, and its target, at random positions, the same in all images.
+
+    x (B, C, H, W), target (B, T, H', W') → (B, C·kh·kw, P, 1) and (B, T, P, 1); features without positions stay.
+    """
     if isinstance(conv, NestedLinear):
-        return x
-    if conv.kernel_size == (1, 1) and conv.padding == (0, 0):
-        return x[:, :, :: conv.stride[0], :: conv.stride[1]]
-    columns = F.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride)
-    return columns[..., None]  # all positions in one dimension
+        return x, target
+    height, width = target.shape[2:]
+    chosen = torch.arange(height * width)
+    if positions is not None and positions < len(chosen):
+        chosen = torch.randperm(len(chosen), generator=generator)[:positions].sort().values
+    rows, columns = chosen // width, chosen % width
+    offsets = [torch.arange(size) * step for size, step in zip(conv.kernel_size, conv.dilation, strict=True)]
+    y = (rows * conv.stride[0])[None] + offsets[0].repeat_interleave(len(offsets[1]))[:, None]  # (kh·kw, P)
+    z = (columns * conv.stride[1])[None] + offsets[1].repeat(len(offsets[0]))[:, None]
+    padded = F.pad(x, (conv.padding[1],) * 2 + (conv.padding[0],) * 2) if any(conv.padding) else x
+    where = (y * padded.shape[3] + z).flatten().to(x.device)
+    taps = padded.flatten(2).index_select(2, where).unflatten(2, y.shape)  # (B, C, kh·kw, P)
+    return taps.flatten(1, 2)[..., None], target.flatten(2).index_select(2, chosen.to(x.device))[..., None]
 
 
-def in_pieces(x: Tensor, target: Tensor, conv) -> Iterable[tuple[Tensor, Tensor]]:
-    """Cut a batch so that the unfolded inputs stay below ENTRIES numbers."""
-    positions = target[0, 0].numel()
-    images = max(1, ENTRIES // (positions * x.shape[1] * prod(conv.kernel_size)))
-    return zip(x.split(images), target.split(images), strict=True)
-
-
-def fit_dense(conv: NestedConv2d, norm: NestedBatchNorm2d | None, pairs: Pairs, *, k: int, residual=True) -> None:
+def fit_dense(
+    conv: NestedConv2d,
+    norm: NestedBatchNorm2d | None,
+    pairs: Pairs,
+    *,
+    k: int,
+    residual=True,
+    sampling: Sampling | None = None,
+) -> None:
     """Fit each output group of a convolution or Linear (and the norm after it) from what it may read.
 
     pairs: batches of (input (B, ΣC_in, H, W), target (B, ΣC_out, H', W')). With `residual`, new group k+m fits what its
     counterpart k−m leaves over of its target, and else the whole of it.
     """
-    moments = Moments()
-    for batch in pairs:
-        for x, target in in_pieces(*batch, conv):
-            moments.add(columns_of(unfold(x, conv)), columns_of(target))
+    sampling = Sampling() if sampling is None else sampling
+    moments, generator = SplitMoments(sampling), torch.Generator().manual_seed(0)
+    for x, target in pairs:
+        z, t = samples(x, target, conv, sampling.positions, generator)
+        for part, own in zip(moments.parts, moments.split(len(x)), strict=True):
+            if own.any():
+                part.add(columns_of(z[own]), columns_of(t[own]))
     mean, target_mean, covariance, cross = moments.centred(offset=norm is not None or conv.bias is not None)
 
     offsets, fitted = conv.writes.offsets, {}
     for group, (weight, runs) in enumerate(zip(conv.weight, conv.runs, strict=True), start=1):
         read = torch.cat([torch.arange(a * conv.taps, b * conv.taps) for a, b in runs]).to(cross.device)
         channels = slice(offsets[group - 1], offsets[group])
-        wanted, offset = cross[read, channels], target_mean[channels]
+        wanted, offset = cross[:, read, channels], target_mean[channels]
         partner = counterpart(group, k)
         if residual and partner != group:
             partner_read, partner_filters, partner_offset = fitted[partner]
-            wanted = wanted - covariance[read][:, partner_read] @ partner_filters
+            wanted = wanted - covariance[:, read][:, :, partner_read] @ partner_filters
             offset = offset - partner_offset
-        own = covariance[read][:, read]
-        filters = ridge(own, wanted, RIDGE)  # (F_group, C_group)
+        own = covariance[:, read][:, :, read]
+        filters = ridge(own, wanted, sampling.strengths)  # (F_group, C_group)
         fitted[group] = read, filters, offset
-        _write(weight.data, conv.bias, norm, channels, filters=filters, mean=mean[read], covariance=own, offset=offset)
+        _write(
+            weight.data, conv.bias, norm, channels, filters=filters, mean=mean[read], covariance=own[0], offset=offset
+        )
 
 
 def fit_grouped(
-    conv: NestedGroupedConv2d, norm: NestedBatchNorm2d | None, pairs: Pairs, *, k: int, residual: bool = True
-) -> None:
+    conv: NestedGroupedConv2d, norm: NestedBatchNorm2d | None, pairs: Pairs, *, k: int, residual: bool = True,
+    sampling: Sampling | None = None,
+) -> None:  # fmt: skip
     """Fit the filters of a grouped or depthwise convolution, every conv-group by itself; arguments as in `fit_dense`."""
     count = sum(conv.reads.sizes) // conv.weight.shape[1]  # conv-groups G
     outputs = len(conv.weight) // count
     sizes = [size // outputs for size in conv.writes.sizes[:k]]  # conv-groups of each original group
     partner = inflate(torch.arange(sum(sizes)).split(sizes))  # (G,) the conv-group that each completes, or itself
     new = slice(sum(sizes), count)
-    own, with_partner = Moments(), Moments()
-    for batch in pairs:
-        for x, target in in_pieces(*batch, conv):
-            z = columns_by_group(unfold(x, conv), count)  # (G, inputs·taps, n)
-            own.add(z, columns_by_group(target, count))
-            if residual:
-                with_partner.add(z[new], z[partner[new]])
+    sampling = Sampling() if sampling is None else sampling
+    own, with_partner, generator = SplitMoments(sampling), SplitMoments(sampling), torch.Generator().manual_seed(0)
+    for x, target in pairs:
+        sampled = samples(x, target, conv, sampling.positions, generator)
+        z, t = (columns_by_group(value, count) for value in sampled)  # (G, inputs·taps, n), images in one piece each
+        for part, shared, images in zip(own.parts, with_partner.parts, own.split(len(x)), strict=True):
+            columns = images.repeat_interleave(z.shape[-1] // len(x)).to(z.device)
+            if images.any():
+                part.add(z[..., columns], t[..., columns])
+                if residual:
+                    shared.add(z[new][..., columns], z[partner[new]][..., columns])
     has_offset = norm is not None or conv.bias is not None
     mean, offset, covariance, wanted = own.centred(offset=has_offset)
-    filters = ridge(covariance, wanted, RIDGE)  # (G, inputs·taps, outputs)
+    filters = ridge(covariance, wanted, sampling.strengths)  # (G, inputs·taps, outputs)
     if residual:
-        shared = with_partner.centred(offset=has_offset)[3]  # (new, inputs·taps, those of the partner)
-        rest = wanted[new] - shared @ filters[partner[new]]
-        filters[new] = ridge(covariance[new], rest, RIDGE)
+        between = with_partner.centred(offset=has_offset)[3]  # (P, new, inputs·taps, those of the partner)
+        rest = wanted[:, new] - between @ filters[partner[new]]
+        filters[new] = ridge(covariance[:, new], rest, sampling.strengths)
         offset[new] = offset[new] - offset[partner[new]]
     weight = conv.weight.data.unflatten(0, (count, outputs))  # (G, outputs, inputs, kh, kw)
-    _write(weight, conv.bias, norm, slice(None), filters=filters, mean=mean, covariance=covariance, offset=offset)
+    _write(weight, conv.bias, norm, slice(None), filters=filters, mean=mean, covariance=covariance[0], offset=offset)
 
 
 def _write(
@@ -153,10 +249,7 @@ def _write(
         if bias is not None:
             bias.data[channels] = (offset - response).flatten().to(bias.dtype)
         return
-    # Keep each filter's original norm: behind a batch norm only its direction counts, and a small norm means a large step.
-    lengths = filters.norm(dim=-2)  # (…, C)
-    original = weight.flatten(filters.ndim - 1).norm(dim=-1).double()
-    scale = torch.where(lengths > 1e-9, original / lengths.clamp_min(1e-12), 1.0)
+    scale = _rescaling(filters, weight.flatten(filters.ndim - 1).norm(dim=-1).double())  # (…, C)
     filters = filters * scale[..., None, :]
     weight.copy_(filters.mT.reshape(weight.shape))
     if bias is not None:  # the norm holds the offset
@@ -165,28 +258,42 @@ def _write(
     _set_norm(norm, channels, mean=response * scale, variance=variance, slope=1 / scale, offset=offset)
 
 
-def fit_heads(heads: NestedHeads, pairs: Pairs) -> None:
+def _rescaling(filters: Tensor, original: Tensor) -> Tensor:
+    """The factors (…, C) that give filters (…, F, C) the lengths (…, C) of the super-net's.
+
+    Behind a batch norm only a filter's direction counts, and a short one is turned far by a step of training. A filter that weight
+    decay has driven to zero is no measure: then it is a tenth of the layer's median that counts.
+    """
+    lengths = filters.norm(dim=-2)
+    alive = original[original > 0]
+    least = 0.1 * alive.median() if len(alive) else original.new_ones(())
+    return torch.where(lengths > 1e-9, original.clamp_min(least) / lengths.clamp_min(1e-9), 1.0)
+
+
+def fit_heads(heads: NestedHeads, pairs: Pairs, *, sampling: Sampling | None = None) -> None:
     """Align layers, group by group: each fits what those before leave over of what the classifier (or tail) should get.
 
     pairs: batches of (the RDN's features (B, ΣC[, H, W]), the target (B, D[, H, W])). Where a batch norm follows, each
     sub-network's own maps its z_i to the batch norm of the target.
     """
-    moments = Moments()
+    sampling = Sampling() if sampling is None else sampling
+    moments = SplitMoments(sampling)
     for x, target in pairs:
-        moments.add(columns_of(x), columns_of(target))
-    strength = RIDGE if x.ndim == 4 else HEAD_RIDGE
+        for part, own in zip(moments.parts, moments.split(len(x)), strict=True):
+            if own.any():
+                part.add(columns_of(x[own]), columns_of(target[own]))
     norms = heads.tail.first_norms() if heads.tail is not None else None
     mean, target_mean, covariance, cross = moments.centred(offset=norms is not None or heads.bias is not None)
     left, fits = cross.clone(), []
     for group in range(len(heads.align)):
         channels = slice(heads.space.offsets[group], heads.space.offsets[group + 1])
-        fits.append(ridge(covariance[channels, channels], left[channels], strength))  # (C_group, D)
-        left = left - covariance[:, channels] @ fits[-1]
+        fits.append(ridge(covariance[:, channels, channels], left[:, channels], sampling.strengths))  # (C_group, D)
+        left = left - covariance[:, :, channels] @ fits[-1]
     if norms is not None:  # as in `_write`: only the direction of a row counts
         original = torch.cat([align.data for align in heads.align], dim=1).norm(dim=1).double()
-        scale = original / torch.cat(fits).norm(dim=0).clamp_min(1e-12)
+        scale = _rescaling(torch.cat(fits), original)
         fits = [fit * scale for fit in fits]
-        _fit_private_norms(norms, torch.cat(fits), heads.space.offsets, mean, target_mean, covariance, cross)
+        _fit_private_norms(norms, torch.cat(fits), heads.space.offsets, mean, target_mean, covariance[0], cross[0])
     for align, fit in zip(heads.align, fits, strict=True):
         align.data.copy_(fit.T)
     if heads.bias is not None:

@@ -1,7 +1,8 @@
 """The joint loss of all sub-networks and the recipe they are trained with (Sections 3.1 and 4.1).
 
 SGD with Nesterov momentum, a cosine schedule, label smoothing and an exponential moving average of the weights. Beyond the
-paper, N_K or its moving average may teach the smaller sub-networks (`Recipe.distill`).
+paper, N_K or its moving average may teach the smaller sub-networks (`Recipe.distill`), and its own loss may weigh more than theirs
+(`Recipe.largest`).
 """
 
 import math
@@ -18,8 +19,9 @@ from rdnlib.utils.ranges import Count, NotNegative, Part, Pixels, Positive, Shar
 
 
 def joint_loss(
-    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, *, distill: float = 0.0, teacher: Tensor | None = None
-) -> Tensor:
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, *, distill: float = 0.0, teacher: Tensor | None = None,
+    largest: float | None = None,
+) -> Tensor:  # fmt: skip
     """The mean over sub-networks and batch of the cross-entropy H(y, N_i(x)), Section 3.1; a scalar.
 
         L = 1/K · Σ_i H(y, N_i(x))
@@ -28,19 +30,25 @@ def joint_loss(
 
         L = 1/K · ( Σ_{i<K} [(1 − α) H(y, N_i(x)) + α H(T(x), N_i(x))] + H(y, N_K(x)) )
 
-    No gradient reaches the teacher. logits: (B, K, classes), or (B, classes) for a base network; labels: (B,).
+    With `largest` = w the loss of N_K has the weight w instead of 1/K, and the others share 1 − w equally. No gradient reaches
+    the teacher. logits: (B, K, classes), or (B, classes) for a base network; labels: (B,).
     """
     if logits.ndim == 2:
         return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     students = logits.transpose(1, 2)  # (B, classes, K)
     targets = labels[:, None].expand(-1, logits.shape[1])  # (B, K): all sub-networks have the same label
-    if not distill:
+    if not distill and largest is None:
         return F.cross_entropy(students, targets, label_smoothing=label_smoothing)
-    hard = F.cross_entropy(students, targets, label_smoothing=label_smoothing, reduction="none")  # (B, K)
-    smaller = students[..., :-1]  # (B, classes, K − 1)
-    teacher = (logits[:, -1] if teacher is None else teacher).detach().softmax(dim=-1)  # (B, classes)
-    soft = F.cross_entropy(smaller, teacher[..., None].expand_as(smaller), reduction="none")  # (B, K − 1)
-    return torch.cat([(1 - distill) * hard[:, :-1] + distill * soft, hard[:, -1:]], dim=1).mean()
+    losses = F.cross_entropy(students, targets, label_smoothing=label_smoothing, reduction="none")  # (B, K)
+    smaller, last = losses[:, :-1], losses[:, -1:]
+    if distill:
+        teacher = (logits[:, -1] if teacher is None else teacher).detach().softmax(dim=-1)  # (B, classes)
+        taught = students[..., :-1]  # (B, classes, K − 1)
+        soft = F.cross_entropy(taught, teacher[..., None].expand_as(taught), reduction="none")  # (B, K − 1)
+        smaller = (1 - distill) * smaller + distill * soft
+    if largest is None or not smaller.numel():
+        return torch.cat([smaller, last], dim=1).mean()
+    return (1 - largest) * smaller.mean() + largest * last.mean()
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Recipe:
     epochs, lr, batch_size, momentum, weight_decay, label_smoothing: as in SGD. min_lr, warmup_epochs: see `learning_rate`.
     size: pixels of a training image. crop_scale, flip: see `transforms.Augment`. bn_momentum: of all batch norms.
     ema_horizon: the share of the run over which weights are averaged, see `ema_decay`.
-    distill, teacher: see `joint_loss`; the teacher is N_K ("largest") or its moving average ("average", one more forward pass).
+    distill, largest, teacher: see `joint_loss`; the teacher is N_K ("largest") or its moving average ("average", one more forward pass).
     parts: equal parts that a batch is computed in, on one process or several; see `batchnorm`.
     precision: "no" (float32) or "bf16" (autocast). compile: through `torch.compile`.
     """
@@ -70,6 +78,7 @@ class Recipe:
     flip: bool = True
     precision: Literal["no", "bf16"] = "no"
     distill: Share = 0.0
+    largest: Share | None = None
     teacher: Literal["largest", "average"] = "largest"
     parts: Count = 1
     compile: bool = False
@@ -81,6 +90,8 @@ class Recipe:
             raise ConfigError(f"the learning rate must be positive, not {self.lr}")
         if not 0 <= self.distill <= 1:
             raise ConfigError(f"distill is a share of the loss, from 0 to 1, not {self.distill}")
+        if self.largest is not None and not 0 <= self.largest <= 1:
+            raise ConfigError(f"largest is N_K's share of the loss, from 0 to 1, not {self.largest}")
         if self.teacher not in ("largest", "average"):
             raise ConfigError(f"the teacher must be 'largest' or 'average', not {self.teacher!r}")
         if self.precision not in ("no", "bf16"):

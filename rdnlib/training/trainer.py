@@ -48,6 +48,7 @@ def train(
     finite, DataError for too few or damaged images, CheckpointError for a damaged `resume`, StorageError when it cannot be
     written; the last state is kept.
     """
+    devices.keep_freed_memory()
     trainer = _Trainer(model, images, recipe, seed=seed, resume=resume, label=label)
     done, main = trainer.state.restore(), devices.here().is_main_process
     bar = tqdm(
@@ -146,7 +147,8 @@ class _Trainer:
                         logits = self.network(batch)
                         with torch.no_grad():  # N_K's moving average, (B, classes)
                             teacher = self.average.module.eval()(batch)[:, -1] if self.average_teaches else None
-                        loss = joint_loss(logits, labels, smoothing, distill=recipe.distill, teacher=teacher)
+                        weights = {"distill": recipe.distill, "largest": recipe.largest}
+                        loss = joint_loss(logits, labels, smoothing, teacher=teacher, **weights)
                     meter.add(loss, logits, labels)
                     (loss / self.own_parts).backward()
         self.optimiser.step()

@@ -15,6 +15,8 @@ from rdnlib.calibration.families import (
     OneForAll,
     calibrate_and_apply,
     calibrate_or_best,
+    calibrate_to,
+    margin,
 )
 from rdnlib.calibration.multiplier import saved_fraction
 from rdnlib.errors import InfeasibleError
@@ -97,13 +99,14 @@ def test_thresholds_equal_a_loop_over_samples(case, target, negative):
 def test_a_family_that_cannot_reach_the_target_is_taken_at_its_best():
     correct = np.array([[True, False, True], [False, True, False]])
     family = OneForAll(correct, MADDS)
-    outcome = calibrate_and_apply(family, family, 0.9)
+    right = np.ones(2, bool)
+    outcome = calibrate_and_apply(family, family, right, 0.1)
     assert outcome.parameter == 0 and outcome.accuracy == 0.5
     assert "target 90.00 % not reachable" in outcome.note and "50.00 %" in outcome.note
     p = np.array([[0.9, 0.8, 0.7]] * 2)
     flat = ByLambda(p, correct, saved_fraction(MADDS), MADDS)
-    assert "not reachable" in calibrate_and_apply(flat, flat, 0.9).note
-    assert calibrate_and_apply(flat, flat, 0.5).note == ""
+    assert "not reachable" in calibrate_and_apply(flat, flat, right, 0.1).note
+    assert calibrate_and_apply(flat, flat, right, 0.5).note == ""
 
 
 @settings(max_examples=100, deadline=None)
@@ -146,3 +149,49 @@ def test_a_cascade_equals_brute_force(case):
         assert row.accuracy == pytest.approx(accuracy)
         assert row.madds == pytest.approx(cost)
         np.testing.assert_allclose(row.filter(like="exit_").to_numpy(float), share, atol=1e-12)
+
+
+def population(seed, samples=947, quality=2.0):
+    """A policy that guesses the probabilities of being right with some noise; N_K is right on about 78 %."""
+    rng = np.random.default_rng(seed)
+    ease = rng.normal(1.2, 1.5, (samples, 1)) + np.array([0.0, 0.4, 0.7])
+    correct = rng.random((samples, 3)) < 1 / (1 + np.exp(-ease))
+    p = 1 / (1 + np.exp(-(ease + rng.normal(0, 1 / quality, (samples, 1)))))
+    return ByLambda(p, correct, saved_fraction(MADDS), MADDS)
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.01, 0.03])
+def test_the_margin_is_the_smallest_that_meets_the_target_over_the_folds(gap):
+    family = population(1, samples=120)
+    reference = family.correct[:, -1]
+    order, totals = np.random.default_rng(5).permutation(120), []
+    for aim in np.arange(0, 0.0401, 0.0025):
+        totals.append(0.0)
+        for fold in range(4):
+            part, rest = order[fold * 30 : (fold + 1) * 30], np.delete(order, range(fold * 30, (fold + 1) * 30))
+            fit = ByLambda(family.p[rest], family.correct[rest], family.saved, family.madds)
+            lam, _ = calibrate_or_best(fit, reference[rest].mean() - gap + aim)
+            exits = (
+                ((family.saved + lam) * family.p[part]).argmax(axis=1) if np.isfinite(lam) else family.p[part].argmax(1)
+            )
+            totals[-1] += family.correct[part, exits].sum() - reference[part].sum() + 30 * gap
+    enough = [index for index, total in enumerate(totals) if total >= -1e-9]
+    expected = 0.0025 * (enough[0] if enough else 16)
+    assert margin(family, reference, gap, folds=4, seed=5) == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_with_its_margin_the_target_is_met_on_new_samples_without_it_it_is_not():
+    """The mean over many calibration sets of 400 images, each judged on 20,000 others of the same population."""
+    test = population(0, samples=20_000)
+    wanted, missed = test.correct[:, -1].mean() - 0.02, []
+    for seed in range(1, 61):
+        family = population(seed, samples=400)
+        full = family.correct[:, -1]
+        plain, _ = calibrate_or_best(family, full.mean() - 0.02)
+        careful, _ = calibrate_to(family, full, 0.02)
+        missed.append([test.take(lam)[0].mean() - wanted for lam in (plain, careful)])
+    plain, careful = 100 * np.mean(missed, axis=0)
+    assert plain < -0.3
+    assert abs(careful) < 0.3
+    assert margin(population(1, samples=20), np.ones(20, bool), 0.0) == 0  # too few to say

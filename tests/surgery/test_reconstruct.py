@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.networks import LinearNet, Mixed, settle_norms
 from torch import nn
 
@@ -36,6 +38,76 @@ def test_reconstruct_is_closer_to_the_super_net_than_copy(images, make):
     assert gap[1] < 0.7 * gap[0]
     improvement = (fitted - wanted[:, None]).pow(2).mean(dim=(0, 2))
     assert improvement[-1] < improvement[0]
+
+
+class Damaged(nn.Module):
+    """A small trained network's worst channels: dead filters, constants, twins, tiny scales, a norm that never varied."""
+
+    def __init__(self, damages):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 12, 3, 2, 1, bias=False), nn.BatchNorm2d(12)
+        self.depthwise, self.second = nn.Conv2d(12, 12, 3, 1, 1, groups=12, bias=False), nn.BatchNorm2d(12)
+        self.project, self.third = nn.Conv2d(12, 12, 1, bias=False), nn.BatchNorm2d(12)
+        self.fourth = nn.Conv2d(12, 12, 3, 2, 1)
+        self.pool, self.flatten, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5)
+        self.damages = damages
+
+    def forward(self, x):
+        x = self.norm(self.stem(x)).relu()
+        x = x + self.third(self.project(self.second(self.depthwise(x)).relu()))
+        return self.classifier(self.flatten(self.pool(self.fourth(x).relu())))
+
+    @torch.no_grad()
+    def damage(self):
+        for channel, kind in enumerate(self.damages):
+            for conv, norm in ((self.stem, self.norm), (self.depthwise, self.second), (self.project, self.third)):
+                if kind == "dead":  # weight decay drives them to zero, and their variance with them
+                    conv.weight[channel], norm.running_var[channel], norm.running_mean[channel] = 0, 0, 0
+                elif kind == "constant":
+                    norm.weight[channel] = 0
+                elif kind == "never":  # behind the ReLU always 0
+                    norm.bias[channel] = -100
+                elif kind == "tiny":
+                    conv.weight[channel] *= 1e-12
+                elif kind == "twin":
+                    conv.weight[channel] = conv.weight[channel - 1]
+
+
+@pytest.mark.slow
+@given(
+    damages=st.lists(st.sampled_from(["dead", "constant", "never", "tiny", "twin", "sound"]), min_size=12, max_size=12),
+    k=st.integers(2, 5), select=st.sampled_from(["greedy", "greedy-relative", "identity"]), seed=st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=25, deadline=None)
+def test_surgery_is_finite_and_no_worse_than_copy_whatever_a_network_has_gone_through(damages, k, select, seed):
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    many, new = (torch.randn(192, 3, 8, 8, generator=generator) for _ in range(2))
+    model = settle_norms(Damaged(damages), many)
+    model.damage()
+    with torch.no_grad():
+        wanted, gaps = model(new), {}
+        for init in ("copy", "reconstruct"):
+            rdn = to_rdn(model, k, select=select, init=init, calibration=many)
+            assert all(value.isfinite().all() for value in rdn.state_dict().values())
+            gaps[init] = (rdn(new)[:, -1] - wanted).square().mean().item()
+    assert gaps["reconstruct"] <= gaps["copy"] + 0.02 * wanted.var().item() + 1e-6
+
+
+def test_surgery_says_how_much_of_its_fit_generalises(images):
+    """Learnt by heart: more inputs than images, so that on new images the network says something else."""
+    torch.manual_seed(0)
+    few = torch.randn(64, 3, 16, 16)
+    model = settle_norms(mobilenext(width_mult=0.25, num_classes=6), few)
+    rdn = to_rdn(model, 3, init="reconstruct", calibration=few)
+    fitted, held_out = rdn.config["agreement"]["fitted"], rdn.config["agreement"]["held_out"]
+    with torch.no_grad():
+        same = rdn(few).argmax(dim=-1) == model(few).argmax(dim=-1, keepdim=True)
+    rows = torch.arange(64) % 8 == 7
+    assert held_out == pytest.approx(same[rows].double().mean(dim=0).tolist())
+    assert fitted == pytest.approx(same[~rows].double().mean(dim=0).tolist())
+    assert sum(held_out) < sum(fitted)
+    assert "agreement" not in to_rdn(model, 3, calibration=few).config
 
 
 @pytest.mark.slow

@@ -8,7 +8,9 @@ from torch import nn
 from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d, NestedLinear
 from rdnlib.nn.groups import Space, counterpart, inflate, nested_sizes
 from rdnlib.surgery import ridge as ridge_module
-from rdnlib.surgery.ridge import RIDGE, Moments, fit_dense, fit_grouped, ridge
+from rdnlib.surgery.ridge import RIDGE, STRENGTHS, Moments, Sampling, fit_dense, fit_grouped, ridge, samples
+
+ALL = Sampling(held_out=0, strengths=(RIDGE,))  # all images, a known ridge
 
 
 def slow_fit(columns, target, *, offset=True):
@@ -59,10 +61,10 @@ def test_dense_layers_are_fitted_group_by_group(k, kernel, stride, plain, norm, 
     target = torch.tanh(target) + torch.randn(target.shape[1]).view(1, -1, *(1,) * (x.ndim - 2))
     batch_norm = NestedBatchNorm2d(nn.BatchNorm2d(7), writes=writes) if norm and not linear else None
     with torch.no_grad():
-        fit_dense(layer, batch_norm, batches_of(x, target), k=k, residual=residual)
+        fit_dense(layer, batch_norm, batches_of(x, target), k=k, residual=residual, sampling=ALL)
         fitted = outputs_of(layer, batch_norm, x)
 
-    columns = ridge_module.columns_of(ridge_module.unfold(x, layer)).T
+    columns = x if linear else nn.functional.unfold(x, kernel, 1, kernel // 2, stride).mT.flatten(0, 1)
     wanted = ridge_module.rows_of(target)
     offsets, slow = writes.offsets, {}
     for group in range(1, 2 * k):
@@ -92,7 +94,7 @@ def test_grouped_convolutions_are_fitted_conv_group_by_conv_group(k, inputs, out
     target = torch.tanh(layer(x, 1, 2 * k - 1)) + torch.randn(sum(writes.sizes)).view(1, -1, 1, 1)
     batch_norm = NestedBatchNorm2d(nn.BatchNorm2d(groups * outputs), writes=writes) if norm else None
     with torch.no_grad():
-        fit_grouped(layer, batch_norm, batches_of(x, target), k=k, residual=residual)
+        fit_grouped(layer, batch_norm, batches_of(x, target), k=k, residual=residual, sampling=ALL)
         fitted = outputs_of(layer, batch_norm, x)
 
     columns = nn.functional.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1)  # (n, C·9)
@@ -115,24 +117,72 @@ def test_moments_do_not_depend_on_the_batches():
     whole.add(z, t)
     for a, b in zip(z.split(77, dim=1), t.split(77, dim=1), strict=True):
         parts.add(a, b)
-    for one, other in zip(whole.centred(), parts.centred(), strict=True):
+    for one, other in zip(whole.about(*whole.means()), parts.about(*parts.means()), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(whole.centred()[2], torch.cov(z, correction=0).double(), rtol=1e-4, atol=1e-5)
+    covariance, _ = whole.about(*whole.means())
+    torch.testing.assert_close(covariance, torch.cov(z, correction=0).double(), rtol=1e-4, atol=1e-5)
 
 
-def test_pieces_are_bounded(monkeypatch):
-    """Whatever the batch, no working array holds more than ENTRIES numbers, or one image."""
-    monkeypatch.setattr(ridge_module, "ENTRIES", 1000)
-    conv = NestedConv2d(nn.Conv2d(6, 6, 3, padding=1), k=2, reads=space(6, 2), writes=space(6, 2))
-    x = torch.randn(10, 9, 5, 5)
-    pieces = list(ridge_module.in_pieces(x, torch.randn(10, 9, 5, 5), conv))
-    assert all(len(part) * 25 * 9 * 9 <= max(1000, 25 * 9 * 9) for part, _ in pieces)
-    assert sum(len(part) for part, _ in pieces) == 10
+def test_moments_about_any_centre():
+    z, t, mean, target_mean = torch.randn(5, 99), torch.randn(3, 99), torch.randn(5).double(), torch.randn(3).double()
+    moments = Moments()
+    moments.add(z, t)
+    covariance, cross = moments.about(mean, target_mean)
+    z, t = z.double() - mean[:, None], t.double() - target_mean[:, None]
+    torch.testing.assert_close(covariance, z @ z.T / 99, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(cross, z @ t.T / 99, rtol=1e-5, atol=1e-5)
+
+
+@given(
+    kernel=st.sampled_from([1, 3, 5]), stride=st.integers(1, 2), padding=st.integers(0, 2), dilation=st.integers(1, 2),
+    positions=st.integers(1, 40), seed=st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_samples_are_columns_of_the_unfolded_input(kernel, stride, padding, dilation, positions, seed):
+    conv = NestedConv2d(nn.Conv2d(4, 4, kernel, stride, padding, dilation), k=2, reads=space(4, 2), writes=space(4, 2))
+    x = torch.randn(2, 6, 11, 9, generator=torch.Generator().manual_seed(seed))
+    target = conv(x, 1, 3)
+    whole = nn.functional.unfold(x, kernel, dilation, padding, stride)  # (B, C·taps, H'·W')
+    z, t = samples(x, target, conv, positions, torch.Generator().manual_seed(seed))
+    assert z.shape[2] == t.shape[2] == min(positions, whole.shape[2])
+    rows = torch.cat([whole, target.flatten(2)], dim=1)
+    for column in torch.cat([z, t], dim=1)[..., 0].unbind(dim=2):  # each is one of the positions, of both images alike
+        assert (rows == column[..., None]).all(dim=1).all(dim=0).any()
+    if positions >= whole.shape[2]:
+        torch.testing.assert_close(z[..., 0], whole)
 
 
 def test_ridge_of_many_problems_is_ridge_of_each():
-    covariance = torch.randn(4, 6, 6).double()
-    covariance, cross = covariance @ covariance.mT, torch.randn(4, 6, 2).double()
-    together = ridge(covariance, cross, 0.1)
+    covariance = torch.randn(2, 4, 6, 6).double()
+    covariance, cross = covariance @ covariance.mT, torch.randn(2, 4, 6, 2).double()
+    together = ridge(covariance, cross, STRENGTHS)
     for index in range(4):
-        torch.testing.assert_close(together[index], ridge(covariance[index], cross[index], 0.1))
+        torch.testing.assert_close(together[index], ridge(covariance[:, index], cross[:, index], STRENGTHS))
+
+
+@given(noise=st.sampled_from([0.0, 0.3, 3.0]), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_each_output_takes_the_ridge_that_predicts_the_held_out_images_best(noise, seed):
+    """Against all fits written out, on few and noisy rows, where the smallest ridge is not the best one."""
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(60, 12, generator=generator).double()
+    t = z[:, :3] + noise * torch.randn(60, 3, generator=generator).double()
+    fitted, held_out = slice(0, 20), slice(20, 60)
+    covariance = torch.stack([z[part].T @ z[part] / len(z[part]) for part in (fitted, held_out)])
+    cross = torch.stack([z[part].T @ t[part] / len(z[part]) for part in (fitted, held_out)])
+    chosen = ridge(covariance, cross, STRENGTHS)
+    errors, weights = [], []
+    for strength in STRENGTHS:
+        penalty = strength * covariance[0].diagonal().mean() * torch.eye(12)
+        weights.append(torch.linalg.solve(covariance[0] + penalty, cross[0]))
+        errors.append((z[held_out] @ weights[-1] - t[held_out]).square().mean(dim=0))
+    best = torch.stack(errors).argmin(dim=0)
+    for output, index in enumerate(best.tolist()):
+        torch.testing.assert_close(chosen[:, output], weights[index][:, output])
+
+
+def test_every_eighth_image_is_held_out_whatever_the_batches():
+    whole = Sampling().split(0, 50)[1]
+    assert whole.nonzero().flatten().tolist() == [7, 15, 23, 31, 39, 47]
+    assert torch.equal(torch.cat([Sampling().split(first, 10)[1] for first in range(0, 50, 10)]), whole)
+    assert not Sampling(held_out=0).split(0, 50)[1].any()

@@ -78,9 +78,27 @@ def test_every_row_of_a_batch_belongs_to_one_part_of_one_process(parts, processe
         ({"distill": 1.5}, "distill"),
         ({"distill": math.nan}, "distill"),
         ({"teacher": "nobody"}, "teacher"),
+        ({"largest": 1.1}, "largest"),
         ({"precision": "fp8"}, "precision"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong, message):
     with pytest.raises(ConfigError, match=message):
         Recipe(**{"epochs": 1, "lr": 0.1, "size": 16} | wrong)
+
+
+@pytest.mark.parametrize("distill", [0.0, 0.3])
+def test_the_largest_subnetworks_share_of_the_loss(distill):
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(6, 4, 5, generator=generator), torch.randint(5, (6,), generator=generator)
+    each = []
+    for index in range(4):
+        hard = F.cross_entropy(logits[:, index], labels, label_smoothing=0.1)
+        soft = F.cross_entropy(logits[:, index], logits[:, -1].softmax(-1))
+        each.append(hard if index == 3 else (1 - distill) * hard + distill * soft)
+    expected = 0.4 * each[3] + 0.6 * sum(each[:3]) / 3
+    torch.testing.assert_close(joint_loss(logits, labels, 0.1, distill=distill, largest=0.4), expected)
+    equal = joint_loss(logits, labels, 0.1, distill=distill)
+    torch.testing.assert_close(joint_loss(logits, labels, 0.1, distill=distill, largest=0.25), equal)
+    only = F.cross_entropy(logits[:, 0], labels, label_smoothing=0.1)
+    torch.testing.assert_close(joint_loss(logits[:, :1], labels, 0.1, distill=distill, largest=0.4), only)

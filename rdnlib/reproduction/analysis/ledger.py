@@ -153,7 +153,7 @@ def ledger(evidence: Evidence) -> pd.DataFrame:
 def _adaptive(rdn: Run, policy: Run) -> tuple[np.ndarray, np.ndarray]:
     """Of each validation image: what † gains over N_K (−1, 0 or 1), and its MAdds; λ* is set on held-out images."""
     held_out, samples = (dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
-    outcome = calibrate_and_apply(held_out, samples, held_out.correct[:, -1].mean())
+    outcome = calibrate_and_apply(held_out, samples, held_out.correct[:, -1])
     return outcome.correct.astype(np.float64) - samples.correct[:, -1], outcome.madds
 
 

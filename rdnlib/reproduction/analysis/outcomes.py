@@ -43,6 +43,7 @@ class Dynamic(ByLambda):
     top5: np.ndarray  # (N, K) bool
     difficulty: np.ndarray  # (N,) NaN where unknown
     params: np.ndarray  # (K,) parameters touched
+    per_sample = ("p", "correct", "ids", "top5", "difficulty")
 
 
 def interval(correct: np.ndarray, confidence: float = 0.95) -> Interval:

@@ -32,7 +32,7 @@ def families(rdn_run: Run, policy_run: Run, base_runs: Bases, *, split: str) -> 
     madds = np.asarray(rdn_run.result["madds"], dtype=np.float64)
     confidence = columns(split_rows(rdn_run, split), "confidence", count - 1)
     above = columns(split_rows(policy_run, split), "above", count - 1)
-    answers = earlier_answers(costs["classifier_madds"], count)  # a cascade needs the answer at every stop
+    answers = earlier_answers(costs["answer_madds"], count)  # a cascade needs the answer at every stop
     result = {
         "dynamic": paper,
         "dynamic, reads N_1’s logits": informed,
@@ -57,8 +57,8 @@ def calibrated_outcomes(
 ) -> tuple[dict[str, Outcome], np.ndarray]:
     """Every policy on the validation images, calibrated to N_K's accuracy minus `gap`; and N_K's outcomes (N,)."""
     calibration, validation = (families(rdn_run, policy_run, base_runs, split=s) for s in ("calibration", "validation"))
-    target = calibration["dynamic"].correct[:, -1].mean() - gap
-    outcomes = {name: calibrate_and_apply(family, validation[name], target) for name, family in calibration.items()}
+    full = calibration["dynamic"].correct[:, -1]
+    outcomes = {name: calibrate_and_apply(family, validation[name], full, gap) for name, family in calibration.items()}
     return outcomes, validation["dynamic"].correct[:, -1]
 
 
@@ -127,7 +127,7 @@ def figure8(
     (first correct exit)". lam and the shares are NaN where there are none.
     """
     calibration, validation = (families(rdn_run, policy_run, base_runs, split=s) for s in ("calibration", "validation"))
-    static, full = subnetwork_table(rdn_run), calibration["dynamic"].correct[:, -1].mean()
+    static, full = subnetwork_table(rdn_run), calibration["dynamic"].correct[:, -1]
     n, exits = len(validation["dynamic"].p), [f"exit_{v}" for v in static["subnetwork"]]
     names = [f"N_{v}" for v in static["subnetwork"]]
     parts = [_points("sub-networks", static["madds"], static["top1"] / 100, n, name=names)]
@@ -136,7 +136,7 @@ def figure8(
         shares = {name: curve[name] for name in exits}
         parts.append(_points(series, curve["madds"], curve["accuracy"], n, lam=curve.get("lam", np.nan), **shares))
         for gap in gaps:
-            outcome = calibrate_and_apply(calibration[series], validation[series], full - gap)
+            outcome = calibrate_and_apply(calibration[series], validation[series], full, gap)
             counts = np.bincount(validation[series].exits(outcome.parameter), minlength=len(exits))
             about = {"lam": outcome.parameter if "lam" in curve else np.nan, "note": outcome.note}
             about["name"] = "target N_K" if gap == 0 else f"target N_K − {100 * gap:g} points"

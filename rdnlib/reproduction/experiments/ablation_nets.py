@@ -43,4 +43,4 @@ class SomeSubnetworks(nn.Module):
         self.rdn, self.chosen = rdn, list(chosen)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.rdn(x)[:, [index - 1 for index in self.chosen]]
+        return self.rdn(x, upto=max(self.chosen))[:, [index - 1 for index in self.chosen]]

@@ -148,7 +148,10 @@ class BaseRecipe(RecipeSettings):
 
 
 class SurgerySettings(Section):
+    """`plain`: the layers to leave untransformed, as `to_rdn` takes them; not set: the paper's choice for the model."""
+
     k: Groups = None
+    plain: list[str] = None
     select: Literal[STRATEGIES] = None
     calibration_images: Count = None
 
@@ -163,9 +166,17 @@ class RdnSettings(SurgerySettings):
 
 
 class Architecture(Section):
-    """A further super-net, trained like the base but for its `recipe`."""
+    """A further super-net, trained like the base but for its `recipe`; `plain` as in `SurgerySettings`."""
 
     model: ModelOptions
+    plain: list[str] = None
+    recipe: RecipeSettings = RecipeSettings()
+
+
+class Variant(SurgerySettings):
+    """An RDN that differs from the profile's reconstructed one in what is said here."""
+
+    init: Literal[INITS] = None
     recipe: RecipeSettings = RecipeSettings()
 
 
@@ -190,6 +201,8 @@ class Profile(Section):
     depth: RecipeSettings = RecipeSettings()  # of depth-wise nesting: what differs from the recipe of `rdn`
     training_free: SurgerySettings = SurgerySettings()  # surgery that is not followed by training
     ablations: AblationSettings = None
+    variants: dict[Label, Variant] = {}  # what makes a good RDN?
+    alone: Annotated[list[Count], Ascending] = []  # sub-networks that are also trained by themselves, equally long
     widths: Annotated[list[Positive], Ascending] = []  # of further base networks, the rivals of Figure 8
     jobs: Count = 1  # experiments at once
     threads: Count = None  # CPU threads of an experiment; None: its share of the cores

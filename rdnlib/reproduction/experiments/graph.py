@@ -49,11 +49,17 @@ def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
         add(f"rdn-{init}", "rdn", "base", **surgery, init=init, recipe=extra | {"lr": rdn.lr[init]})
         add(f"policy-{init}", "policy", f"rdn-{init}", **policies)
     add("base-longer", "base", "base", recipe=extra | {"lr": rdn.lr["base"]})
+    best = surgery | {"init": "reconstruct", "recipe": extra | {"lr": rdn.lr["reconstruct"]}}
     if rdn.distill:  # beyond the paper: N_K teaches the others
-        recipe = extra | {"lr": rdn.lr["reconstruct"], "distill": rdn.distill}
-        add("rdn-distilled", "rdn", "base", **surgery, init="reconstruct", recipe=recipe)
+        add("rdn-distilled", "rdn", "base", **best | {"recipe": best["recipe"] | {"distill": rdn.distill}})
+    for label, variant in profile.variants.items():
+        changes = variant.settings()
+        recipe = best["recipe"] | changes.pop("recipe", {})
+        add(f"rdn-{label}", "rdn", "base", **best | changes | {"recipe": recipe})
+    for index in profile.alone:
+        add(alone(index), "rdn", "base", **best, trained=[index])
     for name in (profile.model.label, *profile.architectures):
-        options = surgery | profile.training_free.settings()
+        options = _surgery(profile, name) | profile.training_free.settings()
         add(f"surgery-{name}", "surgery", _base_of(profile, name), **options, size=profile.recipe.size)
     _depth_wise(profile, add)
     if profile.ablations:
@@ -64,6 +70,11 @@ def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
 def trained(profile: Profile, init: str, epochs: int) -> str:
     """The experiment that trains an RDN of this initialisation for so many epochs."""
     return f"rdn-{init}" if epochs == profile.rdn.epochs else f"rdn-{init}-{epochs}"
+
+
+def alone(index: int) -> str:
+    """The experiment that trains N_index of the reconstructed RDN by itself."""
+    return f"alone-{index}"
 
 
 def untrained(profile: Profile) -> str:
@@ -154,8 +165,11 @@ def repeated(profile: Profile) -> list[str]:
     return names
 
 
-def _surgery(profile: Profile) -> dict:
-    return profile.rdn.model_dump(include={"k", "select", "calibration_images"})
+def _surgery(profile: Profile, name: str | None = None) -> dict:
+    """How the profile's model, or one of its `architectures`, is operated on."""
+    settings = profile.rdn.model_dump(include={"k", "select", "calibration_images"})
+    further = profile.architectures.get(name)
+    return settings | {"plain": profile.rdn.plain if further is None else further.plain}
 
 
 def _base_of(profile: Profile, name: str) -> str:
@@ -168,7 +182,7 @@ def _depth_wise(profile: Profile, add: Callable) -> None:
         own = profile.architectures[name].recipe.lr if name in profile.architectures else None
         # no larger steps than its base learnt with
         recipe = {"epochs": profile.rdn.epochs, "lr": min(lr, own or lr), **profile.depth.settings()}
-        config = {**_surgery(profile), "init": "reconstruct", "recipe": profile.recipe.settings() | recipe}
+        config = {**_surgery(profile, name), "init": "reconstruct", "recipe": profile.recipe.settings() | recipe}
         add(seven, "rdn", _base_of(profile, name), **config)
         add(fourteen, "depth", _base_of(profile, name), **config, split=0.5)
 
@@ -183,8 +197,9 @@ def _ablations(profile: Profile, add: Callable) -> None:
     def variant(name: str, **changes) -> None:
         add(name, "rdn", "base", **{**surgery, "init": "copy", "recipe": recipe(), **changes})
 
+    untaught = {option: value for option, value in profile.model.settings().items() if option != "weights"}
     for name, factor in (("rdn-scratch-twice", 2), ("rdn-scratch", 1)):
-        add(name, "rdn", k=k, init="scratch", model=profile.model.settings(), recipe=recipe(factor * epochs))
+        add(name, "rdn", k=k, plain=surgery["plain"], init="scratch", model=untaught, recipe=recipe(factor * epochs))
     slim = {"widths": profile.ablations.slimmable or widths(k), "calibration_images": surgery["calibration_images"]}
     add("slimmable", "slimmable", "base", **slim, recipe=recipe())
     for select, name in table4(profile).items():

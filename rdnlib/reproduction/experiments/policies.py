@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from rdnlib.calibration.families import ByLambda, ByThreshold, calibrate_or_best
+from rdnlib.calibration.families import ByLambda, ByThreshold, calibrate_or_best, calibrate_to
 from rdnlib.calibration.multiplier import choose, saved_fraction
 from rdnlib.nn.rdn import RDN
 from rdnlib.policy.network import PolicyNetwork, fit_policy
@@ -37,13 +37,13 @@ class Fitted:
 
 
 def fit_policies(
-    rdn: RDN, outputs: dict[str, Outputs], madds, *, one_shot: dict, sequential: dict, seed: int, answers=None
+    rdn: RDN, outputs: dict[str, Outputs], madds, *, answers, one_shot: dict, sequential: dict, seed: int
 ) -> Fitted:
     """Fit, apply and describe the three policies.
 
-    outputs: of `rdn` on "train", "calibration" and other splits; madds: (K,) of its sub-networks; the settings of
-    `fit_policy` for the two policies that decide at once, and of `fit_sequential`. answers: (K,) MAdds of the logits of
-    each sub-network (`madds.count_incremental`); None where they take the classifier alone.
+    outputs: of `rdn` on "train", "calibration" and other splits. madds, answers: (K,) of its sub-networks, and of what each runs
+    for its logits alone (`madds.count_incremental`: total and answer). one_shot, sequential: the settings of `fit_policy` for the
+    two policies that decide at once, and of `fit_sequential`.
     """
     train, held_out, saved = outputs["train"], outputs["calibration"], saved_fraction(madds)
     paper = fit_policy(train.features, train.top1, seed=seed, **one_shot)
@@ -60,8 +60,6 @@ def fit_policies(
         }
         for split, output in outputs.items()
     }
-    if answers is None:
-        answers = sum(weight.numel() for weight in rdn.heads.classifier.parameters() if weight.ndim > 1)
     n1_logits = np.broadcast_to(answers, len(saved))[0] * (np.arange(len(saved)) > 0)  # on top, for all that go on
     costs = {
         "policy_madds": paper.madds,
@@ -70,7 +68,7 @@ def fit_policies(
         "informed_params": informed.params,
         "sequential_madds": sequential_madds(repeated, answers).tolist(),
         "sequential_params": repeated.params,
-        "classifier_madds": np.asarray(answers).tolist(),
+        "answer_madds": np.asarray(answers).tolist(),
     }
     rows, correct, madds = columns["calibration"], held_out.top1, np.asarray(madds, dtype=np.float64)
     thresholded = ByThreshold(rows["above"], correct, madds + costs["sequential_madds"], "lam")
@@ -90,9 +88,10 @@ def fit_policies(
 
 def calibration_record(family: ByLambda | ByThreshold) -> dict:
     """How λ was found, to describe a policy: targets with ε, δ (none), λ and accuracy; the exact curve, thinned."""
-    full, targets = float(family.correct[:, -1].mean()), []
+    largest, targets = family.correct[:, -1], []
+    full = float(largest.mean())
     for gap in GAPS:
-        lam, best = calibrate_or_best(family, full - gap)
+        lam, best = calibrate_to(family, largest, gap)
         correct, spent = family.take(lam)
         found = {"lam": lam, "accuracy": float(correct.mean()), "madds": float(spent.mean())}
         if best is not None:

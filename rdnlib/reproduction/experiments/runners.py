@@ -17,15 +17,16 @@ from torch import nn
 from rdnlib import models
 from rdnlib.deployment import checkpoint
 from rdnlib.graph import trace
-from rdnlib.madds import count, count_subnetworks
+from rdnlib.madds import count, count_incremental, count_subnetworks
 from rdnlib.models.slimmable import Slimmable
+from rdnlib.nn.rdn import RDN
 from rdnlib.reproduction.experiments.ablation_nets import SomeSubnetworks, reinitialise
 from rdnlib.reproduction.experiments.graph import Experiment
 from rdnlib.reproduction.experiments.policies import fit_policies
 from rdnlib.reproduction.experiments.workspace import SCHEMA, Run, Workspace, finished, lock
 from rdnlib.surgery import deepen
 from rdnlib.surgery.layout import plan
-from rdnlib.surgery.nest import INITS, to_rdn
+from rdnlib.surgery.nest import INITS, plain_names, to_rdn
 from rdnlib.surgery.select import select
 from rdnlib.surgery.violation import violation
 from rdnlib.training import Recipe, evaluate, reestimate_norms, train
@@ -86,6 +87,7 @@ def _execute(job: Job) -> None:
     for half_written in folder.glob(".*"):  # left by a process that was killed
         half_written.unlink()
     write_json(folder / "config.json", {**asdict(node), "data": workspace.profile.data.settings()})
+    devices.keep_freed_memory()
     threads, threads_before = workspace.threads(node.name), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -136,6 +138,12 @@ def _totals(rows: pd.DataFrame | list[pd.Series]) -> dict[str, list[int]]:
     return pd.DataFrame(rows)[["madds", "params"]].astype(int).to_dict("list")
 
 
+def _costs(rdn: RDN, size: int) -> dict[str, list[int]]:
+    """`_totals` of all sub-networks as they are executed, and as the paper counts them."""
+    unfolded = _totals(count_subnetworks(rdn, size, folded=False))
+    return _totals(count_subnetworks(rdn, size)) | {f"{name}_unfolded": totals for name, totals in unfolded.items()}
+
+
 def run_base(job: Job) -> dict:
     model, description = _supernet(job)
     measured = _train_and_save(job, model, description)
@@ -147,11 +155,11 @@ def run_rdn(job: Job) -> dict:
     supernet, description = _supernet(job)
     started = time.perf_counter()
     if config["init"] == "scratch":
-        rdn = to_rdn(supernet, config["k"], select="identity")
+        rdn = to_rdn(supernet, config["k"], select="identity", plain=config["plain"])
         reinitialise(rdn, config["seed"])
     else:
         batch = job.workspace.calibration_images(config["calibration_images"], size)
-        choices = {key: config[key] for key in ("select", "init", "seed")}
+        choices = {key: config[key] for key in ("select", "init", "plain", "seed")}
         rdn = to_rdn(supernet, config["k"], calibration=batch, **choices)
     if "split" in config:
         rdn = deepen(rdn, config["split"], calibration=batch, seed=config["seed"])
@@ -161,7 +169,7 @@ def run_rdn(job: Job) -> dict:
     before = job.evaluate(rdn, "validation", size, "before training")
     some = SomeSubnetworks(rdn, config["trained"]) if "trained" in config else None
     measured = _train_and_save(job, rdn, {**description, "rdn": rdn.config}, trained=some)
-    measured |= {"surgery_seconds": surgery_seconds, **_totals(count_subnetworks(rdn.cpu(), size))}
+    measured |= {"surgery_seconds": surgery_seconds, **_costs(rdn.cpu(), size)}
     measured |= {"before_training": {name: getattr(before, name).mean(axis=0).tolist() for name in ("top1", "top5")}}
     return measured | ({"nodes": rdn.nodes, **rdn.config["depth"]} if "split" in config else {})
 
@@ -180,7 +188,7 @@ def run_slimmable(job: Job) -> dict:
 def run_surgery(job: Job) -> dict:
     """What an RDN knows before any training, by either initialisation, and what the selects cut away."""
     config, supernet = job.node.config, job.parents[0].model()
-    k, seed, size = config["k"], config["seed"], config["size"]
+    k, seed, size, plain = config["k"], config["seed"], config["size"], config["plain"]
     batches = list(job.workspace.calibration_images(config["calibration_images"], size).split(128))
     started = time.perf_counter()
     with torch.inference_mode():
@@ -190,7 +198,7 @@ def run_surgery(job: Job) -> dict:
     columns = {"supernet": job.evaluate(supernet, "validation", size).top1}
     for init in INITS:
         started = time.perf_counter()
-        rdn = to_rdn(supernet, k, select=config["select"], init=init, calibration=batches, seed=seed)
+        rdn = to_rdn(supernet, k, select=config["select"], init=init, calibration=batches, plain=plain, seed=seed)
         seconds[init] = time.perf_counter() - started
         if init == "copy":
             reestimate_norms(rdn, batches)
@@ -200,14 +208,14 @@ def run_surgery(job: Job) -> dict:
         "supernet": float(columns["supernet"].mean()),
         "accuracy": {init: columns[init].mean(axis=0).tolist() for init in INITS},
         "seconds": seconds,
-        "violation": _violations(supernet, batches[0], k=k, seed=seed),
-        **_totals(count_subnetworks(rdn, size)),
+        "violation": _violations(supernet, batches[0], k=k, plain=plain, seed=seed),
+        **_costs(rdn, size),
     }
 
 
-def _violations(supernet: nn.Module, images, *, k: int, seed: int) -> dict[str, float]:
+def _violations(supernet: nn.Module, images, *, k: int, plain: list[str] | None, seed: int) -> dict[str, float]:
     """What each select cuts away from all layers together, and the whole that it is a part of."""
-    layout = plan(trace(supernet), k=k, plain=getattr(supernet, "plain_by_default", ()))
+    layout = plan(trace(supernet), k=k, plain=plain_names(supernet, plain))
     violations = {}
     for strategy in ("greedy", "greedy-relative", "random"):
         cut = violation(replace(layout, orders=select(strategy, layout, [images], seed=seed)), [images])
@@ -220,7 +228,8 @@ def run_policy(job: Job) -> dict:
     rdn, size = job.parents[0].model(), job.parents[0].result["config"]["recipe"]["size"]
     rdn.to(memory_format=torch.channels_last)
     outputs = {split: job.evaluate(rdn, split, size) for split in ("train", "calibration", "validation")}
-    fitted = fit_policies(rdn.cpu(), outputs, job.parents[0].result["madds"], **job.node.config)
+    costs = count_incremental(rdn.cpu(), size)
+    fitted = fit_policies(rdn, outputs, costs["total"], answers=costs["answer"], **job.node.config)
     job.write_samples(fitted.columns)
     write_table(job.folder / "splits.csv", fitted.splits)
     for name, (policy, description) in fitted.policies.items():

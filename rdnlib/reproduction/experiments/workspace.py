@@ -29,7 +29,7 @@ from rdnlib.utils import devices
 from rdnlib.utils.files import read_json
 from rdnlib.utils.resources import default_out
 
-SCHEMA = 1  # Raise it in the commit that changes any number of any experiment: results of older code are then run anew.
+SCHEMA = 2  # Raise it in the commit that changes any number of any experiment: results of older code are then run anew.
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def test_table1_has_the_papers_rows_and_the_dynamic_one_is_chosen_on_calibration
     assert list(table["integrated_nets"]) == ["1 full network", "3 sub-networks", "3 sub-networks"]
     base, static, row = (table.iloc[index] for index in range(3))
     assert (base["params_m"], base["madds_m"]) == (3, 30)
-    assert (static["params_m"], static["madds_m"]) == (4, 40)
+    assert (static["params_m"], static["madds_m"], static["unfolded_m"]) == (4, 40, 40)
     assert np.isnan(static["lam"])
 
     calibration = dynamic(rdn, policy, split="calibration")

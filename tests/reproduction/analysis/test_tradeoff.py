@@ -48,7 +48,7 @@ def test_figure8_has_every_series_with_the_right_numbers(runs):
     extra = {
         "dynamic": np.full(K, POLICY_MADDS),
         "sequential": np.array(POLICY["sequential_madds"]),
-        "confidence cascade": POLICY["classifier_madds"] * np.arange(K),
+        "confidence cascade": POLICY["answer_madds"] * np.arange(K),
     }
     for name in curves:
         curve = series[name]
