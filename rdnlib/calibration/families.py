@@ -103,6 +103,11 @@ class ByExit:
     def rows(self, index: np.ndarray) -> "ByExit":
         return replace(self, **{name: getattr(self, name)[index] for name in self.per_sample})
 
+    def joined(self, other: "ByExit") -> "ByExit":
+        """The same policies for the samples of both."""
+        both = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in self.per_sample}
+        return replace(self, **both)
+
     def take(self, parameter: float) -> tuple[np.ndarray, np.ndarray]:
         exits = self.exits(parameter)
         return self.correct[np.arange(len(exits)), exits], np.asarray(self.madds, dtype=np.float64)[exits]

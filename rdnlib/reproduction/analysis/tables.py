@@ -134,6 +134,36 @@ def comparison(rows: dict[str, list[Run]], subnetworks: dict[str, int]) -> pd.Da
     return pd.DataFrame(table)
 
 
+def lever_table(evidence: Evidence) -> pd.DataFrame:
+    """What each variant of the profile's reconstructed RDN is worth, a row for each of its sub-networks.
+
+    Columns: variant ("as it is" for the profile's own, "N_i alone" for one trained by itself), changes (what the profile says of it),
+    subnetwork, share (of the base's MAdds), and with their intervals (see `Estimate.columns`) top1 and gap, which is the accuracy
+    minus that of the base trained equally long (points, paired).
+    """
+    profile, rows = evidence.profile, []
+    variants = {"as it is": ("rdn-reconstruct", {})}
+    variants |= {name: (f"rdn-{name}", variant.settings()) for name, variant in profile.variants.items()}
+    base, longer = evidence.runs("base"), evidence.runs("base-longer")
+    for variant, (experiment, changes) in variants.items():
+        runs = evidence.runs(experiment)
+        for subnetwork in range(1, len(runs[0].result["madds"]) + 1):
+            about = {"variant": variant, "changes": changes, "subnetwork": subnetwork}
+            rows.append(about | _against(longer, base, runs, subnetwork))
+    for index in profile.alone:
+        runs = evidence.runs(graph.alone(index))
+        about = {"variant": f"N_{index} alone", "changes": {}, "subnetwork": index}
+        rows.append(about | _against(longer, base, runs, index))
+    return pd.DataFrame(rows)
+
+
+def _against(longer: list[Run], base: list[Run], runs: list[Run], subnetwork: int) -> dict:
+    """Cost and accuracy of a sub-network against the base's."""
+    share = runs[0].result["madds"][subnetwork - 1] / base[0].result["madds"][0]
+    gap = difference(runs, longer, subnetwork, 1).columns("gap")
+    return {"share": share} | accuracy(runs, subnetwork).columns("top1") | gap
+
+
 @dataclass(frozen=True)
 class Untrained:
     """An initialisation before any training, as a run: its columns of a `surgery` experiment."""

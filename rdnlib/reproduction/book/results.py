@@ -4,6 +4,7 @@ Accuracies are per cent, differences points; `x_low` and `x_high` are the ends o
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from rdnlib.reproduction.analysis.statistics import Estimate, accuracy
 from rdnlib.reproduction.book.chapter import comparison, intervals, with_interval
 from rdnlib.reproduction.book.figures import curves, name_subnetworks
-from rdnlib.reproduction.book.style import BLUE, DOTTED, INK, SKY, VERMILLION, legend_below, styled
+from rdnlib.reproduction.book.style import BLUE, CYCLE, DOTTED, INK, MARKERS, SKY, VERMILLION, legend_below, styled
 from rdnlib.reproduction.experiments.workspace import Run
 
 
@@ -167,6 +168,54 @@ def widths_in_words(slimmable: pd.DataFrame, rdn: pd.DataFrame) -> list[str]:
         f"width {r.width:g}: {r.madds / 1e6:.1f} M MAdds, {r.top1:.1f} %, {change:+.1f} points to the RDN at that cost."
         for r, change in zip(inside.itertuples(), ahead, strict=True)
     ]
+
+
+def changes_in_words(changes: Mapping) -> str:
+    """What a profile says of a variant: "plain: stem, blocks.0; largest: 0.5"."""
+    parts = []
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            parts.append(changes_in_words(value))
+        else:
+            parts.append(f"{key}: {', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}")
+    return "; ".join(filter(None, parts)) or "–"
+
+
+@styled
+def lever_figure(levers: pd.DataFrame, base: Estimate) -> Figure:
+    """Accuracy against cost of every variant's sub-networks; levers: as `tables.lever_table` makes it. Dotted: the base."""
+    figure, ax = plt.subplots(figsize=(5.6, 4.4))
+    alone = levers["variant"].str.endswith("alone")
+    series = dict(list(levers[~alone].groupby("variant", sort=False)))
+    if alone.any():
+        series["each trained alone"] = levers[alone]
+    styles = zip(series.items(), cycle(CYCLE), cycle(MARKERS), strict=False)
+    for (name, rows), colour, marker in styles:
+        rows = rows.sort_values("share")
+        errors = [rows["top1"] - rows["top1_low"], rows["top1_high"] - rows["top1"]]
+        ax.errorbar(
+            rows["share"], rows["top1"], errors, color=colour, marker=marker, label=name, lw=1.2, elinewidth=0.7
+        )
+    ax.axhline(base.value, **DOTTED)
+    ax.axvline(1, **DOTTED)
+    ax.set(xlabel="MAdds, relative to the base", ylabel="top-1 accuracy (%)")
+    legend_below(figure, ncols=3)
+    return figure
+
+
+def verdict_on_levers(levers: pd.DataFrame) -> list[str]:
+    """A sentence for each variant: how its largest sub-network stands to the base trained as long, and what its smallest is."""
+    lines = []
+    for name, rows in levers[~levers["variant"].str.endswith("alone")].groupby("variant", sort=False):
+        first, last = rows.iloc[0], rows.iloc[-1]
+        place = (
+            "on a level with" if last["gap_low"] <= 0 <= last["gap_high"] else "above" if last["gap"] > 0 else "below"
+        )
+        lines.append(
+            f"**{name}**: $N_{{{last['subnetwork']}}}$ is {place} the base trained equally long ({last['gap']:+.1f} points) at "
+            f"{last['share']:.0%} of its MAdds; $N_1$ is {first['gap']:+.1f} points from it at {first['share']:.0%}."
+        )
+    return lines
 
 
 def length_axis(ax: Axes, table: pd.DataFrame, numbers: Sequence[int], columns: Mapping[str, str]) -> None:
