@@ -3,13 +3,14 @@
 The share of the multiply-adds in front of a cut follows from weights and strides, for any size of image.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import accumulate, takewhile
 
 from torch import nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.graph.ir import Call, readers
+from rdnlib.graph.ir import Call, Step, Trace, readers
 from rdnlib.graph.refusals import WEIGHTED
 from rdnlib.madds import weights_by_group
 from rdnlib.nn.conv import NestedConv2d, NestedGroupedConv2d, NestedLinear
@@ -35,7 +36,7 @@ class Cut:
 def cuts(trunk: Trunk) -> list[Cut]:
     """All places where the trunk can be cut: just one value is read later, by convolutions or additions; it has positions and
     groups of channels."""
-    reduced, users = reductions(trunk), readers(trunk.steps)
+    reduced, users = reductions(trunk.steps, trunk.image, trunk.layer), readers(trunk.steps)
     index_of = {step.name: index for index, step in enumerate(trunk.steps)}
     last_read = {name: index_of[steps[-1].name] for name, steps in users.items()}
     costs = [_cost(trunk.layer(step), reduced[step.name]) for step in trunk.steps]
@@ -82,12 +83,12 @@ def choose_cut(trunk: Trunk, split: float | str) -> Cut:
     raise ConfigError(f"split: behind '{split}' more than one value, or an untransformed one, is read; choose {places}")
 
 
-def reductions(trunk: Trunk) -> dict[str, int | None]:
+def reductions(steps: list[Step], image: str, layer: Callable[[Step], nn.Module]) -> dict[str, int | None]:
     """For each value, how many times smaller than the image it is in height; None where positions are pooled or flattened away."""
-    reduced: dict[str, int | None] = {trunk.image: 1}
-    for step in trunk.steps:
+    reduced: dict[str, int | None] = {image: 1}
+    for step in steps:
         before = next((reduced[name] for name in step.inputs if reduced[name] is not None), None)
-        stride = _stride(step.function or trunk.layers[step.name])
+        stride = _stride(step.function or layer(step))
         reduced[step.name] = None if before is None or stride is None else before * stride
     return reduced
 
@@ -105,6 +106,15 @@ def _stride(operator: nn.Module | Call) -> int | None:
     elif isinstance(operator, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Linear, NestedLinear)):
         return None
     return stride if isinstance(stride, int) else stride[0]
+
+
+def first_layers(traced: Trace, share: float) -> tuple[str, ...]:
+    """The convolutions, from the image on, that do the first `share` of a super-net's multiply-adds."""
+    reduced = reductions(traced.steps, traced.image, lambda step: step.module)
+    layers = [step for step in traced.steps if isinstance(step.module, CONVOLUTIONS)]
+    costs = [_cost(step.module, reduced[step.name]) for step in layers]
+    done = accumulate(costs)
+    return tuple(step.target for step, cost in zip(layers, done, strict=True) if cost <= share * sum(costs))
 
 
 def _cost(layer: nn.Module | None, reduction: int | None) -> float:

@@ -31,7 +31,7 @@ def early_exit(trunk: Trunk, cut: str, *, k: int, generator: torch.Generator) ->
     Raises ConfigError when the resolution of the final features is unknown and they are not flat.
     """
     final, suffix = _final(trunk)
-    reduced, space, target = reductions(trunk), trunk.spaces[cut], trunk.spaces[final]
+    reduced, space, target = reductions(trunk.steps, trunk.image, trunk.layer), trunk.spaces[cut], trunk.spaces[final]
     layers: dict[str, nn.Module] = {}
     spaces: dict[str, Space] = {cut: space}
     steps: list[Step] = []

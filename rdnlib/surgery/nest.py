@@ -3,7 +3,7 @@
 trace → layout of the channel spaces → select (one permutation per space) → inflate and nest every layer → heads.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.graph.ir import Step, is_dense, is_grouped
+from rdnlib.graph.ir import Step, Trace, is_dense, is_grouped
 from rdnlib.graph.refusals import NORMS
 from rdnlib.graph.tracing import trace
 from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d, NestedLayer, NestedLinear
@@ -19,6 +19,7 @@ from rdnlib.nn.groups import counterpart
 from rdnlib.nn.heads import Function, NestedHeads, PrivateBatchNorm, Tail
 from rdnlib.nn.rdn import RDN, Trunk
 from rdnlib.surgery.cache import calibration_batches, some
+from rdnlib.surgery.cut import first_layers
 from rdnlib.surgery.layout import Layout, plan
 from rdnlib.surgery.reconstruct import reconstruct
 from rdnlib.surgery.select import select as select_channels
@@ -29,7 +30,7 @@ SCORED = 512  # calibration images that a greedy select looks at; the mean contr
 
 def to_rdn(
     model: nn.Module, k: int = 4, *, select: str = "greedy", init: str = "copy",
-    calibration: Tensor | Iterable[Tensor] | None = None, plain: tuple[str, ...] | list[str] | None = None,
+    calibration: Tensor | Iterable[Tensor] | None = None, plain: float | Sequence[str] | None = None,
     seed: int = 0, align: str | None = None,
 ) -> RDN:  # fmt: skip
     """Turn a trained CNN into an RDN of K = 2k−1 nested sub-networks; `model` itself is left as it is.
@@ -40,7 +41,8 @@ def to_rdn(
     init: "copy" (the paper: weights of the super-net) or "reconstruct" (regressions that keep the super-net's function).
     calibration: images (B, 3, H, W), normalised as in training, or any number of such batches; needed by the greedy selects
         and by "reconstruct".
-    plain: names of modules to keep untransformed; None is the model's own `plain_by_default`, the paper's choice.
+    plain: what to keep untransformed: names of modules, or a share of the multiply-adds, counted from the image on; None is the
+        model's own `plain_by_default`, the paper's choice.
     seed: of the random select.
     align: the super-net's 1×1 convolution that serves as align layer, "insert" for a new one, or None to find out; see
         `rdnlib.graph.trace`.
@@ -51,11 +53,11 @@ def to_rdn(
         raise ConfigError(f"k must be a whole number of at least 2, not {k!r}")
     if init not in INITS:
         raise ConfigError(f"unknown init '{init}': choose from {', '.join(INITS)}")
-    plain = plain_names(model, plain)
     batches = calibration_batches(model, calibration)
     if init == "reconstruct" and not batches:
         raise ConfigError("init='reconstruct' needs calibration images: pass calibration=(B, 3, H, W) tensor")
     traced = trace(deepcopy(model).eval(), align)
+    plain = plain_layers(model, traced, plain)
     layout = plan(traced, k=k, plain=plain)
     layout = replace(layout, orders=select_channels(select, layout, some(batches, SCORED), seed=seed))
     config = {"k": k, "select": select, "init": init, "plain": list(plain), "seed": seed, "align": align}
@@ -65,8 +67,14 @@ def to_rdn(
     return rdn
 
 
-def plain_names(model: nn.Module, plain: tuple[str, ...] | list[str] | None) -> tuple[str, ...]:
-    """The modules that are kept untransformed; None is the model's own choice, `plain_by_default`."""
+def plain_layers(model: nn.Module, traced: Trace, plain: float | Sequence[str] | None) -> tuple[str, ...]:
+    """Names of the modules that are kept untransformed, see `to_rdn`. Raises ConfigError for a share out of range."""
+    if isinstance(plain, (int, float)):
+        if isinstance(plain, bool) or not 0 <= plain < 1:
+            raise ConfigError(
+                f"plain must be names of modules, or a share of the MAdds from 0 to below 1, not {plain!r}"
+            )
+        return first_layers(traced, plain)
     return tuple(getattr(model, "plain_by_default", ()) if plain is None else plain)
 
 

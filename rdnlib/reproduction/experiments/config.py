@@ -67,6 +67,7 @@ Ascending = _rule("must be in ascending order, nothing twice", lambda v: all(a <
 Shares = Annotated[list[AboveZero], Field(min_length=1), Ascending]
 LowHigh = _rule("must be in order, low and high", lambda v: v == sorted(v))
 Crop = Annotated[list[AboveZero], Field(min_length=2, max_length=2), LowHigh]  # shares of an image's area
+Begin = Annotated[float, Field(ge=0, lt=1)] | list[str] | None  # of the nesting
 Plain = Annotated[Any, _rule("must be a number, a text, true, false or a list of these", _is_plain)]
 _RATES = ["base", *INITS]  # what is trained on after the base: the base itself, and RDNs by their initialisation
 Rates = Annotated[dict[str, Positive], BeforeValidator(lambda value: _with_keys(value, _RATES, _RATES))]
@@ -148,10 +149,10 @@ class BaseRecipe(RecipeSettings):
 
 
 class SurgerySettings(Section):
-    """`plain`: the layers to leave untransformed, as `to_rdn` takes them; not set: the paper's choice for the model."""
+    """`plain`: what to leave untransformed, as `to_rdn` takes it; not set, or null: the paper's choice for the model."""
 
     k: Groups = None
-    plain: list[str] = None
+    plain: Begin = None
     select: Literal[STRATEGIES] = None
     calibration_images: Count = None
 
@@ -169,7 +170,7 @@ class Architecture(Section):
     """A further super-net, trained like the base but for its `recipe`; `plain` as in `SurgerySettings`."""
 
     model: ModelOptions
-    plain: list[str] = None
+    plain: Begin = None
     recipe: RecipeSettings = RecipeSettings()
 
 

@@ -26,7 +26,7 @@ from rdnlib.reproduction.experiments.policies import fit_policies
 from rdnlib.reproduction.experiments.workspace import SCHEMA, Run, Workspace, finished, lock
 from rdnlib.surgery import deepen
 from rdnlib.surgery.layout import plan
-from rdnlib.surgery.nest import INITS, plain_names, to_rdn
+from rdnlib.surgery.nest import INITS, plain_layers, to_rdn
 from rdnlib.surgery.select import select
 from rdnlib.surgery.violation import violation
 from rdnlib.training import Recipe, evaluate, reestimate_norms, train
@@ -150,26 +150,40 @@ def run_base(job: Job) -> dict:
     return {**measured, **_totals([count(model.cpu(), job.node.config["recipe"]["size"]).sum(numeric_only=True)])}
 
 
+def _operate(job: Job, supernet: nn.Module) -> RDN:
+    """The RDN before training. Of several processes the main one operates, and the others receive its numbers."""
+    config, here = job.node.config, devices.here()
+    kwargs = {"k": config["k"], "plain": config["plain"]}
+    batch = None
+    if config["init"] == "scratch" or not here.is_main_process:  # the structure does not depend on images
+        rdn = to_rdn(supernet, select="identity", **kwargs)
+    else:
+        batch = job.workspace.calibration_images(config["calibration_images"], config["recipe"]["size"])
+        choices = {key: config[key] for key in ("select", "init", "seed")}
+        rdn = to_rdn(supernet, calibration=batch, **kwargs, **choices)
+    if "split" in config:
+        rdn = deepen(rdn, config["split"], calibration=batch, seed=config["seed"])
+    if config["init"] == "scratch":
+        reinitialise(rdn, config["seed"])
+    elif config["init"] == "copy" and batch is not None:
+        reestimate_norms(rdn, list(batch.split(128)))
+    rdn.to(here.device)  # where processes exchange tensors
+    devices.broadcast_tensors([*rdn.parameters(), *rdn.buffers()])
+    rdn.config = devices.broadcast(rdn.config)
+    return rdn
+
+
 def run_rdn(job: Job) -> dict:
     config, size = job.node.config, job.node.config["recipe"]["size"]
     supernet, description = _supernet(job)
     started = time.perf_counter()
-    if config["init"] == "scratch":
-        rdn = to_rdn(supernet, config["k"], select="identity", plain=config["plain"])
-        reinitialise(rdn, config["seed"])
-    else:
-        batch = job.workspace.calibration_images(config["calibration_images"], size)
-        choices = {key: config[key] for key in ("select", "init", "plain", "seed")}
-        rdn = to_rdn(supernet, config["k"], calibration=batch, **choices)
-    if "split" in config:
-        rdn = deepen(rdn, config["split"], calibration=batch, seed=config["seed"])
+    rdn = _operate(job, supernet)
     surgery_seconds = time.perf_counter() - started
-    if config["init"] == "copy":
-        reestimate_norms(rdn, list(batch.split(128)))
     before = job.evaluate(rdn, "validation", size, "before training")
     some = SomeSubnetworks(rdn, config["trained"]) if "trained" in config else None
     measured = _train_and_save(job, rdn, {**description, "rdn": rdn.config}, trained=some)
     measured |= {"surgery_seconds": surgery_seconds, **_costs(rdn.cpu(), size)}
+    measured |= {"agreement": rdn.config.get("agreement")}
     measured |= {"before_training": {name: getattr(before, name).mean(axis=0).tolist() for name in ("top1", "top5")}}
     return measured | ({"nodes": rdn.nodes, **rdn.config["depth"]} if "split" in config else {})
 
@@ -207,15 +221,17 @@ def run_surgery(job: Job) -> dict:
     return {
         "supernet": float(columns["supernet"].mean()),
         "accuracy": {init: columns[init].mean(axis=0).tolist() for init in INITS},
+        "agreement": rdn.config["agreement"],
         "seconds": seconds,
         "violation": _violations(supernet, batches[0], k=k, plain=plain, seed=seed),
         **_costs(rdn, size),
     }
 
 
-def _violations(supernet: nn.Module, images, *, k: int, plain: list[str] | None, seed: int) -> dict[str, float]:
+def _violations(supernet: nn.Module, images, *, k: int, plain: float | list[str] | None, seed: int) -> dict[str, float]:
     """What each select cuts away from all layers together, and the whole that it is a part of."""
-    layout = plan(trace(supernet), k=k, plain=plain_names(supernet, plain))
+    traced = trace(supernet)
+    layout = plan(traced, k=k, plain=plain_layers(supernet, traced, plain))
     violations = {}
     for strategy in ("greedy", "greedy-relative", "random"):
         cut = violation(replace(layout, orders=select(strategy, layout, [images], seed=seed)), [images])
