@@ -19,7 +19,7 @@ from rdnlib.nn.groups import Space
 from rdnlib.nn.heads import NestedAlign, PrivateBatchNorm
 from rdnlib.nn.rdn import RDN, Trunk
 from rdnlib.surgery.cut import reductions
-from rdnlib.surgery.ridge import bounded, fit_dense, fit_heads
+from rdnlib.surgery.ridge import ROWS, Sampling, fit_dense, fit_heads
 
 PREFIX = "early_exit_"  # of the steps, which stand beside the front's in a sub-network
 POINTWISE, NORM = f"{PREFIX}pointwise", f"{PREFIX}norm"
@@ -86,7 +86,7 @@ def fit_early_exit(
         inputs = [blocks.execute(step, [x], 1, K) for x in inputs]
     maps = (target if target.ndim == 4 else target[:, :, None, None] for target in targets)
     pairs = ((x, F.adaptive_avg_pool2d(target, x.shape[2:])) for x, target in zip(inputs, maps, strict=True))
-    sampling = bounded(sum(len(x) for x in at_cut))
+    sampling = Sampling(ROWS, images=sum(len(x) for x in at_cut))
     fit_dense(blocks.layers[POINTWISE], blocks.layers[NORM], pairs, k=rdn.k, residual=False, sampling=sampling)
     for norms in () if heads.tail is None else heads.tail.values():
         for norm in norms if isinstance(norms, PrivateBatchNorm) else ():

@@ -23,6 +23,7 @@ from rdnlib.surgery.cut import first_layers
 from rdnlib.surgery.layout import Layout, plan
 from rdnlib.surgery.reconstruct import reconstruct
 from rdnlib.surgery.select import select as select_channels
+from rdnlib.utils.devices import keep_freed_memory
 
 INITS = ("copy", "reconstruct")
 SCORED = 512  # calibration images that a greedy select looks at; the mean contributions of channels need no more
@@ -54,6 +55,7 @@ def to_rdn(
     if init not in INITS:
         raise ConfigError(f"unknown init '{init}': choose from {', '.join(INITS)}")
     batches = calibration_batches(model, calibration)
+    keep_freed_memory()
     if init == "reconstruct" and not batches:
         raise ConfigError("init='reconstruct' needs calibration images: pass calibration=(B, 3, H, W) tensor")
     traced = trace(deepcopy(model).eval(), align)

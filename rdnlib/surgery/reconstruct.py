@@ -7,6 +7,8 @@ Behind a residual addition the sum is what counts: the last layer of a branch is
 the RDN's other branch already gives, and so repairs that branch's errors.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ from rdnlib.nn.groups import inflate
 from rdnlib.nn.rdn import RDN
 from rdnlib.surgery.cache import ActivationCache, activation_cache
 from rdnlib.surgery.layout import Layout
-from rdnlib.surgery.ridge import bounded, fit_dense, fit_grouped, fit_heads, rows_of
+from rdnlib.surgery.ridge import GROUPED_ROWS, ROWS, Sampling, fit_dense, fit_grouped, fit_heads, rows_of
 
 # Operators with y(a·x) = a·y(x), in eval mode
 LINEAR = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, nn.Identity, nn.Dropout)
@@ -52,7 +54,7 @@ class _Reconstruction:
         self.gates = gates(self.traced)
         self.done: set[str] = {self.traced.image}
         self.sizes = [len(images) for images in batches]
-        self.sampling = bounded(sum(self.sizes))
+        self.sampling = Sampling(ROWS, images=sum(self.sizes))
         for batch, images in enumerate(batches):
             cache.put(f"supernet-{self.traced.image}", batch, images)
 
@@ -126,10 +128,12 @@ class _Reconstruction:
         user = _only_reader(self.readers, step.name)
         norm_step = user if user is not None and isinstance(user.module, NORMS) else None
         norm = self.trunk.layers[norm_step.name] if norm_step else None
-        fit = fit_dense if isinstance(layer, NestedConv2d) else fit_grouped
+        fit, sampling = fit_dense, self.sampling
+        if isinstance(layer, NestedGroupedConv2d):
+            fit, sampling = fit_grouped, replace(sampling, rows=GROUPED_ROWS)
         pairs = ((self.nested(step.inputs[0], batch), self._target(step, norm_step, batch)) for batch in self.batches)
         # A gate multiplies: what a new group adds to its counterpart is decided by the features, so it is gated alike.
-        fit(layer, norm, pairs, k=self.rdn.k, residual=step.name not in self.gates, sampling=self.sampling)
+        fit(layer, norm, pairs, k=self.rdn.k, residual=step.name not in self.gates, sampling=sampling)
 
     def _target(self, step: Step, norm_step: Step | None, batch: int) -> Tensor:
         """(B, ΣC, …) what each channel of the RDN is asked for, before what its counterpart gives is taken off."""

@@ -19,7 +19,8 @@ from rdnlib.nn.heads import NestedHeads, PrivateBatchNorm
 RIDGE = 1e-2  # of the mean variance of the inputs, where no images are held out
 STRENGTHS = (1.0, 0.3, 0.1, 0.03, 1e-2, 3e-3, 1e-3, 1e-4, 1e-6)  # to choose from
 HELD_OUT = 8  # every so-manieth image is held out
-ROWS = 1 << 16  # positions of all images together that a layer is fitted to
+ROWS = 1 << 16  # positions of all images together that a layer is fitted to …
+GROUPED_ROWS = 1 << 11  # … and one of conv-groups, each of which has just a few inputs
 
 Pairs = Iterable[tuple[Tensor, Tensor]]  # batches of (what the layer reads, what each of its ΣC_out channels should be)
 
@@ -28,13 +29,19 @@ Pairs = Iterable[tuple[Tensor, Tensor]]  # batches of (what the layer reads, wha
 class Sampling:
     """What a fit takes of its images, and how it chooses the ridge.
 
-    positions: how many of each image, drawn at random (None: all). held_out: every so-manieth image is not fitted (0: none).
+    rows: about how many positions of all `images` together, drawn at random (None: all). held_out: every so-manieth image is not fitted (0: none).
     strengths: of the ridge, relative to the mean variance of the inputs; without images held out the first one is taken.
     """
 
-    positions: int | None = None
+    rows: int | None = None
+    images: int = 1
     held_out: int = HELD_OUT
     strengths: tuple[float, ...] = STRENGTHS
+
+    @property
+    def positions(self) -> int | None:
+        """Of each image."""
+        return None if self.rows is None else max(1, self.rows // max(1, self.images))
 
     def split(self, first: int, count: int) -> tuple[Tensor, Tensor]:
         """Masks (count,) of the images to fit and of those held out, for images number first, first + 1, … of all."""
@@ -43,11 +50,6 @@ class Sampling:
             number % self.held_out == self.held_out - 1 if self.held_out else torch.zeros(count, dtype=torch.bool)
         )
         return ~held_out, held_out
-
-
-def bounded(images: int) -> Sampling:
-    """So many positions of each of `images` that all together are about ROWS."""
-    return Sampling(max(1, ROWS // max(1, images)))
 
 
 def ridge(covariance: Tensor, cross: Tensor, strengths: Iterable[float]) -> Tensor:

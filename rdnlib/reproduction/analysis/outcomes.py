@@ -46,6 +46,26 @@ class Dynamic(ByLambda):
     per_sample = ("p", "correct", "ids", "top5", "difficulty")
 
 
+@dataclass(frozen=True)
+class Alone:
+    """One sub-network of an RDN as a run like that of a base network: the only column of its results."""
+
+    run: Run
+    index: int
+
+    @property
+    def result(self) -> dict:
+        costs = {name: [self.run.result[name][self.index - 1]] for name in ("madds", "params")}
+        return {**self.run.result, **costs}
+
+    def samples(self) -> pd.DataFrame:
+        frame, end = self.run.samples(), f"_{self.index}"
+        others = frame.filter(regex=r"^(top1|top5|confidence)_\d+$").columns
+        own = [name for name in others if name.endswith(end)]
+        alone = frame[own].rename(columns=lambda name: f"{name.removesuffix(end)}_1")
+        return frame.drop(columns=others).join(alone)
+
+
 def interval(correct: np.ndarray, confidence: float = 0.95) -> Interval:
     """Wilson interval of an accuracy from its per-sample outcomes (N,) bool; fractions in [0, 1]."""
     correct = np.asarray(correct, dtype=bool)

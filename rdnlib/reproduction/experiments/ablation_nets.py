@@ -41,6 +41,10 @@ class SomeSubnetworks(nn.Module):
     def __init__(self, rdn: RDN, chosen: Sequence[int]):
         super().__init__()
         self.rdn, self.chosen = rdn, list(chosen)
+        owners = rdn.owners()
+        for name, parameter in rdn.named_parameters():  # what no chosen one has is not computed, and has no gradient
+            if name in owners and (owners[name] > max(self.chosen)).all():
+                parameter.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.rdn(x, upto=max(self.chosen))[:, [index - 1 for index in self.chosen]]

@@ -163,7 +163,8 @@ class RdnSettings(SurgerySettings):
     calibration_images: Count
     epochs: Count
     lr: Rates
-    distill: Share = None
+    distill: Share = None  # of a further RDN
+    largest: Share = None  # N_K's share of the loss
 
 
 class Architecture(Section):

@@ -44,11 +44,13 @@ def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
     for width in profile.widths:  # trained as long as base and RDN together
         recipe = base | {"epochs": profile.base.epochs + rdn.epochs}
         add(f"base-x{width}", "base", model=model | {"width_mult": width}, recipe=recipe)
+    longer = extra | {"lr": rdn.lr["base"]}
+    extra |= _weights(profile)
     policies = {"one_shot": profile.policy.settings(), "sequential": profile.sequential.settings()}
     for init in INITS:
         add(f"rdn-{init}", "rdn", "base", **surgery, init=init, recipe=extra | {"lr": rdn.lr[init]})
         add(f"policy-{init}", "policy", f"rdn-{init}", **policies)
-    add("base-longer", "base", "base", recipe=extra | {"lr": rdn.lr["base"]})
+    add("base-longer", "base", "base", recipe=longer)
     best = surgery | {"init": "reconstruct", "recipe": extra | {"lr": rdn.lr["reconstruct"]}}
     if rdn.distill:  # beyond the paper: N_K teaches the others
         add("rdn-distilled", "rdn", "base", **best | {"recipe": best["recipe"] | {"distill": rdn.distill}})
@@ -172,6 +174,11 @@ def _surgery(profile: Profile, name: str | None = None) -> dict:
     return settings | {"plain": profile.rdn.plain if further is None else further.plain}
 
 
+def _weights(profile: Profile) -> dict:
+    """How the losses of an RDN's sub-networks are weighted, where the profile says it."""
+    return {} if profile.rdn.largest is None else {"largest": profile.rdn.largest}
+
+
 def _base_of(profile: Profile, name: str) -> str:
     return "base" if name == profile.model.label else f"base-{name}"
 
@@ -182,7 +189,8 @@ def _depth_wise(profile: Profile, add: Callable) -> None:
         own = profile.architectures[name].recipe.lr if name in profile.architectures else None
         # no larger steps than its base learnt with
         recipe = {"epochs": profile.rdn.epochs, "lr": min(lr, own or lr), **profile.depth.settings()}
-        config = {**_surgery(profile, name), "init": "reconstruct", "recipe": profile.recipe.settings() | recipe}
+        recipe = profile.recipe.settings() | _weights(profile) | recipe
+        config = {**_surgery(profile, name), "init": "reconstruct", "recipe": recipe}
         add(seven, "rdn", _base_of(profile, name), **config)
         add(fourteen, "depth", _base_of(profile, name), **config, split=0.5)
 
@@ -192,7 +200,7 @@ def _ablations(profile: Profile, add: Callable) -> None:
     epochs, k, surgery = _epochs(profile), profile.rdn.k, _surgery(profile)
 
     def recipe(epochs: int = epochs, init: str = "copy") -> dict:
-        return profile.recipe.settings() | {"epochs": epochs, "lr": profile.rdn.lr[init]}
+        return profile.recipe.settings() | {"epochs": epochs, "lr": profile.rdn.lr[init]} | _weights(profile)
 
     def variant(name: str, **changes) -> None:
         add(name, "rdn", "base", **{**surgery, "init": "copy", "recipe": recipe(), **changes})

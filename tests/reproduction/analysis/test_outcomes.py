@@ -5,7 +5,7 @@ from support.fakes import MADDS, PARAMS, POLICY_MADDS, POLICY_PARAMS, fake_runs
 
 from rdnlib.calibration.multiplier import choose
 from rdnlib.errors import DataError
-from rdnlib.reproduction.analysis.outcomes import difficulty_correlation, dynamic, interval, paired_difference
+from rdnlib.reproduction.analysis.outcomes import Alone, difficulty_correlation, dynamic, interval, paired_difference
 
 
 def test_wilson_interval_against_its_textbook_values():
@@ -99,3 +99,12 @@ def test_unknown_difficulty_and_a_single_exit_have_no_correlation():
     )
     assert np.isnan(difficulty_correlation(unknown, 2.0))
     assert np.isnan(difficulty_correlation(single, 1.0))
+
+
+def test_a_sub_network_alone_is_a_run_of_one_network():
+    rdn, _ = fake_runs(50)
+    alone = Alone(rdn, 2)
+    assert (alone.result["madds"], alone.result["params"]) == ([MADDS[1]], [PARAMS[1]])
+    frame, whole = alone.samples(), rdn.samples()
+    assert list(frame.filter(regex="_[0-9]+$").columns) == list(whole.filter(regex="_1$").columns)
+    assert (frame["top1_1"] == whole["top1_2"]).all() and (frame["id"] == whole["id"]).all()

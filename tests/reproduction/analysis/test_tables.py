@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,18 +14,20 @@ from rdnlib.calibration.multiplier import calibrate, choose, sweep
 from rdnlib.errors import DataError
 from rdnlib.order import best_order
 from rdnlib.reproduction.analysis.outcomes import dynamic, interval
-from rdnlib.reproduction.analysis.statistics import Evidence
+from rdnlib.reproduction.analysis.statistics import Evidence, accuracy
 from rdnlib.reproduction.analysis.tables import (
     Untrained,
     comparison,
     every_subnetwork,
     grid_table,
     length_table,
+    lever_table,
     repaired,
     subnetwork_table,
     table1,
     table2,
 )
+from rdnlib.reproduction.book import results
 from rdnlib.reproduction.experiments import graph
 from rdnlib.reproduction.experiments.config import load_profile
 
@@ -218,3 +221,24 @@ def test_paper_tables_hold_the_printed_numbers(pytestconfig):
         assert len(pd.read_csv(folder / f"table{number}.csv")) == rows
     light = pd.read_csv(folder / "table4.csv")["top1_light"]
     assert (light[0] - light[1]) == pytest.approx(2.21)  # the caption says ~1.8
+
+
+def test_levers_are_set_against_the_base_that_was_trained_equally_long():
+    (rdn, _), base = fake_runs(200), fake_base(200)
+    profile = SimpleNamespace(variants={"late": SimpleNamespace(settings=lambda: {"plain": 0.4})}, alone=[2])
+    runs = {"base": base, "base-longer": base, "rdn-reconstruct": rdn, "rdn-late": rdn, "alone-2": rdn}
+    table = lever_table(SimpleNamespace(profile=profile, runs=lambda name: [runs[name]]))
+    assert table["variant"].tolist() == ["as it is"] * 3 + ["late"] * 3 + ["N_2 alone"]
+    assert table["subnetwork"].tolist() == [1, 2, 3, 1, 2, 3, 2]
+    assert table["changes"].tolist()[3] == {"plain": 0.4}
+    rows, wanted = (run.frame.query("split == 'validation'") for run in (rdn, base))
+    for row in table.itertuples():
+        correct = rows[f"top1_{row.subnetwork}"].mean()
+        assert row.top1 == pytest.approx(100 * correct)
+        assert row.gap == pytest.approx(100 * (correct - wanted["top1_1"].mean()))
+        assert row.share == MADDS[row.subnetwork - 1] / 30_000_000
+    lines = results.verdict_on_levers(table)
+    assert len(lines) == 2 and lines[1].startswith("**late**")
+    assert results.changes_in_words({"plain": ["stem", "a"], "recipe": {"lr": 0.1}}) == "plain: stem, a; lr: 0.1"
+    assert results.changes_in_words({}) == "–"
+    plt.close(results.lever_figure(table, accuracy([base], 1)))

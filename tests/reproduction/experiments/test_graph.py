@@ -8,7 +8,7 @@ from support.profiles import TINY
 from rdnlib.errors import ConfigError
 from rdnlib.reproduction.experiments import graph, open_workspace
 from rdnlib.reproduction.experiments.ablation_nets import SomeSubnetworks, reinitialise
-from rdnlib.reproduction.experiments.config import Architecture, load_profile
+from rdnlib.reproduction.experiments.config import Architecture, RecipeSettings, Variant, load_profile
 from rdnlib.training.recipe import joint_loss
 
 
@@ -49,6 +49,31 @@ def test_every_row_of_every_table_is_an_experiment(name):
     assert set(graph.repeated(profile)) <= set(nodes)
     for name in graph.repeated(profile):  # each comes with all that it builds on
         assert set(nodes[name].parents) <= set(graph.repeated(profile))
+
+
+def test_variants_change_what_the_profile_says_and_nothing_else(profile):
+    own = profile.model_copy(
+        update={
+            "variants": {
+                "early": Variant(plain=0.1),
+                "two": Variant(k=2),
+                "equal": Variant(recipe=RecipeSettings(largest=None, lr=0.3)),
+                "paper": Variant(plain=None, init="copy"),
+            },
+            "alone": [1, 3],
+            "rdn": profile.rdn.model_copy(update={"plain": 0.4, "largest": 0.5}),
+        }
+    )
+    nodes = graph.experiments(own, 0)
+    reference = nodes["rdn-reconstruct"].config
+    assert (reference["plain"], reference["recipe"]["largest"]) == (0.4, 0.5)
+    assert nodes["rdn-early"].config == reference | {"plain": 0.1}
+    assert nodes["rdn-two"].config == reference | {"k": 2}
+    assert nodes["rdn-equal"].config == reference | {"recipe": reference["recipe"] | {"largest": None, "lr": 0.3}}
+    assert nodes["rdn-paper"].config == reference | {"plain": None, "init": "copy"}
+    assert nodes[graph.alone(3)].config == reference | {"trained": [3]}
+    assert "largest" not in nodes["base-longer"].config["recipe"]
+    assert {"rdn-early", graph.alone(1)} <= set(graph.repeated(own))
 
 
 def test_without_a_section_there_are_no_ablations(profile):
@@ -92,13 +117,16 @@ def test_only_the_chosen_sub_networks_give_the_loss(images):
     largest = SomeSubnetworks(rdn, [7])
     torch.testing.assert_close(largest(images)[:, 0], rdn(images)[:, 6])
     joint_loss(SomeSubnetworks(rdn, [2, 5])(images), labels).backward()
-    gradients = {name: parameter.grad.clone() for name, parameter in rdn.named_parameters()}
-    rdn.zero_grad()
+    owners = rdn.owners()
+    frozen = {name for name, parameter in rdn.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name in dict(rdn.named_parameters()) if name in owners and (owners[name] > 5).all()}
+    gradients = {name: parameter.grad.clone() for name, parameter in rdn.named_parameters() if name not in frozen}
+    rdn.requires_grad_(True).zero_grad()
     logits = rdn(images)
     ((joint_loss(logits[:, 1], labels) + joint_loss(logits[:, 4], labels)) / 2).backward()
     for name, parameter in rdn.named_parameters():
-        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-6, msg=name)
-    owners = rdn.owners()
+        expected = torch.zeros_like(parameter) if name in frozen else gradients[name]
+        torch.testing.assert_close(expected, parameter.grad, rtol=1e-3, atol=1e-6, msg=name)
     assert all((gradients[n][owners[n] > 5] == 0).all() for n in gradients if n in owners)
 
 
