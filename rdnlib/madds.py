@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from rdnlib.errors import ConfigError
 from rdnlib.graph.refusals import ACTIVATIONS, NORMS, WEIGHTED
 from rdnlib.nn.conv import NestedBatchNorm2d, NestedConv2d, NestedGroupedConv2d, NestedLayer
-from rdnlib.nn.depthwise import DepthwiseRDN
+from rdnlib.nn.depth_nesting import DepthwiseRDN
 from rdnlib.nn.groups import Space
 from rdnlib.nn.heads import NestedAlign, PrivateBatchNorm
 from rdnlib.nn.rdn import RDN

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rdnlib.errors import ConfigError
-from rdnlib.nn.depthwise import DepthwiseRDN
+from rdnlib.nn.depth_nesting import DepthwiseRDN
 from rdnlib.nn.rdn import RDN
 from rdnlib.surgery.cache import calibration_batches
 from rdnlib.surgery.cut import choose_cut

@@ -24,7 +24,8 @@ from rdnlib.data.datasets import ImageSet
 from rdnlib.errors import DataError, DivergedError
 from rdnlib.training.batchnorm import RunningStatistics, batch_norms
 from rdnlib.training.loader import WaitTimer, derived_seed, epoch_parts
-from rdnlib.training.recipe import Recipe, ema_decay, joint_loss, learning_rate
+from rdnlib.training.loss import joint_loss
+from rdnlib.training.recipe import Recipe, ema_decay, learning_rate
 from rdnlib.training.state import Progress, TrainState
 from rdnlib.utils import devices
 

@@ -8,7 +8,7 @@ from support.networks import NETWORKS, make
 from torch.utils.flop_counter import FlopCounterMode
 
 from rdnlib.errors import ConfigError
-from rdnlib.training.recipe import joint_loss
+from rdnlib.training.loss import joint_loss
 
 SELECTS = ("greedy", "greedy-relative", "random", "identity")
 

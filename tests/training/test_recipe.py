@@ -1,4 +1,4 @@
-"""The recipe: the joint loss, the schedule, the averaging, and what is refused."""
+"""The recipe: the schedule, the averaging, and what is refused."""
 
 import math
 
@@ -7,14 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from rdnlib.errors import ConfigError
-from rdnlib.training.recipe import Recipe, ema_decay, joint_loss, learning_rate
-
-
-def test_joint_loss_is_the_mean_of_the_subnetworks_losses():
-    logits, labels = torch.randn(5, 3, 4), torch.randint(0, 4, (5,))
-    slow = sum(F.cross_entropy(logits[:, i], labels, label_smoothing=0.1) for i in range(3)) / 3
-    torch.testing.assert_close(joint_loss(logits, labels, 0.1), slow)
-    torch.testing.assert_close(joint_loss(logits[:, 0], labels), F.cross_entropy(logits[:, 0], labels))
+from rdnlib.training.recipe import Recipe, ema_decay, learning_rate
 
 
 def test_schedule_warms_up_and_ends_at_its_minimum():
@@ -32,22 +25,6 @@ def test_ema_window_is_the_papers_share_of_the_run():
     assert ema_decay(recipe, 250_000) == pytest.approx(0.9999)
     assert ema_decay(recipe, 250) == pytest.approx(0.9)
     assert ema_decay(recipe, 3) == 0  # nothing to average over
-
-
-def test_in_place_distillation_is_the_mean_of_what_each_subnetwork_is_told():
-    torch.manual_seed(0)
-    logits, labels = torch.randn(5, 3, 4, requires_grad=True), torch.randint(0, 4, (5,))
-    teacher = torch.randn(5, 4)
-    for given in (None, teacher):
-        told = (logits[:, -1].detach() if given is None else given).softmax(dim=1)
-        slow = F.cross_entropy(logits[:, 2], labels, label_smoothing=0.1)
-        for i in (0, 1):
-            slow = slow + 0.7 * F.cross_entropy(logits[:, i], labels, label_smoothing=0.1)
-            slow = slow - 0.3 * (told * logits[:, i].log_softmax(dim=1)).sum(dim=1).mean()
-        torch.testing.assert_close(joint_loss(logits, labels, 0.1, distill=0.3, teacher=given), slow / 3)
-    joint_loss(logits, labels, distill=1.0).backward()
-    alone = torch.autograd.grad(F.cross_entropy(logits[:, 2], labels) / 3, logits)[0]
-    torch.testing.assert_close(logits.grad[:, 2], alone[:, 2])  # the teacher learns from the labels alone
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 9, "parts": 2}, {"batch_size": 4, "parts": 4}, {"parts": 0}])
@@ -88,17 +65,3 @@ def test_settings_out_of_range_are_refused(wrong, message):
 
 
 @pytest.mark.parametrize("distill", [0.0, 0.3])
-def test_the_largest_subnetworks_share_of_the_loss(distill):
-    generator = torch.Generator().manual_seed(0)
-    logits, labels = torch.randn(6, 4, 5, generator=generator), torch.randint(5, (6,), generator=generator)
-    each = []
-    for index in range(4):
-        hard = F.cross_entropy(logits[:, index], labels, label_smoothing=0.1)
-        soft = F.cross_entropy(logits[:, index], logits[:, -1].softmax(-1))
-        each.append(hard if index == 3 else (1 - distill) * hard + distill * soft)
-    expected = 0.4 * each[3] + 0.6 * sum(each[:3]) / 3
-    torch.testing.assert_close(joint_loss(logits, labels, 0.1, distill=distill, largest=0.4), expected)
-    equal = joint_loss(logits, labels, 0.1, distill=distill)
-    torch.testing.assert_close(joint_loss(logits, labels, 0.1, distill=distill, largest=0.25), equal)
-    only = F.cross_entropy(logits[:, 0], labels, label_smoothing=0.1)
-    torch.testing.assert_close(joint_loss(logits[:, :1], labels, 0.1, distill=distill, largest=0.4), only)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Patch
 
-from rdnlib.nn.depthwise import DepthwiseRDN
+from rdnlib.nn.depth_nesting import DepthwiseRDN
 from rdnlib.nn.rdn import Trunk
 from rdnlib.reproduction.book.figures import text_box
 from rdnlib.reproduction.book.style import BLUE, GREEN, INK, ORANGE, PURPLE, VERMILLION, legend_below, styled

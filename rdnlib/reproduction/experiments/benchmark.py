@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from rdnlib.models.slimmable import Slimmable
 from rdnlib.reproduction.experiments.graph import widths
 from rdnlib.surgery.nest import to_rdn
-from rdnlib.training.recipe import joint_loss
+from rdnlib.training.loss import joint_loss
 from rdnlib.utils.devices import flushing_denormals
 
 

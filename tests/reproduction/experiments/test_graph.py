@@ -9,7 +9,7 @@ from rdnlib.errors import ConfigError
 from rdnlib.reproduction.experiments import graph, open_workspace
 from rdnlib.reproduction.experiments.ablation_nets import SomeSubnetworks, reinitialise
 from rdnlib.reproduction.experiments.config import Architecture, RecipeSettings, Variant, load_profile
-from rdnlib.training.recipe import joint_loss
+from rdnlib.training.loss import joint_loss
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from rdnlib.reproduction.analysis.statistics import Estimate
-from rdnlib.reproduction.book import claims, style
+from rdnlib.reproduction.book import claim_figures, style
 
 OURS = {"a − b": Estimate(1.0, -1.0, 3.0), "a − c": Estimate(2.0, 1.0, 3.0, 2, -4.0, 8.0)}
 
@@ -19,7 +19,7 @@ def table():
 
 
 @pytest.mark.parametrize(
-    "draw", [lambda: claims.gains(OURS, {"a − b": -0.5}), lambda: claims.forest(table(), ["1", "2", "3"])]
+    "draw", [lambda: claim_figures.gains(OURS, {"a − b": -0.5}), lambda: claim_figures.forest(table(), ["1", "2", "3"])]
 )
 def test_the_same_picture_twice_with_labels(draw):
     one, other = draw(), draw()
@@ -30,16 +30,16 @@ def test_the_same_picture_twice_with_labels(draw):
 
 
 def test_intervals_are_where_they_belong():
-    (ax,) = claims.gains(OURS, {"a − b": -0.5}).axes
+    (ax,) = claim_figures.gains(OURS, {"a − b": -0.5}).axes
     drawn = [tuple(line.get_xdata()) for line in ax.lines]
     assert (-1.0, 3.0) in drawn and (-4.0, 8.0) in drawn and (-0.5,) in [tuple(np.atleast_1d(x)) for x in drawn]
-    (ax,) = claims.forest(table(), ["1", "2", "3"]).axes
+    (ax,) = claim_figures.forest(table(), ["1", "2", "3"]).axes
     assert 16.4038 in [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "|"]
     plt.close("all")
 
 
 def test_rows_of_the_paper_alone_come_last():
-    (ax,) = claims.gains(OURS, {"paper": 0.5, "a − b": -0.5}).axes
+    (ax,) = claim_figures.gains(OURS, {"paper": 0.5, "a − b": -0.5}).axes
     assert [text.get_text() for text in ax.get_yticklabels()] == ["a − b", "a − c", "paper"]
     points = {tuple(np.ravel(line.get_xydata())) for line in ax.lines if line.get_marker() == "D"}
     assert points == {(-0.5, -0.25), (0.5, -2.0)}
@@ -56,12 +56,12 @@ def test_rows_of_the_paper_alone_come_last():
 )
 def test_our_number_in_words(estimate, unit, text):
     (claim,) = pd.DataFrame([estimate.columns("ours") | {"unit": unit}]).itertuples()
-    assert claims.ours_in_words(claim) == text
+    assert claim_figures.ours_in_words(claim) == text
 
 
 def test_the_ledger_is_shown_by_table_of_the_paper():
     ledger = table().assign(unit="points", statement="s", paper="+1", where=["Table 1", "Table 1", "Table 3"])
-    first, second = claims.verdict_tables(ledger)
+    first, second = claim_figures.verdict_tables(ledger)
     assert (first.caption, second.caption) == ("Table 1", "Table 3") and len(first.data) == 2
     assert second.data["holds if"].tolist() == ["below 16.4"]
     assert "font-weight: bold" in first.to_html()

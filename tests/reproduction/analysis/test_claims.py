@@ -7,7 +7,7 @@ import pytest
 from support.fakes import FakeRun, K, fake_base, fake_runs
 from support.profiles import TINY
 
-from rdnlib.reproduction.analysis.ledger import CLAIMS, Claim, ledger
+from rdnlib.reproduction.analysis.claims import CLAIMS, Claim, ledger
 from rdnlib.reproduction.analysis.statistics import Estimate, Evidence
 from rdnlib.reproduction.experiments import graph
 from rdnlib.reproduction.experiments.config import load_profile

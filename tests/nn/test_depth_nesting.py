@@ -16,7 +16,7 @@ from rdnlib.policy.network import PolicyNetwork
 from rdnlib.reproduction.experiments.policies import fit_policies
 from rdnlib.surgery import deepen
 from rdnlib.training.evaluate import Outputs
-from rdnlib.training.recipe import joint_loss
+from rdnlib.training.loss import joint_loss
 
 CHAIN = [(1, 0), (3, 0), (4, 1), (7, 1)]
 
