@@ -1,5 +1,6 @@
 """The joint loss, against the sum over sub-networks written out."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -29,6 +30,7 @@ def test_in_place_distillation_is_the_mean_of_what_each_subnetwork_is_told():
     torch.testing.assert_close(logits.grad[:, 2], alone[:, 2])  # the teacher learns from the labels alone
 
 
+@pytest.mark.parametrize("distill", [0.0, 0.3])
 def test_the_largest_subnetworks_share_of_the_loss(distill):
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(6, 4, 5, generator=generator), torch.randint(5, (6,), generator=generator)

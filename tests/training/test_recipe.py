@@ -3,8 +3,6 @@
 import math
 
 import pytest
-import torch
-import torch.nn.functional as F
 
 from rdnlib.errors import ConfigError
 from rdnlib.training.recipe import Recipe, ema_decay, learning_rate
@@ -62,6 +60,3 @@ def test_every_row_of_a_batch_belongs_to_one_part_of_one_process(parts, processe
 def test_settings_out_of_range_are_refused(wrong, message):
     with pytest.raises(ConfigError, match=message):
         Recipe(**{"epochs": 1, "lr": 0.1, "size": 16} | wrong)
-
-
-@pytest.mark.parametrize("distill", [0.0, 0.3])
