@@ -39,8 +39,11 @@ def calibration_batches(model: nn.Module, calibration: Tensor | Iterable[Tensor]
 
 def some(batches: list[Tensor], images: int) -> list[Tensor]:
     """At most about so many images, evenly spread over all batches."""
-    step = max(1, sum(map(len, batches)) // images)
-    return [batch[::step] for batch in batches]
+    step, start, chosen = max(1, sum(map(len, batches)) // images), 0, []
+    for batch in batches:
+        chosen.append(batch[-start % step :: step])
+        start += len(batch)
+    return [batch for batch in chosen if len(batch)]
 
 
 class ActivationCache:

@@ -7,6 +7,7 @@ Behind a residual addition the sum is what counts: the last layer of a branch is
 the RDN's other branch already gives, and so repairs that branch's errors.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -134,6 +135,9 @@ class _Reconstruction:
         pairs = ((self.nested(step.inputs[0], batch), self._target(step, norm_step, batch)) for batch in self.batches)
         # A gate multiplies: what a new group adds to its counterpart is decided by the features, so it is gated alike.
         fit(layer, norm, pairs, k=self.rdn.k, residual=step.name not in self.gates, sampling=sampling)
+        if norm is not None:
+            last = self.rdn.num_subnetworks
+            measure_norm(norm, (layer(self.nested(step.inputs[0], batch), 1, last) for batch in self.batches))
 
     def _target(self, step: Step, norm_step: Step | None, batch: int) -> Tensor:
         """(B, ΣC, …) what each channel of the RDN is asked for, before what its counterpart gives is taken off."""
@@ -229,6 +233,30 @@ def feature_norm(traced: Trace) -> Step | None:
             return None
         name = step.inputs[0]
     return None
+
+
+def measure_norm(norm: NestedBatchNorm2d, inputs: Iterable[Tensor]) -> None:
+    """Give a batch norm the statistics of all its inputs, batches of (B, C, H, W), without changing what it computes in eval mode.
+
+    The fit knows them from some positions only. In training the batch's own statistics count, and what the layers behind are fitted to
+    would not be what they get.
+    """
+    rows = first = second = 0
+    for u in inputs:
+        u = u.transpose(0, 1).flatten(1).double()
+        rows, first, second = rows + u.shape[1], first + u.sum(dim=1), second + u.square().sum(dim=1)
+    mean = first / rows
+    variance = (second / rows - mean.square()).clamp_min(0)
+    slope = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    offset = norm.bias.double() + slope * (mean - norm.running_mean.double())
+    values = {
+        "running_mean": mean,
+        "running_var": variance,
+        "weight": slope * (variance + norm.eps).sqrt(),
+        "bias": offset,
+    }
+    for name, value in values.items():
+        getattr(norm, name).data.copy_(value)
 
 
 def balance_groups(norm: NestedBatchNorm2d, features: list[Tensor]) -> Tensor:

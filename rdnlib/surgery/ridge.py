@@ -5,8 +5,9 @@ number of batches, so memory depends on the layer and not on the number of image
 images decide that are not fitted: of several strengths, the one that predicts them best.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +18,12 @@ from rdnlib.nn.groups import counterpart, inflate
 from rdnlib.nn.heads import NestedHeads, PrivateBatchNorm
 
 RIDGE = 1e-2  # of the mean variance of the inputs, where no images are held out
-STRENGTHS = (1.0, 0.3, 0.1, 0.03, 1e-2, 3e-3, 1e-3, 1e-4, 1e-6)  # to choose from
+STRENGTHS = (1.0, 0.3, 0.1, 0.03, 1e-2, 3e-3, 1e-3, 1e-4)  # to choose from
+WORTH = 0.01  # of what a fit explains: so much more must a weaker ridge explain, which makes larger filters
 HELD_OUT = 8  # every so-manieth image is held out
 ROWS = 1 << 16  # positions of all images together that a layer is fitted to …
 GROUPED_ROWS = 1 << 11  # … and one of conv-groups, each of which has just a few inputs
+BLOCK = 64  # images with the same positions
 
 Pairs = Iterable[tuple[Tensor, Tensor]]  # batches of (what the layer reads, what each of its ΣC_out channels should be)
 
@@ -56,8 +59,9 @@ def ridge(covariance: Tensor, cross: Tensor, strengths: Iterable[float]) -> Tens
     """Solve (Σ + strength · mean(diag Σ) · I) W = cross for each output by the strength that suits it best.
 
     covariance (P, …, F, F), cross (P, …, F, T): moments of the images to fit and, where P = 2, of those held out, whose squared
-    error ‖t − Wᵀz‖² chooses the strength of each of the T outputs. Where P = 1 the first strength is taken. Leading dimensions
-    are separate problems. Returns (…, F, T).
+    error ‖t − Wᵀz‖² chooses the strength of each of the T outputs: from the first on, the next that lowers it by more than WORTH
+    of what is explained already. Large filters are close to the calibration images, and training with them diverges. Where P = 1 the
+    first strength is taken. Leading dimensions are separate problems. Returns (…, F, T).
     """
     (sigma, target), checks = (covariance[0], cross[0]), len(covariance) > 1
     diagonal = sigma.diagonal(dim1=-2, dim2=-1)
@@ -70,7 +74,8 @@ def ridge(covariance: Tensor, cross: Tensor, strengths: Iterable[float]) -> Tens
         error = (
             (weights * (covariance[-1] @ weights - 2 * cross[-1])).sum(dim=-2) if checks else torch.zeros_like(least)
         )
-        better = (error < least) & (failed == 0)[..., None] & weights.isfinite().all(dim=-2)
+        needed = torch.where(least.isfinite(), least - WORTH * least.abs(), least)
+        better = (error < needed) & (failed == 0)[..., None] & weights.isfinite().all(dim=-2)
         best = torch.where(better[..., None, :], weights, best)
         least = torch.where(better, error, least)
     return best
@@ -113,10 +118,16 @@ class SplitMoments:
         self.sampling, self.images = sampling, 0
         self.parts = Moments(), Moments()
 
-    def split(self, count: int) -> tuple[Tensor, Tensor]:
-        """Masks of the next `count` images, see `Sampling.split`."""
-        self.images += count
-        return self.sampling.split(self.images - count, count)
+    def pieces(self, x: Tensor, target: Tensor, conv) -> Iterator[tuple[Tensor, Tensor, tuple[Tensor, Tensor]]]:
+        """`samples` of the next images and the masks of `Sampling.split`; they do not depend on how the images come in batches."""
+        start, end = self.images, self.images + len(x)
+        self.images = end
+        edges = [start, *range(start - start % BLOCK + BLOCK, end, BLOCK), end]
+        for first, last in pairwise(edges):
+            generator = torch.Generator().manual_seed(first // BLOCK)
+            own = slice(first - start, last - start)
+            z, t = samples(x[own], target[own], conv, self.sampling.positions, generator)
+            yield z, t, self.sampling.split(first, last - first)
 
     def centred(self, *, offset: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(means of z and t over the images to fit, moments about them (P, …): of z, of z and t), P as `ridge` takes it."""
@@ -149,9 +160,9 @@ def samples(
 ) -> tuple[Tensor, Tensor]:
     """What a convolution multiplies with its filters, and its target, at random positions, the same in all images.
 
-    x (B, C, H, W), target (B, T, H', W') → (B, C·kh·kw, P, 1) and (B, T, P, 1); features without positions stay.
+    x (B, C, H, W), target (B, T, H', W') → (B, C·kh·kw, P, 1) and (B, T, P, 1); for a Linear or align layer all of them.
     """
-    if isinstance(conv, NestedLinear):
+    if not isinstance(conv, (NestedConv2d, NestedGroupedConv2d)) or isinstance(conv, NestedLinear):
         return x, target
     height, width = target.shape[2:]
     chosen = torch.arange(height * width)
@@ -182,12 +193,12 @@ def fit_dense(
     counterpart k−m leaves over of its target, and else the whole of it.
     """
     sampling = Sampling() if sampling is None else sampling
-    moments, generator = SplitMoments(sampling), torch.Generator().manual_seed(0)
-    for x, target in pairs:
-        z, t = samples(x, target, conv, sampling.positions, generator)
-        for part, own in zip(moments.parts, moments.split(len(x)), strict=True):
-            if own.any():
-                part.add(columns_of(z[own]), columns_of(t[own]))
+    moments = SplitMoments(sampling)
+    for batch in pairs:
+        for z, t, masks in moments.pieces(*batch, conv):
+            for part, own in zip(moments.parts, masks, strict=True):
+                if own.any():
+                    part.add(columns_of(z[own]), columns_of(t[own]))
     mean, target_mean, covariance, cross = moments.centred(offset=norm is not None or conv.bias is not None)
 
     offsets, fitted = conv.writes.offsets, {}
@@ -219,16 +230,15 @@ def fit_grouped(
     partner = inflate(torch.arange(sum(sizes)).split(sizes))  # (G,) the conv-group that each completes, or itself
     new = slice(sum(sizes), count)
     sampling = Sampling() if sampling is None else sampling
-    own, with_partner, generator = SplitMoments(sampling), SplitMoments(sampling), torch.Generator().manual_seed(0)
-    for x, target in pairs:
-        sampled = samples(x, target, conv, sampling.positions, generator)
-        z, t = (columns_by_group(value, count) for value in sampled)  # (G, inputs·taps, n), images in one piece each
-        for part, shared, images in zip(own.parts, with_partner.parts, own.split(len(x)), strict=True):
-            columns = images.repeat_interleave(z.shape[-1] // len(x)).to(z.device)
-            if images.any():
-                part.add(z[..., columns], t[..., columns])
-                if residual:
-                    shared.add(z[new][..., columns], z[partner[new]][..., columns])
+    own, with_partner = SplitMoments(sampling), SplitMoments(sampling)
+    for batch in pairs:
+        for *sampled, masks in own.pieces(*batch, conv):
+            for part, shared, images in zip(own.parts, with_partner.parts, masks, strict=True):
+                if images.any():
+                    z, t = (columns_by_group(value[images], count) for value in sampled)  # (G, inputs·taps, n)
+                    part.add(z, t)
+                    if residual:
+                        shared.add(z[new], z[partner[new]])
     has_offset = norm is not None or conv.bias is not None
     mean, offset, covariance, wanted = own.centred(offset=has_offset)
     filters = ridge(covariance, wanted, sampling.strengths)  # (G, inputs·taps, outputs)
@@ -280,10 +290,11 @@ def fit_heads(heads: NestedHeads, pairs: Pairs, *, sampling: Sampling | None = N
     """
     sampling = Sampling() if sampling is None else sampling
     moments = SplitMoments(sampling)
-    for x, target in pairs:
-        for part, own in zip(moments.parts, moments.split(len(x)), strict=True):
-            if own.any():
-                part.add(columns_of(x[own]), columns_of(target[own]))
+    for batch in pairs:
+        for x, target, masks in moments.pieces(*batch, heads):
+            for part, own in zip(moments.parts, masks, strict=True):
+                if own.any():
+                    part.add(columns_of(x[own]), columns_of(target[own]))
     norms = heads.tail.first_norms() if heads.tail is not None else None
     mean, target_mean, covariance, cross = moments.centred(offset=norms is not None or heads.bias is not None)
     left, fits = cross.clone(), []

@@ -163,7 +163,8 @@ def test_ridge_of_many_problems_is_ridge_of_each():
 @given(noise=st.sampled_from([0.0, 0.3, 3.0]), seed=st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
 def test_each_output_takes_the_ridge_that_predicts_the_held_out_images_best(noise, seed):
-    """Against all fits written out, on few and noisy rows, where the smallest ridge is not the best one."""
+    """Against all fits written out, on few and noisy rows, where the smallest ridge is not the best one. A weaker ridge must
+    explain 1 % more than the one before."""
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(60, 12, generator=generator).double()
     t = z[:, :3] + noise * torch.randn(60, 3, generator=generator).double()
@@ -175,10 +176,14 @@ def test_each_output_takes_the_ridge_that_predicts_the_held_out_images_best(nois
     for strength in STRENGTHS:
         penalty = strength * covariance[0].diagonal().mean() * torch.eye(12)
         weights.append(torch.linalg.solve(covariance[0] + penalty, cross[0]))
-        errors.append((z[held_out] @ weights[-1] - t[held_out]).square().mean(dim=0))
-    best = torch.stack(errors).argmin(dim=0)
-    for output, index in enumerate(best.tolist()):
-        torch.testing.assert_close(chosen[:, output], weights[index][:, output])
+        explained = t[held_out].square() - (z[held_out] @ weights[-1] - t[held_out]).square()
+        errors.append(-explained.mean(dim=0))
+    for output in range(3):
+        best = 0
+        for index in range(1, len(STRENGTHS)):
+            if errors[index][output] < errors[best][output] - 0.01 * abs(errors[best][output]):
+                best = index
+        torch.testing.assert_close(chosen[:, output], weights[best][:, output])
 
 
 def test_every_eighth_image_is_held_out_whatever_the_batches():
