@@ -10,7 +10,9 @@ from torch import nn
 from rdnlib import to_rdn
 from rdnlib.graph import trace
 from rdnlib.models import mobilenext
-from rdnlib.surgery.reconstruct import feature_norm, gates
+from rdnlib.nn.conv import NestedBatchNorm2d
+from rdnlib.nn.groups import Space, nested_sizes
+from rdnlib.surgery.reconstruct import feature_norm, gates, measure_norm
 
 
 def test_reconstruct_recovers_a_linear_net_exactly(images):
@@ -143,3 +145,31 @@ def test_balancing_is_left_out_where_an_activation_follows_the_norm(images):
 
 def test_groups_that_multiply_are_fitted_to_the_whole_and_not_to_what_is_left():
     assert gates(trace(Mixed())) == {"gate_3", "excite_fc2"}
+
+
+def test_measuring_a_norm_changes_its_statistics_and_not_what_it_computes():
+    space = Space(6, nested_sizes(6, 2), plain=False)
+    norm = NestedBatchNorm2d(nn.BatchNorm2d(6), writes=space).eval()
+    for tensor in norm.state_dict().values():
+        if tensor.ndim:
+            nn.init.uniform_(tensor, 0.5, 2.0)
+    batches = [3 + 2 * torch.randn(16, 9, 5, 5) for _ in range(3)]
+    whole = torch.cat(batches)
+    before = norm(whole, 1, 3)
+    measure_norm(norm, batches)
+    torch.testing.assert_close(norm(whole, 1, 3), before, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(norm.running_mean, whole.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(norm.running_var, whole.var(dim=(0, 2, 3), correction=0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(norm.train()(whole, 1, 3), before, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_training_begins_where_the_surgery_ended():
+    """In training mode the statistics of the batch count: the answers must be about those of evaluation."""
+    torch.manual_seed(0)
+    many = torch.randn(320, 3, 32, 32)
+    model = settle_norms(mobilenext(width_mult=0.25, num_classes=6), many)
+    rdn = to_rdn(model, 4, select="greedy-relative", init="reconstruct", calibration=many)
+    with torch.no_grad():
+        wanted, started = rdn(many), rdn.train()(many)
+    assert (started - wanted).square().mean() < 0.2 * wanted.var()
