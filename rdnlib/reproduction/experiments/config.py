@@ -61,13 +61,20 @@ def _is_plain(value: Any) -> bool:
     return all(type(v) in (str, bool, int) or (type(v) is float and math.isfinite(v)) for v in values)
 
 
+def _is_begin(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(name, str) for name in value)
+    return value is None or (type(value) in (int, float) and 0 <= value < 1)
+
+
 Groups = Annotated[int, Field(ge=2, le=64)]
 AboveZero = Annotated[float, Field(gt=0, le=1)]  # a share
 Ascending = _rule("must be in ascending order, nothing twice", lambda v: all(a < b for a, b in itertools.pairwise(v)))
 Shares = Annotated[list[AboveZero], Field(min_length=1), Ascending]
 LowHigh = _rule("must be in order, low and high", lambda v: v == sorted(v))
 Crop = Annotated[list[AboveZero], Field(min_length=2, max_length=2), LowHigh]  # shares of an image's area
-Begin = Annotated[float, Field(ge=0, lt=1)] | list[str] | None  # of the nesting
+_BEGIN = "must be a share of the MAdds, from 0 to below 1, a list of layers' names, or null"
+Begin = Annotated[Any, _rule(_BEGIN, _is_begin)]  # of the nesting
 Plain = Annotated[Any, _rule("must be a number, a text, true, false or a list of these", _is_plain)]
 _RATES = ["base", *INITS]  # what is trained on after the base: the base itself, and RDNs by their initialisation
 Rates = Annotated[dict[str, Positive], BeforeValidator(lambda value: _with_keys(value, _RATES, _RATES))]
