@@ -93,12 +93,18 @@ def book(
 
 @app.command()
 def count(
-    model: Annotated[str, Option(help=f"mobilenext, mobilenet_v2, resnext50, or {OWN}.")] = "mobilenext",
+    model: Annotated[
+        str, Option(help=f"mobilenext, mobilenet_v2, resnext50, efficientnet_lite0, or {OWN}.")
+    ] = "mobilenext",
     width: Annotated[float | None, Option(min=0.05, help="Width multiplier (default: the network's).")] = None,
     input_size: Annotated[int, Option(min=1, help="Pixels.")] = 224,
     classes: Annotated[int, Option(min=2)] = 1000,
     k: Annotated[int, Option(min=2, help="Original groups.")] = 4,
     rdn: Annotated[bool, Option("--rdn", help="Every sub-network of the RDN instead of the super-net.")] = False,
+    plain: Annotated[
+        float | None, Option(help="Share of the MAdds that is not nested (default: the paper's layers).")
+    ] = None,
+    unfolded: Annotated[bool, Option("--unfolded", help="Heads as the paper counts them.")] = False,
     as_json: Annotated[bool, Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """MAdds and parameters of a super-net, or of every sub-network of its RDN."""
@@ -107,7 +113,8 @@ def count(
     models.import_model(model)
     network = models.build(model, num_classes=classes, **({} if width is None else {"width_mult": width}))
     if rdn:
-        table = madds.count_subnetworks(to_rdn(network, k, select="identity"), input_size)
+        nested = to_rdn(network, k, select="identity", plain=plain)
+        table = madds.count_subnetworks(nested, input_size, folded=not unfolded)
     else:
         total = madds.count(network, input_size)[["madds", "madds_elementwise", "params"]].sum()
         table = total.to_frame().T.astype(int)

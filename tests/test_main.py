@@ -16,7 +16,9 @@ def rdn(*arguments, folder=None):
 
 @pytest.mark.slow
 def test_count_as_table_and_json():
-    table = rdn("count", "--model", "mobilenext", "--width", "1.0", "--rdn", "--json")
+    executed = json.loads(rdn("count", "--model", "mobilenext", "--width", "1.0", "--rdn", "--json").stdout)
+    assert executed[-1]["madds"] == pytest.approx(363.9e6, rel=0.001)
+    table = rdn("count", "--model", "mobilenext", "--width", "1.0", "--rdn", "--unfolded", "--json")
     rows = json.loads(table.stdout)
     assert [row["subnetwork"] for row in rows] == list(range(1, 8))
     assert rows[-1]["madds"] == pytest.approx(365.9e6, rel=0.005)

@@ -110,9 +110,9 @@ def test_a_file_that_computes_something_else_is_not_put_in_place(saved, tmp_path
 
     def write_another(network, images, path):
         with torch.no_grad():
-            network.network.heads.classifier.bias.add_(0.1)
+            network.network.heads.bias.add_(0.1)  # of the folded heads
             write(network, images, path)
-            network.network.heads.classifier.bias.sub_(0.1)
+            network.network.heads.bias.sub_(0.1)
 
     monkeypatch.setattr(export, "_write", write_another)
     with pytest.raises(RdnError, match="deviate"):

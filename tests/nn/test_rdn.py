@@ -120,7 +120,7 @@ def test_one_pass_serves_all_heads(images):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_advance_runs_the_new_groups_only(images, name):
     """Count what the convolutions compute: N_1, then every increment, add up to N_K exactly."""
-    rdn = make(name, images)
+    rdn = make(name, images).fold_heads()
 
     def flops(function):
         with FlopCounterMode(display=False) as counter:

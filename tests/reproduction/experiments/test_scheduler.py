@@ -103,6 +103,7 @@ def begin(profile, out):
         main = psutil.Popen(
             [*command, "--out", str(out), "--jobs", "2"], stdout=log, stderr=log, start_new_session=True,
             env=os.environ | {"RDN_SAVE_MINUTES": "0"},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by what a shell runs in the background
         )  # fmt: skip
     while not state.exists() or state.stat().st_mtime_ns == before:
         assert main.poll() is None, out.with_suffix(".log").read_text()
