@@ -141,8 +141,9 @@ CLAIMS = [table1_claims, figure8_claims, table2_claims, table3_claims, table4_cl
 
 
 def ledger(evidence: Evidence) -> pd.DataFrame:
-    """One row for each claim: where, statement, paper, ours (with its intervals), holds_if, unit, verdict."""
-    claims = [claim for make in CLAIMS for claim in make(evidence)]
+    """One row for each claim that the profile has experiments for: where, statement, paper, ours (with its intervals), holds_if, unit, verdict."""
+    testable = CLAIMS if evidence.profile.ablations else CLAIMS[:3]
+    claims = [claim for make in testable for claim in make(evidence)]
     rows = []
     for claim in claims:
         ours, holds_if = claim.ours.columns("ours"), f"{claim.side} {claim.bound:g}"

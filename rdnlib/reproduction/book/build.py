@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import yaml
 
 from rdnlib.errors import ConfigError, RdnError
 from rdnlib.reproduction.book import assets
 from rdnlib.reproduction.book.execute import execute_all, timed
 from rdnlib.reproduction.experiments import ensure_all, graph, open_workspace
-from rdnlib.reproduction.experiments.config import load_profile
+from rdnlib.reproduction.experiments.config import Profile, load_profile
 from rdnlib.utils.files import write_json, write_text
 from rdnlib.utils.provenance import provenance
 from rdnlib.utils.resources import default_out, resource
@@ -69,7 +70,23 @@ def reproduce(
             ensure_all(workspace, names, jobs=jobs, scheduler=scheduler)
 
     parameters = {"profile": source, "data_root": data_root, "seed": seed, "seeds": len(numbers), "out": str(out)}
-    return _publish(run_experiments, project, loaded.name, parameters, notebooks, jobs or loaded.jobs, fingerprint)
+    chosen = notebooks or _executable(project, loaded)
+    return _publish(run_experiments, project, loaded.name, parameters, chosen, jobs or loaded.jobs, fingerprint)
+
+
+def _executable(project: Path, profile: Profile) -> list[str]:
+    """The notebooks whose experiments the profile has; a notebook's metadata name the section that it needs."""
+    sections, chosen = graph.sections(profile), []
+    for notebook in sorted((project / "notebooks").glob("[0-9]*.ipynb")):
+        needs = nbformat.read(notebook, as_version=4).metadata.get("rdn", {}).get("needs")
+        if needs is None or needs in sections:
+            chosen.append(notebook.stem)
+        else:
+            print(
+                f"{notebook.stem} is not executed: profile {profile.name} has no experiments for it ({needs})",
+                flush=True,
+            )
+    return chosen
 
 
 def book(*, profile: str = "quick", out: Folder = None, seed: int = 0, project: Folder = None) -> Path:

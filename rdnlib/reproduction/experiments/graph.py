@@ -138,6 +138,16 @@ def table5(profile: Profile) -> dict[str, str]:
     return {f"{count} sub-networks": reference(profile), **fewer}
 
 
+def sections(profile: Profile) -> set[str]:
+    """What a profile has experiments for, of "ablations" (Tables 3 to 5), "depth" (of its own model) and "table2"."""
+    has = {
+        "ablations": profile.ablations,
+        "depth": profile.model.label in depth_wise(profile),
+        "table2": table2(profile),
+    }
+    return {name for name, there in has.items() if there}
+
+
 def lengths(profile: Profile) -> list[int]:
     """Epochs after the surgery at which `copy` and `reconstruct` are compared; 0 is what the surgery alone leaves."""
     return sorted({*profile.ablations.lengths, _epochs(profile), profile.rdn.epochs})

