@@ -129,6 +129,14 @@ class SplitMoments:
             z, t = samples(x[own], target[own], conv, self.sampling.positions, generator)
             yield z, t, self.sampling.split(first, last - first)
 
+    def add(self, pairs: Pairs, layer) -> None:
+        """All positions and images as samples of one problem."""
+        for batch in pairs:
+            for z, t, masks in self.pieces(*batch, layer):
+                for part, own in zip(self.parts, masks, strict=True):
+                    if own.any():
+                        part.add(columns_of(z[own]), columns_of(t[own]))
+
     def centred(self, *, offset: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(means of z and t over the images to fit, moments about them (P, …): of z, of z and t), P as `ridge` takes it."""
         means = self.parts[0].means(offset=offset)
@@ -194,11 +202,7 @@ def fit_dense(
     """
     sampling = Sampling() if sampling is None else sampling
     moments = SplitMoments(sampling)
-    for batch in pairs:
-        for z, t, masks in moments.pieces(*batch, conv):
-            for part, own in zip(moments.parts, masks, strict=True):
-                if own.any():
-                    part.add(columns_of(z[own]), columns_of(t[own]))
+    moments.add(pairs, conv)
     mean, target_mean, covariance, cross = moments.centred(offset=norm is not None or conv.bias is not None)
 
     offsets, fitted = conv.writes.offsets, {}
@@ -290,11 +294,7 @@ def fit_heads(heads: NestedHeads, pairs: Pairs, *, sampling: Sampling | None = N
     """
     sampling = Sampling() if sampling is None else sampling
     moments = SplitMoments(sampling)
-    for batch in pairs:
-        for x, target, masks in moments.pieces(*batch, heads):
-            for part, own in zip(moments.parts, masks, strict=True):
-                if own.any():
-                    part.add(columns_of(x[own]), columns_of(target[own]))
+    moments.add(pairs, heads)
     norms = heads.tail.first_norms() if heads.tail is not None else None
     mean, target_mean, covariance, cross = moments.centred(offset=norms is not None or heads.bias is not None)
     left, fits = cross.clone(), []
