@@ -34,4 +34,4 @@ def test_calibration_in_batches_and_on_disk_changes_nothing(images, name, monkey
     parts = to_rdn(model, 2, select="greedy-relative", init="reconstruct", calibration=images.split(5))
     with torch.no_grad():
         a, b = whole(images), parts(images)
-    assert (a - b).square().mean() < 1e-2 * a.var()  # rounding may choose the other of two ridges that are as good
+    assert (a - b).square().mean() < 1e-2 * a.var()
