@@ -33,7 +33,7 @@ class Sampling:
     """What a fit takes of its images, and how it chooses the ridge.
 
     rows: about how many positions of all `images` together, drawn at random (None: all). held_out: every so-manieth image is not fitted (0: none).
-    strengths: of the ridge, relative to the mean variance of the inputs; without images held out the first one is taken.
+    strengths: of the ridge, relative to the mean variance of the inputs; without images held out it is RIDGE.
     """
 
     rows: int | None = None
@@ -61,13 +61,13 @@ def ridge(covariance: Tensor, cross: Tensor, strengths: Iterable[float]) -> Tens
     covariance (P, …, F, F), cross (P, …, F, T): moments of the images to fit and, where P = 2, of those held out, whose squared
     error ‖t − Wᵀz‖² chooses the strength of each of the T outputs: from the first on, the next that lowers it by more than WORTH
     of what is explained already. Large filters are close to the calibration images, and training with them diverges. Where P = 1 the
-    first strength is taken. Leading dimensions are separate problems. Returns (…, F, T).
+    strength is RIDGE. Leading dimensions are separate problems. Returns (…, F, T).
     """
     (sigma, target), checks = (covariance[0], cross[0]), len(covariance) > 1
     diagonal = sigma.diagonal(dim1=-2, dim2=-1)
     scale = diagonal.mean(dim=-1, keepdim=True).clamp_min(1e-12)
     best, least = torch.zeros_like(target), torch.full_like(target[..., 0, :], torch.inf)
-    for strength in strengths if checks else [*strengths][:1]:
+    for strength in strengths if checks else (RIDGE,):
         penalised = sigma + torch.diag_embed((strength * scale).expand_as(diagonal))
         factor, failed = torch.linalg.cholesky_ex(penalised)  # rounding may have made a small eigenvalue negative
         weights = torch.cholesky_solve(target, factor)
@@ -84,13 +84,18 @@ def ridge(covariance: Tensor, cross: Tensor, strengths: Iterable[float]) -> Tens
 class Moments:
     """Sums of z, t, z zᵀ and z tᵀ over samples: z (…, F, n), t (…, T, n) hold n of them; leading dimensions are separate problems.
 
-    The products of one piece are taken in its own precision, which is much faster, and summed over the pieces in double.
+    The products of one piece are taken in its own precision, which is much faster, and summed over the pieces in double. So that a
+    small variance about a large mean survives that, all values are taken less the means of the first piece.
     """
 
     def __init__(self) -> None:
         self.rows = self.first = self.target = self.gram = self.cross = 0
+        self.origin: tuple[Tensor, Tensor] | None = None
 
     def add(self, z: Tensor, t: Tensor) -> None:
+        if self.origin is None:
+            self.origin = z.mean(dim=-1), t.mean(dim=-1)
+        z, t = (value - origin[..., None] for value, origin in zip((z, t), self.origin, strict=True))
         self.rows += z.shape[-1]
         self.first = self.first + z.sum(dim=-1).double()
         self.target = self.target + t.sum(dim=-1).double()
@@ -99,15 +104,19 @@ class Moments:
 
     def means(self, *, offset: bool = True) -> tuple[Tensor, Tensor]:
         """Of z and of t; without `offset`, zeros."""
-        scale = 1 / self.rows if offset else 0
-        return self.first * scale, self.target * scale
+        own, target = (
+            origin.double() + mean / self.rows
+            for origin, mean in zip(self.origin, (self.first, self.target), strict=True)
+        )
+        return (own, target) if offset else (torch.zeros_like(own), torch.zeros_like(target))
 
     def about(self, mean: Tensor, target_mean: Tensor) -> tuple[Tensor, Tensor]:
         """The mean (z − mean)(z − mean)ᵀ and (z − mean)(t − target_mean)ᵀ."""
-        first, target = self.first / self.rows - mean, self.target / self.rows - target_mean
-        own, others = mean[..., :, None], first[..., :, None]
-        gram = self.gram / self.rows - own * (mean + first)[..., None, :] - others * mean[..., None, :]
-        cross = self.cross / self.rows - own * (target_mean + target)[..., None, :] - others * target_mean[..., None, :]
+        own, other = mean - self.origin[0], target_mean - self.origin[1]
+        first, target = self.first / self.rows, self.target / self.rows
+        column, shifted = own[..., :, None], (first - own)[..., :, None]
+        gram = self.gram / self.rows - column * first[..., None, :] - shifted * own[..., None, :]
+        cross = self.cross / self.rows - column * target[..., None, :] - shifted * other[..., None, :]
         return gram, cross
 
 

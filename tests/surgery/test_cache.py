@@ -1,12 +1,16 @@
 """The activation cache: in memory and in files, the same."""
 
+from functools import partial
+
 import pytest
 import torch
 from support.networks import NETWORKS, build
 
 from rdnlib import to_rdn
 from rdnlib.surgery import cache as cache_module
+from rdnlib.surgery import reconstruct
 from rdnlib.surgery.cache import activation_cache
+from rdnlib.surgery.ridge import Sampling
 
 
 def test_it_gives_back_what_was_put_into_it_from_memory_and_from_files(tmp_path):
@@ -27,11 +31,12 @@ def test_it_gives_back_what_was_put_into_it_from_memory_and_from_files(tmp_path)
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_calibration_in_batches_and_on_disk_changes_nothing(images, name, monkeypatch):
-    """Any number of batches, and values that wait in files: the same RDN."""
+    """Any number of batches, and values that wait in files: the same RDN, where the ridge does not jump from one strength to the next."""
     model = build(name, images)
+    monkeypatch.setattr(reconstruct, "Sampling", partial(Sampling, held_out=0))
     whole = to_rdn(model, 2, select="greedy-relative", init="reconstruct", calibration=images)
     monkeypatch.setattr(cache_module, "MEMORY", 0)
     parts = to_rdn(model, 2, select="greedy-relative", init="reconstruct", calibration=images.split(5))
     with torch.no_grad():
         a, b = whole(images), parts(images)
-    assert (a - b).square().mean() < 1e-2 * a.var()
+    assert (a - b).square().mean() < 1e-4 * a.var()

@@ -10,7 +10,7 @@ from rdnlib.nn.groups import Space, counterpart, inflate, nested_sizes
 from rdnlib.surgery import ridge as ridge_module
 from rdnlib.surgery.ridge import RIDGE, STRENGTHS, Moments, Sampling, fit_dense, fit_grouped, ridge, samples
 
-ALL = Sampling(held_out=0, strengths=(RIDGE,))  # all images, a known ridge
+ALL = Sampling(held_out=0)  # all images are fitted, with RIDGE
 
 
 def slow_fit(columns, target, *, offset=True):
@@ -121,6 +121,17 @@ def test_moments_do_not_depend_on_the_batches():
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     covariance, _ = whole.about(*whole.means())
     torch.testing.assert_close(covariance, torch.cov(z, correction=0).double(), rtol=1e-4, atol=1e-5)
+
+
+def test_moments_keep_a_small_variance_about_a_large_mean():
+    z = 100 + 0.01 * torch.randn(5, 1000, generator=torch.Generator().manual_seed(0))
+    moments = Moments()
+    for piece in z.split(77, dim=1):
+        moments.add(piece, piece[:3])
+    covariance, cross = moments.about(*moments.means())
+    exact = torch.cov(z.double(), correction=0)
+    torch.testing.assert_close(covariance, exact, rtol=1e-4, atol=1e-4 * exact.max().item())
+    torch.testing.assert_close(cross, exact[:, :3], rtol=1e-4, atol=1e-4 * exact.max().item())
 
 
 def test_moments_about_any_centre():
