@@ -18,6 +18,7 @@ POLICY = {
     "informed_madds": [POLICY_MADDS, POLICY_MADDS + 100, POLICY_MADDS + 100],
     "informed_params": POLICY_PARAMS,
     "sequential_madds": [1000, 2100, 2200],
+    "sequential_params": 40_000,
     "answer_madds": 100,
 }
 

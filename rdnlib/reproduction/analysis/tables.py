@@ -10,7 +10,7 @@ import pandas as pd
 
 from rdnlib.calibration.families import calibrate_and_apply
 from rdnlib.errors import ConfigError, DataError
-from rdnlib.reproduction.analysis.outcomes import dynamic, measured, paired_difference, split_rows
+from rdnlib.reproduction.analysis.outcomes import families, measured, paired_difference, split_rows
 from rdnlib.reproduction.analysis.statistics import Evidence, accuracy, difference
 from rdnlib.reproduction.experiments import graph
 from rdnlib.reproduction.experiments.workspace import Run
@@ -52,10 +52,11 @@ def _unfolded(run: Run) -> np.ndarray:
 def table1(runs: dict[str, Run], dynamic_runs: dict[str, tuple[Run, Run]] | None = None) -> pd.DataFrame:
     """The paper's Table 1 on validation.
 
-    `runs`: model name → run; a row shows its largest network. `dynamic_runs`: name → (RDN run, policy run); a row
-    (its name gets the paper's †) shows sample-adaptive inference at the λ* whose accuracy on the calibration split
-    reaches N_K's there. Columns: model, params_m ("Avg Mem Used (M)": parameters touched, averaged over the images),
-    madds_m (mean, millions), unfolded_m (with heads that are not folded, as the paper counts), top1, top1_low, top1_high, top5, top5_low, top5_high, integrated_nets, lam (NaN in
+    `runs`: model name → run; a row shows its largest network. `dynamic_runs`: name → (RDN run, policy run); two rows
+    show sample-adaptive inference at the λ* whose accuracy on the calibration split reaches N_K's there: by the paper's policy (its name
+    gets the paper's †) and by the sequential one (‡). Columns: model, params_m ("Avg Mem Used (M)": parameters touched, averaged over the images),
+    madds_m (mean, millions), unfolded_m (with heads
+    that are not folded, as the paper counts; NaN for ‡), top1, top1_low, top1_high, top5, top5_low, top5_high, integrated_nets, lam (NaN in
     static rows), note (where no λ reaches the target).
     """
     rows = []
@@ -65,17 +66,21 @@ def table1(runs: dict[str, Run], dynamic_runs: dict[str, tuple[Run, Run]] | None
         cost["unfolded_m"] = _unfolded(run)[-1] / 1e6
         nets = "1 full network" if count == 1 else f"{count} sub-networks"
         rows.append({"model": name, **cost, **last, "integrated_nets": nets, "lam": np.nan, "note": ""})
-    for name, pair in (dynamic_runs or {}).items():
-        held_out, samples = (dynamic(*pair, split=split) for split in ("calibration", "validation"))
-        outcome = calibrate_and_apply(held_out, samples, held_out.correct[:, -1])
-        lam, note = outcome.parameter, outcome.note
-        exits = samples.exits(lam)
-        cost = {"params_m": samples.params[exits].mean() / 1e6, "madds_m": samples.madds[exits].mean() / 1e6}
-        unfolded = _unfolded(pair[0])[exits].mean() + pair[1].result["policy_madds"]
-        cost["unfolded_m"] = unfolded / 1e6
-        each = np.arange(len(exits)), exits
-        about = {"integrated_nets": f"{len(samples.saved)} sub-networks", "lam": lam, "note": note}
-        rows.append({"model": f"{name}†", **cost, **_accuracies(samples.correct[each], samples.top5[each]), **about})
+    for name, (rdn_run, policy_run) in (dynamic_runs or {}).items():
+        held_out, samples = (families(rdn_run, policy_run, {}, split=split) for split in ("calibration", "validation"))
+        unfolded = {"†": _unfolded(rdn_run) + policy_run.result["policy_madds"]}
+        params = {"†": policy_run.result["policy_params"], "‡": policy_run.result["sequential_params"]}
+        for mark, policy in (("†", "dynamic"), ("‡", "sequential")):
+            outcome = calibrate_and_apply(held_out[policy], samples[policy], held_out["dynamic"].correct[:, -1])
+            exits = samples[policy].exits(outcome.parameter)
+            touched = np.asarray(rdn_run.result["params"])[exits].mean() + params[mark]
+            cost = {"params_m": touched / 1e6, "madds_m": outcome.madds.mean() / 1e6}
+            cost["unfolded_m"] = unfolded[mark][exits].mean() / 1e6 if mark in unfolded else np.nan
+            top5 = samples["dynamic"].top5[np.arange(len(exits)), exits]
+            about = {"integrated_nets": f"{len(rdn_run.result['madds'])} sub-networks", "lam": outcome.parameter}
+            rows.append(
+                {"model": name + mark, **cost, **_accuracies(outcome.correct, top5), **about, "note": outcome.note}
+            )
     return pd.DataFrame(rows)
 
 

@@ -9,47 +9,21 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from rdnlib.calibration.families import ByThreshold, Family, Mix, OneForAll, Outcome, calibrate_and_apply
-from rdnlib.errors import DataError
-from rdnlib.policy.sequential import earlier_answers
-from rdnlib.reproduction.analysis.outcomes import columns, dynamic, interval, paired_difference, split_rows, wilson
+from rdnlib.calibration.families import Outcome, calibrate_and_apply
+from rdnlib.reproduction.analysis.outcomes import (
+    Bases,
+    dynamic,
+    families,
+    interval,
+    paired_difference,
+    split_rows,
+    wilson,
+)
 from rdnlib.reproduction.analysis.tables import subnetwork_table
 from rdnlib.reproduction.experiments.workspace import Run
 
 GAPS = (0.0, 0.005, 0.01)  # targets: N_K's accuracy on the calibration split, minus these
-Bases = dict[str, Run]  # base networks by name
 CURVES = ("dynamic", "sequential", "confidence cascade")
-
-
-def families(rdn_run: Run, policy_run: Run, base_runs: Bases, *, split: str) -> dict[str, Family]:
-    """Every policy of Figure 8 on one split, "calibration" or "validation", by its name.
-
-    "dynamic" (the paper's), "dynamic, reads N_1's logits", "sequential", "confidence cascade" (N_1, N_2, … until one is
-    sure), "one sub-network", "random mix of two" and, if there are any, "base networks".
-    """
-    paper, informed = (dynamic(rdn_run, policy_run, split=split, informed=flag) for flag in (False, True))
-    costs, correct, count = policy_run.result, paper.correct, len(paper.saved)
-    madds = np.asarray(rdn_run.result["madds"], dtype=np.float64)
-    confidence = columns(split_rows(rdn_run, split), "confidence", count - 1)
-    above = columns(split_rows(policy_run, split), "above", count - 1)
-    answers = earlier_answers(costs["answer_madds"], count)  # a cascade needs the answer at every stop
-    result = {
-        "dynamic": paper,
-        "dynamic, reads N_1’s logits": informed,
-        "sequential": ByThreshold(above, correct, madds + costs["sequential_madds"], "lam"),
-        "confidence cascade": ByThreshold(confidence, correct, madds + answers),
-        "one sub-network": OneForAll(correct, madds),
-        "random mix of two": Mix(correct, madds),
-    }
-    if base_runs:
-        bases = sorted(base_runs.values(), key=lambda run: run.result["madds"][0])
-        rows = [split_rows(run, split) for run in bases]
-        if any(not np.array_equal(frame["id"], paper.ids) for frame in rows):
-            raise DataError(f"the base networks were not run on the RDN's images of the {split} split")
-        base_correct = np.column_stack([frame["top1_1"].to_numpy(bool) for frame in rows])
-        base_madds = np.array([run.result["madds"][0] for run in bases], dtype=np.float64)
-        result["base networks"] = OneForAll(base_correct, base_madds)
-    return result
 
 
 def calibrated_outcomes(

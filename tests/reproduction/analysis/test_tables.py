@@ -7,13 +7,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from support.fakes import MADDS, PARAMS, POLICY_MADDS, POLICY_PARAMS, FakeRun, K, fake_base, fake_runs
+from support.fakes import MADDS, PARAMS, POLICY, POLICY_MADDS, POLICY_PARAMS, FakeRun, K, fake_base, fake_runs
 from support.profiles import TINY
 
 from rdnlib.calibration.multiplier import calibrate, choose, sweep
 from rdnlib.errors import DataError
 from rdnlib.order import best_order
-from rdnlib.reproduction.analysis.outcomes import dynamic, interval
+from rdnlib.reproduction.analysis.outcomes import dynamic, interval, split_rows
 from rdnlib.reproduction.analysis.statistics import Evidence, accuracy
 from rdnlib.reproduction.analysis.tables import (
     Untrained,
@@ -66,9 +66,9 @@ def test_every_subnetwork_shows_what_surgery_alone_gives():
 def test_table1_has_the_papers_rows_and_the_dynamic_one_is_chosen_on_calibration():
     rdn, policy = fake_runs()
     table = table1({"base": fake_base(), "RDN": rdn}, {"RDN": (rdn, policy)})
-    assert list(table["model"]) == ["base", "RDN", "RDN†"]
-    assert list(table["integrated_nets"]) == ["1 full network", "3 sub-networks", "3 sub-networks"]
-    base, static, row = (table.iloc[index] for index in range(3))
+    assert list(table["model"]) == ["base", "RDN", "RDN†", "RDN‡"]
+    assert list(table["integrated_nets"]) == ["1 full network", *["3 sub-networks"] * 3]
+    base, static, row, sequential = (table.iloc[index] for index in range(4))
     assert (base["params_m"], base["madds_m"]) == (3, 30)
     assert (static["params_m"], static["madds_m"], static["unfolded_m"]) == (4, 40, 40)
     assert np.isnan(static["lam"])
@@ -86,6 +86,16 @@ def test_table1_has_the_papers_rows_and_the_dynamic_one_is_chosen_on_calibration
     assert row["note"] == ""
     assert row["madds_m"] < static["madds_m"]
     assert row["top1_low"] < row["top1"] < row["top1_high"]
+
+    above = [split_rows(policy, "validation")[f"above_{v}"].to_numpy() for v in (1, 2)]
+    exits = [0 if sequential["lam"] <= a else 1 if sequential["lam"] <= b else 2 for a, b in zip(*above, strict=True)]
+    cost = [MADDS[v] + POLICY["sequential_madds"][v] for v in exits]
+    assert sequential["madds_m"] == pytest.approx(np.mean(cost) / 1e6)
+    assert sequential["params_m"] == pytest.approx(
+        np.mean([PARAMS[v] + POLICY["sequential_params"] for v in exits]) / 1e6
+    )
+    assert sequential["top1"] == pytest.approx(100 * np.mean([samples.correct[i, v] for i, v in enumerate(exits)]))
+    assert np.isnan(sequential["unfolded_m"])
 
 
 def test_an_unreachable_target_is_noted():
