@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from rdnlib.calibration.envelope import threshold_curve, threshold_exits
+from rdnlib.calibration.envelope import ExactCurve, lambda_curve, threshold_curve, threshold_exits
 from rdnlib.calibration.multiplier import ROUNDING, calibrate, choose, reaching, sweep
 from rdnlib.errors import InfeasibleError
 
@@ -66,13 +66,28 @@ def margin(family: Family, reference: np.ndarray, gap: float, *, folds: int = FO
     order, splits = np.random.default_rng(seed).permutation(len(reference)), []
     for part in np.array_split(order, folds):
         rest = np.setdiff1d(order, part)
-        splits.append((family.rows(rest), reference[rest].mean() - gap, family.rows(part), reference[part] - gap))
-    for aim in MARGINS:
-        chosen = [calibrate_or_best(fitted, target + aim)[0] for fitted, target, _, _ in splits]
-        surplus = [(test.take(c)[0] - wanted).sum() for c, (_, _, test, wanted) in zip(chosen, splits, strict=True)]
-        if sum(surplus) >= -ROUNDING:
-            break
-    return float(aim)
+        splits.append(
+            (family.rows(rest), reference[rest].mean() - gap, family.rows(part), (reference[part] - gap).sum())
+        )
+    reached = _reached_by_curve if isinstance(family, ByExit) else _reached
+    surplus = sum(reached(fitted, target + MARGINS, test) - wanted for fitted, target, test, wanted in splits)
+    enough = surplus >= -ROUNDING * len(reference)
+    return float(MARGINS[enough.argmax()] if enough.any() else MARGINS[-1])
+
+
+def _reached(fitted: Family, targets: np.ndarray, test: Family) -> np.ndarray:
+    """How many test samples are right at each target, (T,), the parameter being chosen for it on `fitted`."""
+    return np.array([test.take(calibrate_or_best(fitted, target)[0])[0].sum() for target in targets])
+
+
+def _reached_by_curve(fitted: "ByExit", targets: np.ndarray, test: "ByExit") -> np.ndarray:
+    """`_reached` for all targets at once, from the two exact curves (end to end 20 times as fast)."""
+    curve = fitted.exact()
+    begins = curve.breakpoints()
+    accuracy = curve.correct(begins) / curve.samples
+    best = np.maximum.accumulate(accuracy)
+    first = np.minimum(np.searchsorted(best, targets - ROUNDING), accuracy.argmax())
+    return test.exact().correct(begins[first])
 
 
 def calibrate_to(family: Family, reference: np.ndarray, gap: float) -> tuple[object, float | None]:
@@ -99,6 +114,10 @@ class ByExit:
     """Policies whose parameter decides at which exit each sample leaves; they have `exits`, `correct` and `madds`."""
 
     per_sample: tuple[str, ...]  # names of the arrays with a row for each sample
+
+    def exact(self) -> ExactCurve:
+        """All members at once."""
+        raise NotImplementedError
 
     def rows(self, index: np.ndarray) -> "ByExit":
         return replace(self, **{name: getattr(self, name)[index] for name in self.per_sample})
@@ -127,6 +146,9 @@ class ByLambda(ByExit):
         epsilon = min(max(0.0, 1 - target), 1 - ROUNDING)  # within [0, 1)
         return calibrate(self.p, self.correct, self.saved, epsilon).lam
 
+    def exact(self) -> ExactCurve:
+        return lambda_curve(self.p, self.correct, self.saved)
+
     def exits(self, lam: float) -> np.ndarray:
         return choose(self.p, self.saved, lam)
 
@@ -148,15 +170,18 @@ class ByThreshold(ByExit):
     name: str = "threshold"  # of the parameter
     per_sample = ("above", "correct")
 
+    def exact(self) -> ExactCurve:
+        return threshold_curve(self.above, self.correct)
+
     def reach(self, target: float) -> float:
-        return float(reaching(threshold_curve(self.above, self.correct), target)[0, 0])
+        return float(reaching(self.exact(), target)[0, 0])
 
     def exits(self, value: float) -> np.ndarray:
         return threshold_exits(self.above, value)
 
     def curve(self, max_points: int | None = None) -> pd.DataFrame:
         """Columns: the parameter, accuracy, madds, exit_1 … exit_K; one row per distinct policy, as in `sweep`."""
-        return threshold_curve(self.above, self.correct).table(self.name, max_points, madds=self.madds)
+        return self.exact().table(self.name, max_points, madds=self.madds)
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,20 @@ image by image. Seeds that share their validation images (photographs) are avera
 images of their own are pooled. All numbers are per cent, or points.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 from scipy.stats import t as student
 
 from rdnlib.errors import DataError
 from rdnlib.reproduction.analysis.outcomes import Interval, interval, paired_difference, split_rows
 from rdnlib.reproduction.experiments import Run, Workspace, ensure
+
+RESAMPLES = 50  # halves of the images; a deviation is then known to a tenth
+Z = float(norm.ppf(0.975))
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,16 @@ def estimate(values: Sequence[np.ndarray], *, same_images: bool) -> Estimate:
     values = [100 * np.asarray(each, np.float64) for each in values]
     pooled = np.mean(values, axis=0) if same_images else np.concatenate(values)
     _, low, high = paired_difference(pooled, np.zeros_like(pooled))
-    means = np.array([each.mean() for each in values])
-    if len(means) == 1:
-        return Estimate(float(means[0]), low, high)
-    reach = float(student.ppf(0.975, len(means) - 1)) * means.std(ddof=1) / np.sqrt(len(means))
+    return _over_seeds(np.array([each.mean() for each in values]), low, high)
+
+
+def _over_seeds(means: np.ndarray, low: float, high: float) -> Estimate:
+    """The mean of one number per seed, with Student's interval where there are several."""
     middle = float(means.mean())
-    return Estimate(middle, low, high, len(means), middle - reach, middle + reach)
+    if len(means) == 1:
+        return Estimate(middle, float(low), float(high))
+    reach = float(student.ppf(0.975, len(means) - 1)) * means.std(ddof=1) / np.sqrt(len(means))
+    return Estimate(middle, float(low), float(high), len(means), middle - reach, middle + reach)
 
 
 def accuracy(runs: Sequence[Run], subnetwork: int) -> Estimate:
@@ -92,18 +100,48 @@ def accuracy(runs: Sequence[Run], subnetwork: int) -> Estimate:
     return Estimate(float((100 * correct[0]).mean()), 100 * low, 100 * high)
 
 
-def difference(a: Sequence[Run], b: Sequence[Run], subnetwork: int = -1, other: int | None = None) -> Estimate:
-    """Top-1 accuracy of a's N_subnetwork minus that of b's N_other (default: the same), paired by seed and image."""
-    rows, values = [], []
-    for run_a, run_b in zip(a, b, strict=True):
-        rows_a, rows_b = split_rows(run_a, "validation"), split_rows(run_b, "validation")
-        if not np.array_equal(rows_a["id"], rows_b["id"]):
-            names = " and ".join(run.result.get("name", "a run") for run in (run_a, run_b))
-            raise DataError(f"{names} were not evaluated on the same images")
-        correct_b = _correct(run_b, rows_b, subnetwork if other is None else other)
-        rows.append(rows_a)
-        values.append(_correct(run_a, rows_a, subnetwork).astype(np.float64) - correct_b)
+def difference(
+    a: Sequence[Run], b: Sequence[Run], subnetwork: int = -1, other: int | None = None, *, top: int = 1
+) -> Estimate:
+    """Accuracy of a's N_subnetwork minus that of b's N_other (default: the same), paired by seed and image; top: 1 or 5."""
+    rows, values = _differences(a, b, subnetwork, subnetwork if other is None else other, top)
     return estimate(values, same_images=same_images(rows))
+
+
+def contrast(a: Sequence[Run], b: Sequence[Run], first: int, second: int) -> Estimate:
+    """By how much more N_first of a is ahead of b's than N_second is, paired by seed and image."""
+    (rows, ahead), (_, less) = (_differences(a, b, index, index, 1) for index in (first, second))
+    return estimate([x - y for x, y in zip(ahead, less, strict=True)], same_images=same_images(rows))
+
+
+def calibrated_estimates(
+    seeds: Sequence[tuple[int, int, Callable]], *, same_images: bool, resamples: int = RESAMPLES
+) -> list[Estimate]:
+    """What a policy that is calibrated on some images does on others, with the noise of both: several numbers at once, in per cent.
+
+    seeds: of each seed the numbers of calibration and of validation images, and f(rows of the first, rows of the second) → (M,) numbers,
+    which calibrates and applies anew. The interval is that of a normal distribution whose deviation is found on random halves of both splits:
+    half of the images, drawn without repeating any, deviate from all of them as these do from the truth. Returns M estimates.
+    """
+    values, deviating = [], []
+    for number, (calibration, validation, apply) in enumerate(seeds):
+        values.append(100 * np.asarray(apply(np.arange(calibration), np.arange(validation)), np.float64))
+        pairs = halves((calibration, validation), resamples, seed=0 if same_images else number)
+        deviating.append([100 * np.asarray(apply(*pair), np.float64) for pair in pairs])
+    values, deviating = np.array(values), np.array(deviating)  # (S, M), (S, B, M)
+    if same_images:
+        deviation = deviating.mean(axis=0).std(axis=0, ddof=1)
+    else:
+        deviation = np.sqrt(deviating.var(axis=1, ddof=1).sum(axis=0)) / len(values)
+    reach = Z * deviation
+    return [_over_seeds(own, own.mean() - r, own.mean() + r) for own, r in zip(values.T, reach, strict=True)]
+
+
+def halves(sizes: Sequence[int], resamples: int = RESAMPLES, *, seed: int = 0) -> Iterator[list[np.ndarray]]:
+    """Random halves of each of several splits, as row numbers, so many times."""
+    rng = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield [rng.permutation(n)[: max(1, n // 2)] for n in sizes]
 
 
 def same_images(rows: Sequence[pd.DataFrame]) -> bool:
@@ -113,6 +151,19 @@ def same_images(rows: Sequence[pd.DataFrame]) -> bool:
     return all(first.equals(other[keys].reset_index(drop=True)) for other in rows[1:])
 
 
-def _correct(run: Run, rows: pd.DataFrame, subnetwork: int) -> np.ndarray:
+def _differences(a: Sequence[Run], b: Sequence[Run], subnetwork: int, other: int, top: int) -> tuple[list, list]:
+    """The validation rows of each seed, and per image a's outcome minus b's."""
+    rows, values = [], []
+    for run_a, run_b in zip(a, b, strict=True):
+        rows_a, rows_b = split_rows(run_a, "validation"), split_rows(run_b, "validation")
+        if not np.array_equal(rows_a["id"], rows_b["id"]):
+            names = " and ".join(run.result.get("name", "a run") for run in (run_a, run_b))
+            raise DataError(f"{names} were not evaluated on the same images")
+        rows.append(rows_a)
+        values.append(_correct(run_a, rows_a, subnetwork, top).astype(np.float64) - _correct(run_b, rows_b, other, top))
+    return rows, values
+
+
+def _correct(run: Run, rows: pd.DataFrame, subnetwork: int, top: int = 1) -> np.ndarray:
     index = subnetwork if subnetwork > 0 else len(run.result["madds"]) + 1 + subnetwork
-    return rows[f"top1_{index}"].to_numpy(dtype=bool)
+    return rows[f"top{top}_{index}"].to_numpy(dtype=bool)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from rdnlib.calibration.families import calibrate_and_apply
 from rdnlib.errors import ConfigError, DataError
+from rdnlib.reproduction.analysis.calibrated import calibrated
 from rdnlib.reproduction.analysis.outcomes import families, measured, paired_difference, split_rows
 from rdnlib.reproduction.analysis.statistics import Evidence, accuracy, difference
 from rdnlib.reproduction.experiments import graph
@@ -67,20 +67,20 @@ def table1(runs: dict[str, Run], dynamic_runs: dict[str, tuple[Run, Run]] | None
         nets = "1 full network" if count == 1 else f"{count} sub-networks"
         rows.append({"model": name, **cost, **last, "integrated_nets": nets, "lam": np.nan, "note": ""})
     for name, (rdn_run, policy_run) in (dynamic_runs or {}).items():
-        held_out, samples = (families(rdn_run, policy_run, {}, split=split) for split in ("calibration", "validation"))
+        samples = families(rdn_run, policy_run, {}, split="validation")
+        target = calibrated(rdn_run, policy_run, {}, names=("dynamic", "sequential"))
         unfolded = {"†": _unfolded(rdn_run) + policy_run.result["policy_madds"]}
         params = {"†": policy_run.result["policy_params"], "‡": policy_run.result["sequential_params"]}
         for mark, policy in (("†", "dynamic"), ("‡", "sequential")):
-            outcome = calibrate_and_apply(held_out[policy], samples[policy], held_out["dynamic"].correct[:, -1])
+            outcome = target.outcomes[policy]
             exits = samples[policy].exits(outcome.parameter)
             touched = np.asarray(rdn_run.result["params"])[exits].mean() + params[mark]
             cost = {"params_m": touched / 1e6, "madds_m": outcome.madds.mean() / 1e6}
             cost["unfolded_m"] = unfolded[mark][exits].mean() / 1e6 if mark in unfolded else np.nan
-            top5 = samples["dynamic"].top5[np.arange(len(exits)), exits]
+            top5 = measured(samples["dynamic"].top5[np.arange(len(exits)), exits]).columns("top5")
+            found = target.measured(policy)[0].columns("top1") | top5
             about = {"integrated_nets": f"{len(rdn_run.result['madds'])} sub-networks", "lam": outcome.parameter}
-            rows.append(
-                {"model": name + mark, **cost, **_accuracies(outcome.correct, top5), **about, "note": outcome.note}
-            )
+            rows.append({"model": name + mark, **cost, **found, **about, "note": outcome.note})
     return pd.DataFrame(rows)
 
 

@@ -9,13 +9,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from rdnlib.calibration.families import Outcome, calibrate_and_apply
+from rdnlib.reproduction.analysis.calibrated import Calibrated
 from rdnlib.reproduction.analysis.outcomes import (
     Bases,
     dynamic,
     families,
-    interval,
-    paired_difference,
     split_rows,
     wilson,
 )
@@ -26,50 +24,35 @@ GAPS = (0.0, 0.005, 0.01)  # targets: N_K's accuracy on the calibration split, m
 CURVES = ("dynamic", "sequential", "confidence cascade")
 
 
-def calibrated_outcomes(
-    rdn_run: Run, policy_run: Run, base_runs: Bases, *, gap: float = 0.0
-) -> tuple[dict[str, Outcome], np.ndarray]:
-    """Every policy on the validation images, calibrated to N_K's accuracy minus `gap`; and N_K's outcomes (N,)."""
-    calibration, validation = (families(rdn_run, policy_run, base_runs, split=s) for s in ("calibration", "validation"))
-    full = calibration["dynamic"].correct[:, -1]
-    outcomes = {name: calibrate_and_apply(family, validation[name], full, gap) for name, family in calibration.items()}
-    return outcomes, validation["dynamic"].correct[:, -1]
-
-
-def target_table(rdn_run: Run, policy_run: Run, base_runs: Bases, *, gaps: Iterable[float] = GAPS) -> pd.DataFrame:
+def target_table(targets: Iterable[Calibrated]) -> pd.DataFrame:
     """A row per target and policy, on validation.
 
-    Columns: gap (points), policy, parameter (as text), top1, low, high (%, Wilson; none for a mix), to_full,
-    to_full_low, to_full_high (points above N_K, paired), madds (a mean), share, share_low, share_high (of N_K's), note.
+    Columns: gap (points), policy, parameter (as text), and with `_low` and `_high` top1 (%), to_full (points above N_K, paired), share (MAdds,
+    of N_K's); madds (a mean), note.
     """
-    rows, largest = [], rdn_run.result["madds"][-1]
-    for gap in gaps:
-        outcomes, full = calibrated_outcomes(rdn_run, policy_run, base_runs, gap=gap)
-        for name, outcome in outcomes.items():
-            low, high = interval(outcome.correct) if outcome.correct.dtype == bool else (np.nan, np.nan)
-            row = {"gap": 100 * gap, "policy": name, "parameter": _text(outcome.parameter)}
-            row |= {"top1": 100 * outcome.accuracy, "low": 100 * low, "high": 100 * high}
-            row |= paired_difference(outcome.correct, full).columns("to_full") | {"madds": outcome.madds.mean()}
-            row |= paired_difference(outcome.madds / largest, np.zeros(len(full))).columns("share", 1)
-            rows.append(row | {"note": outcome.note})
+    rows = []
+    for target in targets:
+        for name, outcome in target.outcomes.items():
+            top1, to_full, share = target.measured(name)
+            row = {"gap": 100 * target.gap, "policy": name, "parameter": _text(outcome.parameter)}
+            row |= top1.columns("top1") | to_full.columns("to_full") | share.columns("share", 1)
+            rows.append(row | {"madds": outcome.madds.mean(), "note": outcome.note})
     return pd.DataFrame(rows)
 
 
-def duel_table(rdn_run: Run, policy_run: Run, base_runs: Bases, *, gaps: Iterable[float] = GAPS) -> pd.DataFrame:
+def duel_table(targets: Iterable[Calibrated]) -> pd.DataFrame:
     """The dynamic and the sequential policy, each against every other at the same target, paired by validation image.
 
     Columns: gap (points), policy, rival, gain, gain_low, gain_high (accuracy, points), cost, cost_low, cost_high
     (MAdds, points of N_K's): positive where the policy is more accurate, or dearer.
     """
-    rows, largest = [], rdn_run.result["madds"][-1]
-    for gap in gaps:
-        outcomes, _ = calibrated_outcomes(rdn_run, policy_run, base_runs, gap=gap)
+    rows = []
+    for target in targets:
         for policy in ("dynamic", "sequential"):
-            for rival in (name for name in outcomes if name != policy):
-                a, b = outcomes[policy], outcomes[rival]
-                gain = paired_difference(a.correct, b.correct).columns("gain")
-                cost = paired_difference(a.madds / largest, b.madds / largest).columns("cost")
-                rows.append({"gap": 100 * gap, "policy": policy, "rival": rival} | gain | cost)
+            for rival in (name for name in target.outcomes if name != policy):
+                _, gain, cost = target.measured(policy, rival)
+                row = {"gap": 100 * target.gap, "policy": policy, "rival": rival}
+                rows.append(row | gain.columns("gain") | cost.columns("cost"))
     return pd.DataFrame(rows)
 
 
@@ -90,18 +73,17 @@ def adaptive_gains(rdn_run: Run, policy_run: Run) -> np.ndarray:
 
 
 def figure8(
-    rdn_run: Run, policy_run: Run, base_runs: Bases, *, gaps: Sequence[float] = GAPS, max_points: int = 400
+    rdn_run: Run, policy_run: Run, base_runs: Bases, targets: Sequence[Calibrated], *, max_points: int = 400
 ) -> pd.DataFrame:
     """Accuracy against MAdds on validation (Figure 8), one row per point.
 
     Columns: series, name, madds (mean per image), top1, low, high (%), lam, exit_1 … exit_K (shares), note. Series:
     "sub-networks" (each N_i alone), "dynamic", "sequential" and "confidence cascade" (at most `max_points` of each
-    exact curve), each of these three again with ", calibrated" (N_K's accuracy minus each of `gaps`, chosen on the
+    exact curve), each of these three again with ", calibrated" (one for each of `targets`, chosen on the
     calibration split), "base networks", "random mix of N_1 and N_K" (no interval: it is computed, not sampled), "oracle
     (first correct exit)". lam and the shares are NaN where there are none.
     """
-    calibration, validation = (families(rdn_run, policy_run, base_runs, split=s) for s in ("calibration", "validation"))
-    static, full = subnetwork_table(rdn_run), calibration["dynamic"].correct[:, -1]
+    validation, static = families(rdn_run, policy_run, base_runs, split="validation"), subnetwork_table(rdn_run)
     n, exits = len(validation["dynamic"].p), [f"exit_{v}" for v in static["subnetwork"]]
     names = [f"N_{v}" for v in static["subnetwork"]]
     parts = [_points("sub-networks", static["madds"], static["top1"] / 100, n, name=names)]
@@ -109,13 +91,15 @@ def figure8(
         curve = validation[series].curve(max_points)
         shares = {name: curve[name] for name in exits}
         parts.append(_points(series, curve["madds"], curve["accuracy"], n, lam=curve.get("lam", np.nan), **shares))
-        for gap in gaps:
-            outcome = calibrate_and_apply(calibration[series], validation[series], full, gap)
+        for target in targets:
+            outcome, gap = target.outcomes[series], target.gap
             counts = np.bincount(validation[series].exits(outcome.parameter), minlength=len(exits))
             about = {"lam": outcome.parameter if "lam" in curve else np.nan, "note": outcome.note}
             about["name"] = "target N_K" if gap == 0 else f"target N_K − {100 * gap:g} points"
             about |= zip(exits, counts / n, strict=True)
-            parts.append(_points(f"{series}, calibrated", [outcome.madds.mean()], [outcome.accuracy], n, **about))
+            point = _points(f"{series}, calibrated", [outcome.madds.mean()], [outcome.accuracy], None, **about)
+            top1 = target.measured(series)[0].columns("top1")
+            parts.append(point.assign(low=top1["top1_low"], high=top1["top1_high"]))
     for name, run in base_runs.items():
         base, images = subnetwork_table(run), len(split_rows(run, "validation"))
         parts.append(_points("base networks", base["madds"], base["top1"] / 100, images, name=name))
@@ -126,6 +110,21 @@ def figure8(
     parts.append(_points("oracle (first correct exit)", [madds.mean()], [correct.any(axis=1).mean()], n))
     order = ["series", "name", "madds", "top1", "low", "high", "lam", *exits, "note"]
     return pd.concat(parts, ignore_index=True).reindex(columns=order)
+
+
+def share_above_base_networks(frame: pd.DataFrame, series: str, *, points: int = 401) -> float:
+    """Over which share of the range of costs a curve of `figure8` lies above the line through the base networks.
+
+    The range is from the cheapest of them to the dearest. At a cost, the curve's accuracy is that of its dearest policy that costs no more (0 %
+    where there is none). NaN where all base networks cost the same.
+    """
+    bases = frame[frame["series"] == "base networks"].groupby("madds")["top1"].max()
+    if len(bases) < 2:
+        return np.nan
+    cost = np.linspace(bases.index[0], bases.index[-1], points)
+    curve = frame[frame["series"] == series].sort_values("madds")
+    reached = np.append(0.0, curve["top1"])[np.searchsorted(curve["madds"], cost, side="right")]
+    return float((reached > np.interp(cost, bases.index, bases)).mean())
 
 
 def _text(parameter) -> str:

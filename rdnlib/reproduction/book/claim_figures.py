@@ -10,10 +10,17 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from rdnlib.reproduction.analysis.statistics import Estimate
+from rdnlib.reproduction.analysis.verdicts import INCONCLUSIVE, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, SEEDS
 from rdnlib.reproduction.book.chapter import with_interval
-from rdnlib.reproduction.book.style import BLUE, DOTTED, GREEN, INK, ORANGE, VERMILLION, legend_below, styled
+from rdnlib.reproduction.book.style import BLUE, DOTTED, GREEN, GREY, INK, ORANGE, VERMILLION, legend_below, styled
 
-VERDICTS = {"reproduced": (GREEN, "o"), "inconclusive": (ORANGE, "s"), "not reproduced": (VERMILLION, "X")}
+VERDICTS = {
+    REPRODUCED: (GREEN, "o"),
+    INCONCLUSIVE: (ORANGE, "s"),
+    NOT_REPRODUCED: (VERMILLION, "X"),
+    NOT_TESTABLE: (GREY, "v"),
+    **dict.fromkeys(SEEDS.values(), (BLUE, "d")),
+}
 
 
 def ours_in_words(claim) -> str:
@@ -31,6 +38,11 @@ def verdict_tables(ledger: pd.DataFrame) -> Iterator[Styler]:
     shown = ledger[["statement", "paper", "verdict"]].rename(columns={"statement": "claim"})
     shown.insert(2, "ours", [ours_in_words(claim) for claim in ledger.itertuples()])
     shown.insert(3, "holds if", bounds.str.replace("<", "below").str.replace(">", "above"))
+    corrected = "; " + ledger["corrected"] + " among all of these"
+    notes = corrected.where(ledger["corrected"] != ledger["verdict"], "") + ("; " + ledger["reason"]).where(
+        ledger["reason"] != "", ""
+    )
+    shown["verdict"] += notes
     for where, part in shown.groupby(ledger["where"], sort=False):
         style = part.style.hide(axis="index").set_caption(where)
         style = style.set_properties(subset=["verdict"], **{"font-weight": "bold"})
@@ -73,6 +85,7 @@ def forest(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
         bars(ax, -row, Estimate(claim.ours, *ends), color=colour, marker=marker)
         ax.plot(float(claim.holds_if[2:]), -row, **bound)
     ax.set(yticks=-np.arange(len(table)), yticklabels=list(labels), xlabel="points")
-    looks = ({"color": c, "marker": m, "linewidth": 3.5, "label": name} for name, (c, m) in VERDICTS.items())
+    found = {name: look for name, look in VERDICTS.items() if name in set(table["verdict"])}
+    looks = ({"color": c, "marker": m, "linewidth": 3.5, "label": name} for name, (c, m) in found.items())
     legend_below(fig, *looks, bound)
     return fig

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from support.fakes import K, fake_base, fake_runs
 
+from rdnlib.calibration.families import ByLambda, calibrate_and_apply
 from rdnlib.errors import DataError
 from rdnlib.reproduction.analysis.outcomes import interval, paired_difference
-from rdnlib.reproduction.analysis.statistics import Estimate, accuracy, difference, estimate
+from rdnlib.reproduction.analysis.statistics import Estimate, accuracy, calibrated_estimates, difference, estimate
 
 
 @pytest.mark.parametrize(("seeds", "quantile"), [(2, 12.7062), (3, 4.30265), (5, 2.77645), (31, 2.04227)])
@@ -81,3 +82,51 @@ def test_nothing_is_no_estimate():
     assert Estimate(1.0, 0.5, 1.5).columns("x") == pytest.approx(
         {"x": 1, "x_low": 0.5, "x_high": 1.5, "x_seeds_low": np.nan, "x_seeds_high": np.nan}, nan_ok=True
     )
+
+
+def population(n, rng):
+    """f_λ over three networks: more skill and more cost, images of different difficulty."""
+    hard = rng.normal(size=(n, 1))
+    true = 1 / (1 + np.exp(-(np.array([0.5, 1.5, 2.0]) - 1.3 * hard)))
+    seen = 1 / (1 + np.exp(-(np.array([0.5, 1.5, 2.0]) - 1.3 * hard - 0.7 * rng.normal(size=(n, 1)))))
+    return ByLambda(
+        seen, rng.random((n, 1)) + 0.1 * rng.normal(size=(n, 3)) < true, np.array([0.7, 0.4, 0]), np.array([3.0, 6, 10])
+    )
+
+
+def adaptive(held_out, samples, gap):
+    def apply(calibration, validation):
+        chosen_on = held_out.rows(calibration)
+        outcome = calibrate_and_apply(chosen_on, samples.rows(validation), chosen_on.correct[:, -1], gap)
+        return outcome.accuracy - samples.correct[validation, -1].mean(), 1 - outcome.madds.mean() / 10
+
+    return apply
+
+
+@pytest.mark.slow
+def test_intervals_of_a_calibrated_policy_hold_the_truth_as_often_as_they_say(record_property):
+    """300 draws of calibration and validation images: both intervals hold what the policy gives on average."""
+    everyone, rng, found = population(100_000, np.random.default_rng(0)), np.random.default_rng(1), []
+    for _ in range(300):
+        held_out, samples = (everyone.rows(rng.choice(100_000, n, replace=False)) for n in (400, 1000))
+        found.append(
+            calibrated_estimates([(400, 1000, adaptive(held_out, samples, 0.01))], same_images=True, resamples=30)
+        )
+    for index, name in enumerate(("gain", "saving")):
+        low, value, high = (np.array([getattr(each[index], end) for each in found]) for end in ("low", "value", "high"))
+        covered = ((low <= value.mean()) & (value.mean() <= high)).mean()
+        record_property(name, f"{covered:.3f}")
+        print(f"{name}: {covered:.3f}")
+        assert covered >= 0.93
+
+
+def test_seeds_with_images_of_their_own_have_less_noise_together():
+    rng = np.random.default_rng(0)
+    seeds = [(150, 300, adaptive(population(150, rng), population(300, rng), 0.02)) for _ in range(3)]
+    one = calibrated_estimates(seeds[:1], same_images=True)
+    three = calibrated_estimates(seeds, same_images=False)
+    for single, several in zip(one, three, strict=True):
+        assert several.seeds == 3 and single.seeds == 1
+        assert several.high - several.low < single.high - single.low
+    again = calibrated_estimates(seeds, same_images=False)
+    assert again == three

@@ -8,7 +8,8 @@ from support.fakes import MADDS, POLICY, POLICY_MADDS, FakeRun, K, fake_base, fa
 from rdnlib.calibration.multiplier import choose
 from rdnlib.errors import DataError
 from rdnlib.reproduction.analysis import tradeoff
-from rdnlib.reproduction.analysis.outcomes import dynamic
+from rdnlib.reproduction.analysis.calibrated import calibrated
+from rdnlib.reproduction.analysis.outcomes import dynamic, families
 from rdnlib.reproduction.analysis.tables import table1
 
 GAPS = (0.0, 0.02)
@@ -31,7 +32,9 @@ def runs():
 
 def test_figure8_has_every_series_with_the_right_numbers(runs):
     rdn, policy, bases = runs
-    frame = tradeoff.figure8(rdn, policy, bases, gaps=GAPS, max_points=50)
+    frame = tradeoff.figure8(
+        rdn, policy, bases, [calibrated(*runs, gap=gap, resamples=10) for gap in GAPS], max_points=50
+    )
     curves = ["dynamic", "sequential", "confidence cascade"]
     assert set(frame["series"]) == {
         "sub-networks",
@@ -76,10 +79,10 @@ def test_figure8_has_every_series_with_the_right_numbers(runs):
 
 
 def test_all_policies_aim_at_the_same_target(runs):
-    table = tradeoff.target_table(*runs, gaps=GAPS)
+    table = tradeoff.target_table(calibrated(*runs, gap=gap, resamples=10) for gap in GAPS)
     assert list(table["policy"]) == NAMES * 2
     rdn, policy, bases = runs
-    calibration = tradeoff.families(rdn, policy, bases, split="calibration")
+    calibration = families(rdn, policy, bases, split="calibration")
     full = calibration["one sub-network"].correct[:, -1].mean()
     for gap in GAPS:
         for name, family in calibration.items():
@@ -105,16 +108,16 @@ def test_nothing_is_chosen_on_validation(runs):
                 frame.loc[rows, name] = rng.permutation(frame.loc[rows, name])
         spoiled.append(type(run)(run.result, frame))
     other = (*spoiled[:2], dict(zip(bases, spoiled[2:], strict=True)))
-    pd.testing.assert_series_equal(
-        tradeoff.target_table(*runs)["parameter"], tradeoff.target_table(*other)["parameter"]
-    )
+    chosen = [calibrated(*each, resamples=2).outcomes for each in (runs, other)]
+    assert all(chosen[0][name].parameter == chosen[1][name].parameter for name in NAMES)
 
 
 def test_duels_are_paired_and_complete(runs):
-    table = tradeoff.duel_table(*runs, gaps=(0.0,))
+    target = calibrated(*runs, resamples=10)
+    table = tradeoff.duel_table([target])
     assert len(table) == 2 * (len(NAMES) - 1)
     row = table[(table["policy"] == "sequential") & (table["rival"] == "dynamic")].iloc[0]
-    outcomes, _ = tradeoff.calibrated_outcomes(*runs)
+    outcomes = target.outcomes
     gain = outcomes["sequential"].correct.mean() - outcomes["dynamic"].correct.mean()
     assert row["gain"] == pytest.approx(100 * gain)
     cost = (outcomes["sequential"].madds - outcomes["dynamic"].madds).mean() / MADDS[-1]
@@ -125,13 +128,13 @@ def test_duels_are_paired_and_complete(runs):
 def test_base_networks_must_have_seen_the_same_images(runs):
     rdn, policy, _ = runs
     with pytest.raises(DataError, match="not run on the RDN's images"):
-        tradeoff.families(rdn, policy, {"base": fake_base(1000)}, split="validation")
+        families(rdn, policy, {"base": fake_base(1000)}, split="validation")
 
 
 def test_without_base_networks(runs):
     rdn, policy, _ = runs
-    assert list(tradeoff.families(rdn, policy, {}, split="validation")) == NAMES[:-1]
-    assert "base networks" not in set(tradeoff.figure8(rdn, policy, {})["series"])
+    assert list(families(rdn, policy, {}, split="validation")) == NAMES[:-1]
+    assert "base networks" not in set(tradeoff.figure8(rdn, policy, {}, [])["series"])
 
 
 def test_gains_of_adapting_at_the_cost_of_each_sub_network():
@@ -150,3 +153,12 @@ def test_gains_of_adapting_at_the_cost_of_each_sub_network():
         assert gains[:, column].mean() == pytest.approx(expected, abs=0.005)
     dear = FakeRun({**policy.result, "policy_madds": 10**9}, policy.frame)
     assert np.isnan(tradeoff.adaptive_gains(rdn, dear)).all()
+
+
+def test_share_above_the_line_through_base_networks():
+    bases = pd.DataFrame({"series": "base networks", "madds": [10.0, 20.0, 20.0], "top1": [50.0, 60.0, 70.0]})
+    curve = pd.DataFrame({"series": "dynamic", "madds": [30.0, 12.0, 16.0], "top1": [75.0, 58.0, 59.0]})
+    # the line is 50 + 2 (cost − 10): 58 % from 12 to 16 is above it until 14, 59 % from 16 on is not
+    share = tradeoff.share_above_base_networks(pd.concat([bases, curve]), "dynamic")
+    assert share == pytest.approx(0.2, abs=0.005)
+    assert np.isnan(tradeoff.share_above_base_networks(pd.concat([bases[1:], curve]), "dynamic"))

@@ -61,6 +61,7 @@ def test_our_number_in_words(estimate, unit, text):
 
 def test_the_ledger_is_shown_by_table_of_the_paper():
     ledger = table().assign(unit="points", statement="s", paper="+1", where=["Table 1", "Table 1", "Table 3"])
+    ledger = ledger.assign(reason=["", "", "it is so"], corrected=["inconclusive", "inconclusive", "not reproduced"])
     first, second = claim_figures.verdict_tables(ledger)
     assert (first.caption, second.caption) == ("Table 1", "Table 3") and len(first.data) == 2
     assert second.data["holds if"].tolist() == ["below 16.4"]

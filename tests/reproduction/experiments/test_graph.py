@@ -29,7 +29,9 @@ def changes(profile, name):
 def test_every_variant_differs_in_one_thing(profile):
     scratch = {"init", "model", "select", "calibration_images"}  # without a super-net nothing is selected
     assert changes(profile, "rdn-scratch") == scratch
-    assert changes(profile, "rdn-scratch-twice") == scratch | {"epochs"}
+    assert changes(profile, "rdn-scratch-longer") == scratch | {"epochs"}
+    both = graph.experiments(profile, 0)["rdn-scratch-longer"].config["recipe"]["epochs"]
+    assert both == profile.base.epochs + profile.ablations.epochs  # as long as the super-net and the reference together
     assert changes(profile, "rdn-greedy") == changes(profile, "rdn-random") == {"select"}
     assert changes(profile, "rdn-without-lightest") == changes(profile, "rdn-only-largest") == {"trained"}
     assert changes(profile, "rdn-copy-1") == {"epochs"}

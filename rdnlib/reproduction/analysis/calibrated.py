@@ -1,0 +1,66 @@
+"""Policies calibrated on one split and judged on another, with the noise of both in every interval.
+
+λ* is chosen on the images of the calibration split, and other images would give another: beside the luck of the validation images that is
+part of what is not known. So everything is calibrated anew on random halves of both splits (`statistics.halves`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rdnlib.calibration.families import Outcome, calibrate_and_apply
+from rdnlib.reproduction.analysis.outcomes import Bases, Measured, families
+from rdnlib.reproduction.analysis.statistics import RESAMPLES, Z, halves
+from rdnlib.reproduction.experiments.workspace import Run
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Every policy on the validation images, calibrated to N_K's accuracy minus `gap`, and what calibrating anew on halves gives."""
+
+    gap: float
+    outcomes: dict[str, Outcome]
+    full: np.ndarray  # (N,) whether N_K is right
+    madds: float  # of N_K
+    anew: dict[str, np.ndarray]  # (B, 3): accuracy, accuracy above N_K's, mean MAdds over those of N_K
+
+    def values(self, name: str) -> np.ndarray:
+        """(3,) as in `anew`."""
+        outcome = self.outcomes[name]
+        return np.array([outcome.accuracy, outcome.accuracy - self.full.mean(), outcome.madds.mean() / self.madds])
+
+    def measured(self, name: str, rival: str | None = None) -> list[Measured]:
+        """The three numbers, or their differences to a rival's, with intervals that know the noise of both splits."""
+        values, anew = self.values(name), self.anew[name]
+        if rival is not None:
+            values, anew = values - self.values(rival), anew - self.anew[rival]
+        reach = Z * anew.std(axis=0, ddof=1)
+        return [Measured(float(v), float(v - r), float(v + r)) for v, r in zip(values, reach, strict=True)]
+
+
+def calibrated(
+    rdn_run: Run,
+    policy_run: Run,
+    base_runs: Bases,
+    *,
+    gap: float = 0.0,
+    names: Sequence[str] = (),
+    resamples: int = RESAMPLES,
+) -> Calibrated:
+    """Calibrate the policies of `families` (all, or those named) on the calibration split, and apply them to the validation split."""
+    calibration, validation = (families(rdn_run, policy_run, base_runs, split=s) for s in ("calibration", "validation"))
+    reference, full, largest = (
+        calibration["dynamic"].correct[:, -1],
+        validation["dynamic"].correct[:, -1],
+        rdn_run.result["madds"][-1],
+    )
+    names = names or list(calibration)
+    outcomes = {name: calibrate_and_apply(calibration[name], validation[name], reference, gap) for name in names}
+    anew = {name: np.empty((resamples, 3)) for name in names}
+    for number, (own, test) in enumerate(halves((len(reference), len(full)), resamples)):
+        for name in names:
+            outcome = calibrate_and_apply(calibration[name].rows(own), validation[name].rows(test), reference[own], gap)
+            gain = outcome.accuracy - full[test].mean()
+            anew[name][number] = outcome.accuracy, gain, outcome.madds.mean() / largest
+    return Calibrated(gap, outcomes, full, largest, anew)
