@@ -11,7 +11,7 @@ import numpy as np
 
 from rdnlib.calibration.families import Outcome, calibrate_and_apply
 from rdnlib.reproduction.analysis.outcomes import Bases, Measured, families
-from rdnlib.reproduction.analysis.statistics import RESAMPLES, Z, halves
+from rdnlib.reproduction.analysis.statistics import RESAMPLES, halves, quantile
 from rdnlib.reproduction.experiments.workspace import Run
 
 
@@ -35,7 +35,7 @@ class Calibrated:
         values, anew = self.values(name), self.anew[name]
         if rival is not None:
             values, anew = values - self.values(rival), anew - self.anew[rival]
-        reach = Z * anew.std(axis=0, ddof=1)
+        reach = quantile(len(anew)) * anew.std(axis=0, ddof=1)
         return [Measured(float(v), float(v - r), float(v + r)) for v, r in zip(values, reach, strict=True)]
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 from scipy.stats import t as student
 
 from rdnlib.errors import DataError
@@ -18,7 +17,6 @@ from rdnlib.reproduction.analysis.outcomes import Interval, interval, paired_dif
 from rdnlib.reproduction.experiments import Run, Workspace, ensure
 
 RESAMPLES = 50  # halves of the images; a deviation is then known to a tenth
-Z = float(norm.ppf(0.975))
 
 
 @dataclass(frozen=True)
@@ -133,8 +131,13 @@ def calibrated_estimates(
         deviation = deviating.mean(axis=0).std(axis=0, ddof=1)
     else:
         deviation = np.sqrt(deviating.var(axis=1, ddof=1).sum(axis=0)) / len(values)
-    reach = Z * deviation
+    reach = quantile(resamples) * deviation
     return [_over_seeds(own, own.mean() - r, own.mean() + r) for own, r in zip(values.T, reach, strict=True)]
+
+
+def quantile(resamples: int) -> float:
+    """By how many deviations, found on so many resamples, a 95 % interval reaches to each side (Student)."""
+    return float(student.ppf(0.975, resamples - 1))
 
 
 def halves(sizes: Sequence[int], resamples: int = RESAMPLES, *, seed: int = 0) -> Iterator[list[np.ndarray]]:
