@@ -52,9 +52,28 @@ def ensure_all(
             wanted |= set(workspace.graph[name].parents)
             todo.insert(0, name)
     if todo:
+        jobs = jobs if scheduler else _fitting(workspace, jobs, todo)
         with _client(min(jobs, len(todo)), scheduler) as client:
             _run_graph(client, workspace, todo, progress)
     return {name: Run(name, workspace) for name in names}
+
+
+def _fitting(workspace: Workspace, jobs: int, todo: list[str]) -> int:
+    """At most `jobs` at once, such that on a CPU their threads have a core each: threads that wait for one spin, and all are slower.
+
+    How many threads an experiment has, the profile decides, since its numbers depend on it.
+    """
+    if torch.cuda.is_available():
+        return jobs
+    threads = max(map(workspace.threads, todo))
+    fitting = min(jobs, max(1, workspace.profile.jobs, devices.cores() // threads))
+    if fitting < jobs:
+        print(
+            f"{fitting} at once instead of {jobs}: with {threads} threads each they would need {jobs * threads} cores of "
+            f"{devices.cores()}; `jobs: {jobs}` in the profile makes them share the cores",
+            flush=True,
+        )
+    return fitting
 
 
 def _run_graph(client, workspace: Workspace, todo: list[str], progress: bool) -> None:

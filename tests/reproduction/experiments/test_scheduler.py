@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import dask
 import pandas as pd
@@ -15,7 +16,8 @@ from distributed import Client
 from support.profiles import TINY, write_profile
 
 from rdnlib.errors import ConfigError, RdnError
-from rdnlib.reproduction.experiments import ensure_all, open_workspace, store
+from rdnlib.reproduction.experiments import ensure_all, open_workspace, scheduler, store
+from rdnlib.reproduction.experiments.config import load_profile
 from rdnlib.reproduction.experiments.workspace import finished
 
 pytestmark = pytest.mark.slow
@@ -135,3 +137,14 @@ def test_what_is_killed_leaves_no_process_and_can_go_on(long, tmp_path):
     main, children = begin(long, out)
     os.killpg(main.pid, signal.SIGINT)
     assert end(long, out, main, children) == "stopped; the same command goes on from here"
+
+
+def test_no_more_experiments_at_once_than_have_a_core_for_each_thread(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(scheduler.devices, "cores", lambda: 4)
+    monkeypatch.setattr(scheduler.torch.cuda, "is_available", lambda: False)
+    profile = load_profile(TINY)
+    for threads, jobs, fitting in ((1, 2, 2), (2, 2, 2), (2, 3, 2), (4, 2, 1), (8, 2, 1)):
+        workspace = replace(open_workspace(TINY, out=tmp_path), profile=profile.model_copy(update={"threads": threads}))
+        assert scheduler._fitting(workspace, jobs, ["base"]) == fitting
+        said = capfd.readouterr().out
+        assert (f"{fitting} at once instead of {jobs}" in said) == (fitting < jobs)
