@@ -32,8 +32,8 @@ Pairs = Iterable[tuple[Tensor, Tensor]]  # batches of (what the layer reads, wha
 class Sampling:
     """What a fit takes of its images, and how it chooses the ridge.
 
-    rows: about how many positions of all `images` together, drawn at random (None: all). held_out: every so-manieth image is not fitted (0: none).
-    strengths: of the ridge, relative to the mean variance of the inputs; without images held out it is RIDGE.
+    rows: about how many positions of all `images` together, drawn at random (None: all). held_out: every so-manieth image is not fitted
+    (0: none). strengths: of the ridge, relative to the mean variance of the inputs; without images held out it is RIDGE.
     """
 
     rows: int | None = None

@@ -32,8 +32,8 @@ def policy_comparison(
     """Every policy and way of calibrating it, over several seeds; the target is N_K's accuracy minus `gap`.
 
     Columns: policy, way ("plain": λ meets the target on the images it is chosen on; "margin"; "temperature" and "isotonic": p
-    recalibrated on one half of the images, λ chosen as with "margin" on the other; "guarantee": see `calibration.guarantee`, δ = DELTA), seeds, miss (accuracy − target on the images
-    left out, points), miss_spread (over the seeds), share (of `base_madds`).
+    recalibrated on one half of the images, λ chosen as with "margin" on the other; "guarantee": see `calibration.guarantee`, δ =
+    DELTA), seeds, miss (accuracy − target on the images left out, points), miss_spread (over the seeds), share (of `base_madds`).
     """
     rows = []
     for rdn_run, policy_run in zip(rdn_runs, policy_runs, strict=True):
@@ -61,7 +61,7 @@ def best_way(table: pd.DataFrame) -> pd.Series:
 
 
 def ways(family: Family) -> dict[str, Rule]:
-    """How a policy can be calibrated: name → (family, reference, gap) ↦ (what to make of a family first, the parameter), from some samples."""
+    """How a policy can be calibrated: name → (family, reference, gap) ↦ (what to make of a family first, the parameter)."""
     result: dict[str, Rule] = {
         "plain": lambda own, full, gap: (unchanged, calibrate_or_best(own, full.mean() - gap)[0]),
         "margin": lambda own, full, gap: (unchanged, calibrate_to(own, full, gap)[0]),

@@ -33,10 +33,6 @@ class Evidence:
     def profile(self):
         return self.workspaces[0].profile
 
-    def gain(self, a: str, b: str, subnetwork: int = -1) -> "Estimate":
-        """Accuracy of a sub-network of experiment a, minus that of experiment b."""
-        return difference(self.runs(a), self.runs(b), subnetwork)
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -118,8 +114,8 @@ def calibrated_estimates(
     """What a policy that is calibrated on some images does on others, with the noise of both: several numbers at once, in per cent.
 
     seeds: of each seed the numbers of calibration and of validation images, and f(rows of the first, rows of the second) → (M,) numbers,
-    which calibrates and applies anew. The interval is that of a normal distribution whose deviation is found on random halves of both splits:
-    half of the images, drawn without repeating any, deviate from all of them as these do from the truth. Returns M estimates.
+    which calibrates and applies anew. The interval's deviation is found on random halves of both splits: half of the images, drawn
+    without repeating any, deviate from all of them as these do from the truth. Returns M estimates.
     """
     values, deviating = [], []
     for number, (calibration, validation, apply) in enumerate(seeds):

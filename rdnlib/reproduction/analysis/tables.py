@@ -52,12 +52,11 @@ def _unfolded(run: Run) -> np.ndarray:
 def table1(runs: dict[str, Run], dynamic_runs: dict[str, tuple[Run, Run]] | None = None) -> pd.DataFrame:
     """The paper's Table 1 on validation.
 
-    `runs`: model name → run; a row shows its largest network. `dynamic_runs`: name → (RDN run, policy run); two rows
-    show sample-adaptive inference at the λ* whose accuracy on the calibration split reaches N_K's there: by the paper's policy (its name
-    gets the paper's †) and by the sequential one (‡). Columns: model, params_m ("Avg Mem Used (M)": parameters touched, averaged over the images),
-    madds_m (mean, millions), unfolded_m (with heads
-    that are not folded, as the paper counts; NaN for ‡), top1, top1_low, top1_high, top5, top5_low, top5_high, integrated_nets, lam (NaN in
-    static rows), note (where no λ reaches the target).
+    `runs`: model name → run; a row shows its largest network. `dynamic_runs`: name → (RDN run, policy run); two rows show
+    sample-adaptive inference at the λ* whose accuracy on the calibration split reaches N_K's there: by the paper's policy (its name
+    gets the paper's †) and by the sequential one (‡). Columns: model, params_m ("Avg Mem Used (M)": parameters touched, averaged
+    over the images), madds_m (mean, millions), unfolded_m (with heads that are not folded, as the paper counts; NaN for ‡), top1,
+    top1_low, top1_high, top5, top5_low, top5_high, integrated_nets, lam (NaN in static rows), note (where no λ reaches the target).
     """
     rows = []
     for name, run in runs.items():

@@ -12,7 +12,7 @@ import pandas as pd
 from rdnlib.reproduction.analysis.calibrated import Calibrated
 from rdnlib.reproduction.analysis.outcomes import (
     Bases,
-    dynamic,
+    Dynamic,
     families,
     split_rows,
     wilson,
@@ -27,8 +27,8 @@ CURVES = ("dynamic", "sequential", "confidence cascade")
 def target_table(targets: Iterable[Calibrated]) -> pd.DataFrame:
     """A row per target and policy, on validation.
 
-    Columns: gap (points), policy, parameter (as text), and with `_low` and `_high` top1 (%), to_full (points above N_K, paired), share (MAdds,
-    of N_K's); madds (a mean), note.
+    Columns: gap (points), policy, parameter (as text), and with `_low` and `_high` top1 (%), to_full (points above N_K, paired), share
+    (MAdds, of N_K's); madds (a mean), note.
     """
     rows = []
     for target in targets:
@@ -56,16 +56,16 @@ def duel_table(targets: Iterable[Calibrated]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def adaptive_gains(rdn_run: Run, policy_run: Run) -> np.ndarray:
-    """On validation, what adapting gains over each fixed sub-network of about its cost: −1, 0 or 1, (N, K−1), N_2…N_K.
+def adaptive_gains(held_out: Dynamic, samples: Dynamic, madds: Sequence[float]) -> np.ndarray:
+    """What adapting gains on `samples` over each fixed sub-network of about its cost: −1, 0 or 1, (N, K−1), N_2…N_K.
 
-    λ is the largest whose mean cost on the calibration split is not above that of N_i. Where none is that cheap: NaN.
+    madds: (K,) of the sub-networks. λ is the largest whose mean cost on `held_out` is not above that of N_i. Where none is that cheap:
+    NaN.
     """
-    held_out, samples = (dynamic(rdn_run, policy_run, split=split) for split in ("calibration", "validation"))
     curve = held_out.curve()
     gains = np.full((len(samples.ids), len(samples.saved) - 1), np.nan)
-    for column, madds in enumerate(rdn_run.result["madds"][1:]):
-        affordable = curve["lam"][curve["madds"] <= madds]
+    for column, limit in enumerate(madds[1:]):
+        affordable = curve["lam"][curve["madds"] <= limit]
         if len(affordable):
             correct, _ = samples.take(affordable.iloc[-1])
             gains[:, column] = correct.astype(np.float64) - samples.correct[:, column + 1]
@@ -115,8 +115,8 @@ def figure8(
 def share_above_base_networks(frame: pd.DataFrame, series: str, *, points: int = 401) -> float:
     """Over which share of the range of costs a curve of `figure8` lies above the line through the base networks.
 
-    The range is from the cheapest of them to the dearest. At a cost, the curve's accuracy is that of its dearest policy that costs no more (0 %
-    where there is none). NaN where all base networks cost the same.
+    The range is from the cheapest of them to the dearest. At a cost, the curve's accuracy is that of its dearest policy that costs no
+    more (0 % where there is none). NaN where all base networks cost the same.
     """
     bases = frame[frame["series"] == "base networks"].groupby("madds")["top1"].max()
     if len(bases) < 2:

@@ -2,8 +2,8 @@
 
 A claim says that a quantity is above a bound, mostly that a difference of accuracies is above zero. It is *reproduced* if our whole
 interval, over the images and over the seeds, is above the bound, and *not reproduced* if all of it is below. What depends on training
-needs at least ENOUGH_SEEDS; with fewer it illustrates. It is *not testable here* where a network that it is about says nothing (`near_chance`,
-`far_from_plateau`), or where the interval is wider than the claim; else *inconclusive*.
+needs at least ENOUGH_SEEDS; with fewer it illustrates. It is *not testable here* where a network that it is about says nothing
+(`near_chance`, `far_from_plateau`), or where the interval is wider than the claim; else *inconclusive*.
 """
 
 from collections.abc import Iterable, Sequence
@@ -65,7 +65,7 @@ class Claim:
             return (REPRODUCED if self._holds(self.ours.value) else NOT_REPRODUCED), ""
         half = (high - low) / 2
         if half > self.effect:
-            return NOT_TESTABLE, f"the interval, ±{half:.1f}, is wider than the paper’s effect, {self.effect:.1f}"
+            return NOT_TESTABLE, f"the interval, ±{half:.1f}, is wider than the paper’s effect, {self.effect:.2f}"
         return INCONCLUSIVE, ""
 
     @property
@@ -74,8 +74,11 @@ class Claim:
 
     @property
     def p_value(self) -> float:
-        """Two-sided, that the quantity is the bound: the larger of that over the images and that over the seeds; NaN without a verdict."""
-        if self.exact or self.verdict not in (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE):
+        """Two-sided, that the quantity is the bound: the larger of that over the images and that over the seeds.
+
+        NaN where nothing was tested. A claim whose interval came out too wide was tested.
+        """
+        if self.exact or self.obstacles or np.isnan(self.ours.value) or self.ours.seeds < ENOUGH_SEEDS:
             return np.nan
         distance, n = abs(self.ours.value - self.bound), self.ours.seeds
         images = (self.ours.high - self.ours.low) / (2 * norm.ppf(0.975))

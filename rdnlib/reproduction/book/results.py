@@ -145,8 +145,10 @@ def shares_above_in_words(shares: Mapping[str, float]) -> str:
     """For each policy, `tradeoff.share_above_base_networks`."""
     if any(np.isnan(share) for share in shares.values()):
         return "This profile has no networks of other costs beside the base to draw a line through."
-    parts = " and ".join(f"that of the {name} policy over **{share:.0%}**" for name, share in shares.items())
-    return f"The line through separately trained networks: the curve {parts} of the range of costs between them lies above it."
+    parts = " and ".join(f"the {name} policy over **{share:.0%}**" for name, share in shares.items())
+    return (
+        f"Over how much of the range of costs a curve lies above the line through separately trained networks: {parts}."
+    )
 
 
 @styled

@@ -2,7 +2,7 @@
 
 The ablations are the variants of the RDN that Tables 3, 4 and 5, the table of lengths and the slimmable baseline compare. All of
 them take the paper's `copy` initialisation and one recipe, with `epochs` of the profile's section `ablations`, so that each
-differs from the `reference` in one thing only. The recipes are fixed beforehand: nothing is chosen on validation data. Two
+differs from the `reference` in one thing only. What of a recipe was chosen on what, book/reconstruction.md says. Two
 experiments with the same configuration are one, so the reference is also a point of the table of lengths, and the longest of those
 are the main runs.
 """

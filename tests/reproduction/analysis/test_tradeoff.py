@@ -137,9 +137,13 @@ def test_without_base_networks(runs):
     assert "base networks" not in set(tradeoff.figure8(rdn, policy, {}, [])["series"])
 
 
+def splits(rdn, policy):
+    return [dynamic(rdn, policy, split=split) for split in ("calibration", "validation")]
+
+
 def test_gains_of_adapting_at_the_cost_of_each_sub_network():
     rdn, policy = fake_runs()
-    gains = tradeoff.adaptive_gains(rdn, policy)
+    gains = tradeoff.adaptive_gains(*splits(rdn, policy), MADDS)
     held_out, samples = (dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
     assert gains.shape == (len(samples.ids), K - 1)
     for column, madds in enumerate(MADDS[1:]):
@@ -152,7 +156,7 @@ def test_gains_of_adapting_at_the_cost_of_each_sub_network():
         expected = samples.correct[np.arange(len(exits)), exits].mean() - samples.correct[:, column + 1].mean()
         assert gains[:, column].mean() == pytest.approx(expected, abs=0.005)
     dear = FakeRun({**policy.result, "policy_madds": 10**9}, policy.frame)
-    assert np.isnan(tradeoff.adaptive_gains(rdn, dear)).all()
+    assert np.isnan(tradeoff.adaptive_gains(*splits(rdn, dear), MADDS)).all()
 
 
 def test_share_above_the_line_through_base_networks():

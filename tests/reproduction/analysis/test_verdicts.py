@@ -52,7 +52,7 @@ def test_verdicts(made, verdict):
 
 def test_reasons_are_given():
     assert claim(0.1, 2, obstacles=["a", "b"]).judgement[1] == "a; b"
-    assert claim(-1, 3, effect=1.5).judgement[1] == "the interval, ±2.0, is wider than the paper’s effect, 1.5"
+    assert claim(-1, 3, effect=1.5).judgement[1] == "the interval, ±2.0, is wider than the paper’s effect, 1.50"
     assert claim(0.1, 2, (1, np.nan, np.nan)).judgement[1] == "points the paper’s way"
     assert claim(0.1, 2, (1, np.nan, np.nan), side="<").judgement[1] == "does not point the paper’s way"
 
@@ -84,5 +84,7 @@ def test_the_table_corrects_within_a_table_of_the_paper():
     table = verdict_table([weak, weak, weak, claim(-5, 5)])
     assert list(table["verdict"]) == [REPRODUCED] * 3 + [INCONCLUSIVE]
     assert list(table["corrected"]) == [INCONCLUSIVE] * 4
+    beside = verdict_table([weak, claim(-1, 3, effect=1.5)])  # the second was tested as well
+    assert list(beside["verdict"]) == [REPRODUCED, NOT_TESTABLE] and beside["corrected"][0] == INCONCLUSIVE
     alone = verdict_table([weak, claim(5, 5, exact=True)])
     assert list(alone["corrected"]) == [REPRODUCED] * 2
