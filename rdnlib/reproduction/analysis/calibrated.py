@@ -35,7 +35,7 @@ class Calibrated:
         values, anew = self.values(name), self.anew[name]
         if rival is not None:
             values, anew = values - self.values(rival), anew - self.anew[rival]
-        reach = quantile(len(anew)) * anew.std(axis=0, ddof=1)
+        reach = quantile(len(anew)) * np.sqrt(np.square(anew - values).mean(axis=0))
         return [Measured(float(v), float(v - r), float(v + r)) for v, r in zip(values, reach, strict=True)]
 
 

@@ -122,18 +122,19 @@ def calibrated_estimates(
         values.append(100 * np.asarray(apply(np.arange(calibration), np.arange(validation)), np.float64))
         pairs = halves((calibration, validation), resamples, seed=0 if same_images else number)
         deviating.append([100 * np.asarray(apply(*pair), np.float64) for pair in pairs])
-    values, deviating = np.array(values), np.array(deviating)  # (S, M), (S, B, M)
+    values, off = np.array(values), np.array(deviating)  # (S, M), (S, B, M)
+    off = off - values[:, None]
     if same_images:
-        deviation = deviating.mean(axis=0).std(axis=0, ddof=1)
+        squares = np.square(off.mean(axis=0)).mean(axis=0)
     else:
-        deviation = np.sqrt(deviating.var(axis=1, ddof=1).sum(axis=0)) / len(values)
-    reach = quantile(resamples) * deviation
+        squares = np.square(off).mean(axis=1).sum(axis=0) / len(values) ** 2
+    reach = quantile(resamples) * np.sqrt(squares)
     return [_over_seeds(own, own.mean() - r, own.mean() + r) for own, r in zip(values.T, reach, strict=True)]
 
 
 def quantile(resamples: int) -> float:
-    """By how many deviations, found on so many resamples, a 95 % interval reaches to each side (Student)."""
-    return float(student.ppf(0.975, resamples - 1))
+    """By how many root mean square deviations, of so many resamples, a 95 % interval reaches to each side (Student)."""
+    return float(student.ppf(0.975, resamples))
 
 
 def halves(sizes: Sequence[int], resamples: int = RESAMPLES, *, seed: int = 0) -> Iterator[list[np.ndarray]]:
