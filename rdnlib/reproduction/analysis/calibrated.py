@@ -11,7 +11,7 @@ import numpy as np
 
 from rdnlib.calibration.families import Outcome, calibrate_and_apply
 from rdnlib.reproduction.analysis.outcomes import Bases, Measured, families
-from rdnlib.reproduction.analysis.statistics import RESAMPLES, halves, quantile
+from rdnlib.reproduction.analysis.statistics import RESAMPLES, halves, reach
 from rdnlib.reproduction.experiments.workspace import Run
 
 
@@ -35,8 +35,8 @@ class Calibrated:
         values, anew = self.values(name), self.anew[name]
         if rival is not None:
             values, anew = values - self.values(rival), anew - self.anew[rival]
-        reach = quantile(len(anew)) * np.sqrt(np.square(anew - values).mean(axis=0))
-        return [Measured(float(v), float(v - r), float(v + r)) for v, r in zip(values, reach, strict=True)]
+        ends = zip(values, reach(anew - values), strict=True)
+        return [Measured(float(v), float(v - r), float(v + r)) for v, r in ends]
 
 
 def calibrated(
@@ -50,11 +50,8 @@ def calibrated(
 ) -> Calibrated:
     """Calibrate the policies of `families` (all, or those named) on the calibration split, and apply them to the validation split."""
     calibration, validation = (families(rdn_run, policy_run, base_runs, split=s) for s in ("calibration", "validation"))
-    reference, full, largest = (
-        calibration["dynamic"].correct[:, -1],
-        validation["dynamic"].correct[:, -1],
-        rdn_run.result["madds"][-1],
-    )
+    reference, full = (split["dynamic"].correct[:, -1] for split in (calibration, validation))
+    largest = rdn_run.result["madds"][-1]
     names = names or list(calibration)
     outcomes = {name: calibrate_and_apply(calibration[name], validation[name], reference, gap) for name in names}
     anew = {name: np.empty((resamples, 3)) for name in names}

@@ -29,10 +29,8 @@ from rdnlib.utils.resources import resource
 COMPARABLE = 0.2  # points: the largest loss of top-1 that the paper's Table 1 calls comparable
 TOLERANCE = 2.0  # % of the base's MAdds: what conventions (with or without activations) and rounding change in the paper's own ratios
 LARGEST, LIGHTEST = -1, 1
-TABLE2_NAMES = {
-    "mobilenext": "MnXt1.5",
-    "mobilenet_v2": "MBv21.4",
-}  # the paper's rows; ours are smaller networks of the same kind
+# The paper's rows; ours are smaller networks of the same kind
+TABLE2_NAMES = {"mobilenext": "MnXt1.5", "mobilenet_v2": "MBv21.4"}
 
 
 def printed(table: int) -> pd.DataFrame:

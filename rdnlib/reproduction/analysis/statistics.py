@@ -125,16 +125,15 @@ def calibrated_estimates(
     values, off = np.array(values), np.array(deviating)  # (S, M), (S, B, M)
     off = off - values[:, None]
     if same_images:
-        squares = np.square(off.mean(axis=0)).mean(axis=0)
+        reaches = reach(off.mean(axis=0))
     else:
-        squares = np.square(off).mean(axis=1).sum(axis=0) / len(values) ** 2
-    reach = quantile(resamples) * np.sqrt(squares)
-    return [_over_seeds(own, own.mean() - r, own.mean() + r) for own, r in zip(values.T, reach, strict=True)]
+        reaches = np.linalg.norm([reach(own) for own in off], axis=0) / len(values)
+    return [_over_seeds(own, own.mean() - r, own.mean() + r) for own, r in zip(values.T, reaches, strict=True)]
 
 
-def quantile(resamples: int) -> float:
-    """By how many root mean square deviations, of so many resamples, a 95 % interval reaches to each side (Student)."""
-    return float(student.ppf(0.975, resamples))
+def reach(off: np.ndarray) -> np.ndarray:
+    """How far a 95 % interval reaches to each side (Student), from how far B resamples are off: (B, M) → (M,)."""
+    return student.ppf(0.975, len(off)) * np.sqrt(np.square(off).mean(axis=0))
 
 
 def halves(sizes: Sequence[int], resamples: int = RESAMPLES, *, seed: int = 0) -> Iterator[list[np.ndarray]]:

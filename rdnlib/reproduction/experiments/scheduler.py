@@ -61,7 +61,8 @@ def ensure_all(
 def _fitting(workspace: Workspace, jobs: int, todo: list[str]) -> int:
     """At most `jobs` at once, such that on a CPU their threads have a core each, but no fewer than the profile asks for.
 
-    Threads that wait for a core spin, and all are slower. How many threads an experiment has, the profile decides, since its numbers depend on it.
+    Threads that wait for a core spin, and all are slower. How many threads an experiment has, the profile decides, since its numbers
+    depend on it.
     """
     if torch.cuda.is_available():
         return jobs

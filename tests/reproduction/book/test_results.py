@@ -197,3 +197,9 @@ def test_repair_in_words():
     assert "**75%** of what training gives" in text and text.endswith("the end of `copy` after 4 epochs.")
     none = results.repaired_in_words(repaired(share=np.nan, epochs=np.nan), 1)
     assert "After 1 epoch of" in none and "**" not in none and none.endswith("at any of our lengths.")
+
+
+def test_shares_above_the_line_are_said_or_that_there_is_none():
+    text = results.shares_above_in_words({"dynamic": 0.25, "sequential": 1.0})
+    assert "the dynamic policy over **25%**" in text and "the sequential policy over **100%**" in text
+    assert "no networks of other costs" in results.shares_above_in_words({"dynamic": 0.25, "sequential": float("nan")})
