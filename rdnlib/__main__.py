@@ -25,6 +25,9 @@ SchedulerOption = Annotated[
     str | None, Option(help="Address of a Dask cluster that runs the experiments (default: this machine).")
 ]
 SeedOption = Annotated[int, Option(help="Seed of everything random.")]
+SeedsOption = Annotated[
+    int | None, Option(min=1, help="Run everything at so many seeds, from --seed on (default: what the profile says).")
+]
 OWN = "package.module:function of your own, which takes num_classes and returns a network"
 DATA = "Another data set than the profile's; `folder`: images of your own, train/<class>/… and val/<class>/… in --data-root."
 
@@ -55,14 +58,16 @@ def _with_shared(command: Callable) -> Callable:
 @_with_shared
 def reproduce(
     arguments: dict,
-    seeds: Annotated[
-        int | None, Option(min=1, help="Seeds, from --seed on, for RDNs and ablations (default: the profile's).")
-    ] = None,
+    seeds: SeedsOption = None,
     jobs: JobsOption = None,
     scheduler: SchedulerOption = None,
     notebook: Annotated[
         list[str] | None, Option(help="Execute only this one (05_lambda), with what it needs; may be repeated.")
     ] = None,
+    plan: Annotated[
+        bool,
+        Option("--plan", help="Run nothing: check the data, time a few steps, and say what everything would take."),
+    ] = False,
 ) -> None:
     """Run the experiments, execute every notebook, build the book."""
     from rdnlib.reproduction.book.build import reproduce as run
@@ -74,6 +79,12 @@ def reproduce(
             "one process makes the book: first `torchrun … -m rdnlib experiment run --all`, then rdn reproduce without torchrun"
         )
     workspace = open_workspace(**arguments)  # wrong arguments end here
+    if plan:
+        from rdnlib.reproduction.experiments import plan as planning
+
+        table = planning.plan(workspace, seeds)
+        print(f"{planning.shown(table)}\n\n{planning.in_words(workspace, table)}")
+        return
     fingerprint = workspace.fingerprint  # and missing or damaged data here, before any work
     arguments |= {"data_root": workspace.data_root, "out": workspace.out, "notebooks": notebook or ()}
     run(**arguments, seeds=seeds, jobs=jobs, scheduler=scheduler, fingerprint=fingerprint)
@@ -192,6 +203,7 @@ def run_experiments(
     names: Annotated[list[str] | None, Argument(help="Experiments, see `rdn experiment list`.")] = None,
     everything: Annotated[bool, Option("--all", help="All of the profile's experiments.")] = False,
     toy: Annotated[bool, Option("--toy", help="On a few images with tiny networks: only to see them run.")] = False,
+    seeds: SeedsOption = None,
     jobs: JobsOption = None,
     scheduler: SchedulerOption = None,
 ) -> None:
@@ -204,8 +216,9 @@ def run_experiments(
         raise ConfigError("say which experiments to run: names from `rdn experiment list`, or --all")
     for name in names or ():
         workspace.experiment(name)
-    for run in ensure_all(workspace, names or None, jobs=jobs, scheduler=scheduler).values():
-        if devices.here().is_main_process:
+    seeds = 1 if seeds is None and names else seeds  # by name: what is asked for and no more
+    for runs in ensure_all(workspace, names or None, seeds=seeds, jobs=jobs, scheduler=scheduler).values():
+        for run in runs if devices.here().is_main_process else ():
             print(run.path)
     devices.shutdown()
 

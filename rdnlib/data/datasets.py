@@ -69,13 +69,13 @@ def names() -> list[str]:
 
 def load(
     name: str, *, root: str | os.PathLike | None = None, size: int = 32, seed: int = 0,
-    train: int | None = None, validation: int | None = None, calibration: float = 0.1,
+    train: int | None = None, validation: int | None = None, calibration: float | int = 0.1,
     download: bool = False, cache: str | os.PathLike | None = None, cached: bool = True,
 ) -> Splits:  # fmt: skip
     """Load a data set at size × size pixels and hold a calibration part out of its training split.
 
-    `calibration` is that part's share of the training images, stratified by class and drawn by `seed`, the same at every
-    size; 0 holds nothing out. `train` and `validation` bound the number of images of the two original splits: for `dolls`
+    `calibration` is that part's share of the training images, below 1, or its number of images; stratified by class and drawn by
+    `seed`, the same at every size; 0 holds nothing out. A number of `dolls` is drawn beyond those to train on. `train` and `validation` bound the number of images of the two original splits: for `dolls`
     how many are drawn (8,000 and 2,000 unless given), for photographs a stratified choice by `seed` (all unless given).
 
     All but `dolls` lie under `root`: `imagenette`, `cifar10`, `cifar100` and `imagenet` in torchvision's layout; `folder`,
@@ -92,13 +92,15 @@ def load(
         raise ConfigError(f"image size must be between 8 and 1024 pixels, not {size}")
     if seed < 0:
         raise ConfigError(f"seed must not be negative, but is {seed}")
-    if not 0 <= calibration <= 0.9:
-        raise ConfigError(f"calibration must be a fraction between 0 and 0.9, not {calibration}")
+    if not (0 <= calibration <= 0.9 or (isinstance(calibration, int) and calibration >= 1)):
+        raise ConfigError(f"calibration must be a share between 0 and 0.9, or a number of images, not {calibration}")
     if not cached and name not in _IN_FOLDERS:
         raise ConfigError(f"{name} is kept in memory: cached=False is for {', '.join(_IN_FOLDERS)}")
     cache = Path(cache).expanduser() if cache is not None else cache_folder()
     if name == "dolls":
-        whole = _dolls("train", train, size, seed, cache)
+        train = _DOLLS["train"] if train is None else train
+        beyond = calibration if calibration >= 1 else 0
+        whole = _dolls("train", train + beyond, size, seed, cache)
         final = _dolls("validation", validation, size, seed, cache)
     elif root is None:
         raise DataError(f"{name} needs a data root: give the folder that holds it (root=…, --data-root DIR)")
@@ -107,7 +109,12 @@ def load(
         _check_labels(name, first, second)
         whole = _read(first, "train", train, size, seed, cache if cached else None)
         final = _read(second, "validation", validation, size, seed, cache if cached else None)
-    held_out = _held_out(whole, calibration, seed)
+    if calibration < 1:
+        held_out = _held_out(whole, calibration, seed)
+    elif name == "dolls":
+        held_out = np.arange(len(whole)) >= train  # every ten images in a row hold one of each class
+    else:
+        held_out = _held_out(whole, min(calibration / len(whole), 0.9), seed)
     return Splits(whole.take(np.flatnonzero(~held_out)), whole.take(np.flatnonzero(held_out)), final)
 
 

@@ -99,6 +99,14 @@ def test_nothing_is_held_out_when_asked():
     assert len(splits.train) == 50 and len(splits.calibration) == 0
 
 
+def test_dolls_are_drawn_to_calibrate_on_beyond_those_to_train_on():
+    alone, more = (datasets.load("dolls", size=8, train=50, validation=10, calibration=n) for n in (0, 30))
+    np.testing.assert_array_equal(more.train.images, alone.train.images)
+    np.testing.assert_array_equal(more.calibration.ids, np.arange(50, 80))
+    np.testing.assert_array_equal(np.bincount(more.calibration.labels), 3)
+    np.testing.assert_array_equal(more.validation.images, alone.validation.images)
+
+
 def test_fingerprint_sees_ids_labels_and_pixels():
     def splits(change=None):
         loaded = datasets.load("dolls", size=8, train=40, validation=10)
@@ -212,6 +220,8 @@ def test_a_cap_is_stratified_and_decodes_only_what_it_needs(load, monkeypatch):
     assert len(seen) == 8
     np.testing.assert_array_equal(np.bincount(np.r_[splits.train.labels, splits.calibration.labels]), 3)
     np.testing.assert_array_equal(np.bincount(splits.validation.labels), 1)
+    held_out = load(calibration=4).calibration
+    np.testing.assert_array_equal(np.bincount(held_out.labels), 2)
     full = load(calibration=0).train
     np.testing.assert_array_equal(splits.train.images, full.images[splits.train.ids])
 
@@ -240,6 +250,7 @@ def one_line(error):
         ({"name": "mnist"}, "unknown data set 'mnist'.*dolls, imagenette"),
         ({"size": 4}, "image size"),
         ({"size": 5000}, "image size"),
+        ({"calibration": 1.5}, "calibration"),
         ({"calibration": 1.0}, "calibration"),
         ({"calibration": -0.1}, "calibration"),
         ({"calibration": float("nan")}, "calibration"),

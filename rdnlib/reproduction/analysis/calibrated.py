@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rdnlib.calibration.families import Outcome, calibrate_and_apply
+from rdnlib.calibration.families import ByExit, Outcome, calibrate_and_apply
 from rdnlib.reproduction.analysis.outcomes import Bases, Measured, families
 from rdnlib.reproduction.analysis.statistics import RESAMPLES, halves, reach
 from rdnlib.reproduction.experiments.workspace import Run
@@ -61,3 +61,24 @@ def calibrated(
             gain = outcome.accuracy - full[test].mean()
             anew[name][number] = outcome.accuracy, gain, outcome.madds.mean() / largest
     return Calibrated(gap, outcomes, full, largest, anew)
+
+
+def accuracy_at_cost(calibration: ByExit, validation: ByExit, budgets: np.ndarray) -> np.ndarray:
+    """Accuracy on validation, for mean MAdds of at most each budget on the calibration images: (T,) → (T,), fractions.
+
+    Of each budget the dearest policy that keeps it; the cheapest of all where none does.
+    """
+    curve = calibration.exact()
+    begins = curve.breakpoints()
+    costs = curve.shares(begins) @ np.asarray(calibration.madds, np.float64)  # ascending
+    chosen = (np.searchsorted(costs, budgets, side="right") - 1).clip(0)
+    found = validation.exact()
+    return found.correct(begins[chosen]) / found.samples
+
+
+def band(calibration: ByExit, validation: ByExit, budgets: np.ndarray, *, resamples: int = RESAMPLES) -> np.ndarray:
+    """How far the 95 % interval of `accuracy_at_cost` reaches to each side, with the noise of both splits: (T,)."""
+    whole = accuracy_at_cost(calibration, validation, budgets)
+    pairs = halves((len(calibration.correct), len(validation.correct)), resamples)
+    anew = [accuracy_at_cost(calibration.rows(own), validation.rows(test), budgets) for own, test in pairs]
+    return reach(np.array(anew) - whole)

@@ -7,31 +7,48 @@ images of their own are pooled. All numbers are per cent, or points.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
 from rdnlib.errors import DataError
-from rdnlib.reproduction.analysis.outcomes import Interval, interval, paired_difference, split_rows
-from rdnlib.reproduction.experiments import Run, Workspace, ensure
+from rdnlib.reproduction.analysis.outcomes import Interval, Measured, interval, paired_difference, split_rows
+from rdnlib.reproduction.experiments import Run, Workspace, ensure, graph
+from rdnlib.reproduction.experiments.config import Profile
 
 RESAMPLES = 50  # halves of the images; a deviation is then known to a tenth
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The finished experiments of several seeds, by name."""
+    """The finished experiments of a workspace, by name, each at its seeds; `seeds`: see `graph.repeats`."""
 
-    workspaces: Sequence[Workspace]
-
-    def runs(self, name: str, seeds: int | None = None) -> list[Run]:
-        """An experiment at all seeds, or at the first few."""
-        return [ensure(workspace, name) for workspace in self.workspaces[:seeds]]
+    workspace: Workspace
+    seeds: int | None = None
 
     @property
-    def profile(self):
-        return self.workspaces[0].profile
+    def profile(self) -> Profile:
+        return self.workspace.profile
+
+    @cached_property
+    def repeats(self) -> dict[str, int]:
+        return graph.repeats(self.profile, self.seeds)
+
+    @cached_property
+    def replicas(self) -> list[Workspace]:
+        return self.workspace.replicas(max(self.repeats.values()))
+
+    def runs(self, name: str) -> list[Run]:
+        """An experiment at all of its seeds."""
+        self.workspace.experiment(name)
+        return [ensure(workspace, name) for workspace in self.replicas[: self.repeats[name]]]
+
+    def together(self, *names: str) -> list[list[Run]]:
+        """Experiments that are compared: each at the seeds that all of them have."""
+        runs = [self.runs(name) for name in names]
+        return [own[: min(map(len, runs))] for own in runs]
 
 
 @dataclass(frozen=True)
@@ -84,10 +101,23 @@ def _over_seeds(means: np.ndarray, low: float, high: float) -> Estimate:
     return Estimate(middle, float(low), float(high), len(means), middle - reach, middle + reach)
 
 
-def accuracy(runs: Sequence[Run], subnetwork: int) -> Estimate:
-    """Top-1 accuracy of N_subnetwork (negative: from the largest), one run for each seed."""
+def over_seeds(each: Sequence[Measured], *, same_images: bool) -> Estimate:
+    """One number, a fraction, of each seed with its interval over the images → their mean, in per cent.
+
+    same_images: whether the seeds share them; their intervals are then taken to move together, else to be independent.
+    """
+    values, lows, highs = 100 * np.array(each, np.float64).T
+    if same_images:
+        below, above = (values - lows).mean(), (highs - values).mean()
+    else:
+        below, above = (np.linalg.norm(ends) / len(values) for ends in (values - lows, highs - values))
+    return _over_seeds(values, values.mean() - below, values.mean() + above)
+
+
+def accuracy(runs: Sequence[Run], subnetwork: int, *, top: int = 1) -> Estimate:
+    """Accuracy (top: 1 or 5) of N_subnetwork (negative: from the largest), one run for each seed."""
     rows = [split_rows(run, "validation") for run in runs]
-    correct = [_correct(run, frame, subnetwork) for run, frame in zip(runs, rows, strict=True)]
+    correct = [_correct(run, frame, subnetwork, top) for run, frame in zip(runs, rows, strict=True)]
     if len(runs) != 1:
         return estimate(correct, same_images=same_images(rows))
     low, high = interval(correct[0])  # of one network alone: exact near 0 and 100 %, where a bootstrap is not

@@ -3,6 +3,7 @@
 Accuracies are per cent, as in the paper.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,15 @@ import pandas as pd
 
 from rdnlib.errors import ConfigError, DataError
 from rdnlib.reproduction.analysis.calibrated import calibrated
-from rdnlib.reproduction.analysis.outcomes import families, measured, paired_difference, split_rows
-from rdnlib.reproduction.analysis.statistics import Evidence, accuracy, difference
+from rdnlib.reproduction.analysis.outcomes import families, measured, split_rows
+from rdnlib.reproduction.analysis.statistics import (
+    Estimate,
+    Evidence,
+    accuracy,
+    difference,
+    over_seeds,
+    same_images,
+)
 from rdnlib.reproduction.experiments import graph
 from rdnlib.reproduction.experiments.workspace import Run
 from rdnlib.surgery.nest import INITS
@@ -27,21 +35,23 @@ def subnetwork_table(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def every_subnetwork(runs: dict[str, Run]) -> pd.DataFrame:
-    """`subnetwork_table` of several runs, one below the other.
+def every_subnetwork(networks: dict[str, Sequence[Run]]) -> pd.DataFrame:
+    """Every sub-network on validation, of several networks, one below the other.
 
-    Columns: model (the name given), those of `subnetwork_table`, and top1_before, top5_before: validation accuracy
-    straight after surgery, before training (NaN for a base network).
+    networks: name → its runs, one for each seed. Columns: model (the name given), subnetwork (1 … K), madds, params; top1 and top5 with
+    their intervals (see `Estimate.columns`); top1_before, top5_before: straight after surgery, before training (NaN for a base network).
     """
-    parts = []
-    for name, run in runs.items():
-        table = subnetwork_table(run)
-        table.insert(0, "model", name)
-        before = run.result.get("before_training", {})
-        for top in ("top1", "top5"):
-            table[f"{top}_before"] = 100 * np.asarray(before.get(top, [np.nan] * len(table)))
-        parts.append(table)
-    return pd.concat(parts, ignore_index=True)
+    rows = []
+    for name, runs in networks.items():
+        for number in range(1, len(runs[0].result["madds"]) + 1):
+            cost = {key: _mean(run.result[key][number - 1] for run in runs) for key in ("madds", "params")}
+            row = {"model": name, "subnetwork": number, **cost}
+            for top in (1, 5):
+                row |= accuracy(runs, number, top=top).columns(f"top{top}")
+                before = [run.result.get("before_training", {}).get(f"top{top}") for run in runs]
+                row[f"top{top}_before"] = np.nan if None in before else 100 * _mean(each[number - 1] for each in before)
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _unfolded(run: Run) -> np.ndarray:
@@ -49,38 +59,69 @@ def _unfolded(run: Run) -> np.ndarray:
     return np.asarray(run.result.get("madds_unfolded", run.result["madds"]), dtype=np.float64)
 
 
-def table1(runs: dict[str, Run], dynamic_runs: dict[str, tuple[Run, Run]] | None = None) -> pd.DataFrame:
-    """The paper's Table 1 on validation.
+def table1(
+    networks: dict[str, Sequence[Run]], adaptive: dict[str, tuple[Sequence[Run], Sequence[Run]]] | None = None
+) -> pd.DataFrame:
+    """The paper's Table 1 on validation, means over the seeds.
 
-    `runs`: model name → run; a row shows its largest network. `dynamic_runs`: name → (RDN run, policy run); two rows show
-    sample-adaptive inference at the λ* whose accuracy on the calibration split reaches N_K's there: by the paper's policy (its name
-    gets the paper's †) and by the sequential one (‡). Columns: model, params_m ("Avg Mem Used (M)": parameters touched, averaged
-    over the images), madds_m (mean, millions), unfolded_m (with heads that are not folded, as the paper counts; NaN for ‡), top1,
-    top1_low, top1_high, top5, top5_low, top5_high, integrated_nets, lam (NaN in static rows), note (where no λ reaches the target).
+    `networks`: model name → its runs, one for each seed; a row shows the largest network. `adaptive`: name → (RDN's runs, policy's
+    runs); two rows show sample-adaptive inference at the λ* whose accuracy on the calibration split reaches N_K's there: by the paper's
+    policy (its name gets the paper's †) and by the sequential one (‡). Columns: model, seeds, params_m ("Avg Mem Used (M)": parameters
+    touched, averaged over the images), madds_m (mean, millions), unfolded_m (with heads that are not folded, as the paper counts; NaN
+    for ‡), top1 and top5 with their intervals (see `Estimate.columns`), integrated_nets, lam (NaN in static rows), note (where no λ
+    reaches the target).
     """
     rows = []
-    for name, run in runs.items():
-        last, count = subnetwork_table(run).iloc[-1].drop("subnetwork"), len(run.result["madds"])
-        cost = {"params_m": last.pop("params") / 1e6, "madds_m": last.pop("madds") / 1e6}
-        cost["unfolded_m"] = _unfolded(run)[-1] / 1e6
+    for name, runs in networks.items():
+        count = len(runs[0].result["madds"])
+        cost = {f"{key}_m": _mean(run.result[key][-1] for run in runs) / 1e6 for key in ("params", "madds")}
+        cost["unfolded_m"] = _mean(_unfolded(run)[-1] for run in runs) / 1e6
+        found = accuracy(runs, -1).columns("top1") | accuracy(runs, -1, top=5).columns("top5")
         nets = "1 full network" if count == 1 else f"{count} sub-networks"
-        rows.append({"model": name, **cost, **last, "integrated_nets": nets, "lam": np.nan, "note": ""})
-    for name, (rdn_run, policy_run) in (dynamic_runs or {}).items():
-        samples = families(rdn_run, policy_run, {}, split="validation")
-        target = calibrated(rdn_run, policy_run, {}, names=("dynamic", "sequential"))
-        unfolded = {"†": _unfolded(rdn_run) + policy_run.result["policy_madds"]}
-        params = {"†": policy_run.result["policy_params"], "‡": policy_run.result["sequential_params"]}
-        for mark, policy in (("†", "dynamic"), ("‡", "sequential")):
-            outcome = target.outcomes[policy]
-            exits = samples[policy].exits(outcome.parameter)
-            touched = np.asarray(rdn_run.result["params"])[exits].mean() + params[mark]
-            cost = {"params_m": touched / 1e6, "madds_m": outcome.madds.mean() / 1e6}
-            cost["unfolded_m"] = unfolded[mark][exits].mean() / 1e6 if mark in unfolded else np.nan
-            top5 = measured(samples["dynamic"].top5[np.arange(len(exits)), exits]).columns("top5")
-            found = target.measured(policy)[0].columns("top1") | top5
-            about = {"integrated_nets": f"{len(rdn_run.result['madds'])} sub-networks", "lam": outcome.parameter}
-            rows.append({"model": name + mark, **cost, **found, **about, "note": outcome.note})
+        about = {"integrated_nets": nets, "lam": np.nan, "note": ""}
+        rows.append({"model": name, "seeds": len(runs), **cost, **found, **about})
+    for name, (rdn_runs, policy_runs) in (adaptive or {}).items():
+        shared = same_images([split_rows(run, "validation") for run in rdn_runs])
+        seeds = [_adaptive_rows(*pair) for pair in zip(rdn_runs, policy_runs, strict=True)]
+        for mark, *own in zip("†‡", *seeds, strict=True):
+            row = {"model": name + mark, "seeds": len(own)}
+            row |= {key: _mean(each[key] for each in own) for key in ("params_m", "madds_m", "unfolded_m")}
+            for top in ("top1", "top5"):
+                row |= over_seeds([each[top] for each in own], same_images=shared).columns(top)
+            notes = "; ".join(dict.fromkeys(filter(None, (each["note"] for each in own))))
+            nets = f"{len(rdn_runs[0].result['madds'])} sub-networks"
+            rows.append(row | {"integrated_nets": nets, "lam": _mean(each["lam"] for each in own), "note": notes})
     return pd.DataFrame(rows)
+
+
+def gains_by_adapting(rdn_runs: Sequence[Run], policy_runs: Sequence[Run]) -> dict[str, Estimate]:
+    """† and ‡ of `table1` → accuracy above N_K, paired by image (points)."""
+    shared = same_images([split_rows(run, "validation") for run in rdn_runs])
+    pairs = zip(rdn_runs, policy_runs, strict=True)
+    targets = [calibrated(*pair, {}, names=("dynamic", "sequential")) for pair in pairs]
+    kinds = {"†": "dynamic", "‡": "sequential"}
+    return {
+        mark: over_seeds([target.measured(kind)[1] for target in targets], same_images=shared)
+        for mark, kind in kinds.items()
+    }
+
+
+def _adaptive_rows(rdn_run: Run, policy_run: Run) -> list[dict]:
+    """What Table 1 shows of † and ‡ at one seed."""
+    samples = families(rdn_run, policy_run, {}, split="validation")
+    target, rows = calibrated(rdn_run, policy_run, {}, names=("dynamic", "sequential")), []
+    for policy, kind in (("dynamic", "policy"), ("sequential", "sequential")):
+        outcome = target.outcomes[policy]
+        exits = samples[policy].exits(outcome.parameter)
+        touched = np.asarray(rdn_run.result["params"])[exits].mean() + policy_run.result[f"{kind}_params"]
+        unfolded = (
+            (_unfolded(rdn_run)[exits] + policy_run.result["policy_madds"]).mean() if kind == "policy" else np.nan
+        )
+        cost = {"params_m": touched / 1e6, "madds_m": outcome.madds.mean() / 1e6, "unfolded_m": unfolded / 1e6}
+        top5 = measured(samples["dynamic"].top5[np.arange(len(exits)), exits])
+        found = {"top1": target.measured(policy)[0], "top5": top5, "lam": outcome.parameter, "note": outcome.note}
+        rows.append(cost | found)
+    return rows
 
 
 def grid_table(run: Run, split: str = "validation") -> pd.DataFrame:
@@ -98,27 +139,25 @@ def grid_table(run: Run, split: str = "validation") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["width", "depth", "madds", "params", "accuracy", "low", "high"])
 
 
-def table2(pairs: dict[str, tuple[Run, Run]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def table2(pairs: dict[str, tuple[Sequence[Run], Sequence[Run]]]) -> tuple[pd.DataFrame, dict[str, Estimate]]:
     """The paper's Table 2 on validation: the largest sub-network, trained with 6 others or with 13.
 
-    pairs: base model → (RDN, the same nested along its depth as well). Returns the table [base_model, integrated_nets,
-    madds_m, top1, top1_low, top1_high], and the paired differences 14 − 7, [base_model, difference, low, high] in
-    points.
+    pairs: base model → (runs of the RDN, runs of the same nested along its depth as well), one for each seed. Returns the table
+    [base_model, integrated_nets, seeds, madds_m, top1 with its intervals], and for each base model the paired difference 14 − 7.
     """
     if not pairs:
         raise ConfigError("Table 2 needs mobilenext or mobilenet_v2, as the profile's model or among its architectures")
-    rows, differences = [], []
-    for name, runs in pairs.items():
-        frames = [split_rows(run, "validation") for run in runs]
-        if not np.array_equal(frames[0]["id"], frames[1]["id"]):
-            raise DataError(f"{name}: the two networks were not measured on the same images")
-        counts = [len(run.result["madds"]) for run in runs]
-        correct = [frame[f"top1_{count}"].to_numpy() for frame, count in zip(frames, counts, strict=True)]
-        for run, count, outcome in zip(runs, counts, correct, strict=True):
-            about = {"base_model": name, "integrated_nets": f"{count} sub-networks"}
-            rows.append({**about, "madds_m": run.result["madds"][-1] / 1e6, **measured(outcome).columns("top1")})
-        differences.append((name, *(100 * x for x in paired_difference(correct[1], correct[0]))))
-    return pd.DataFrame(rows), pd.DataFrame(differences, columns=["base_model", "difference", "low", "high"])
+    rows = []
+    for name, both in pairs.items():
+        for runs in both:
+            about = {
+                "base_model": name,
+                "integrated_nets": f"{len(runs[0].result['madds'])} sub-networks",
+                "seeds": len(runs),
+            }
+            cost = {"madds_m": _mean(run.result["madds"][-1] for run in runs) / 1e6}
+            rows.append(about | cost | accuracy(runs, -1).columns("top1"))
+    return pd.DataFrame(rows), {name: difference(more, fewer) for name, (fewer, more) in pairs.items()}
 
 
 def comparison(rows: dict[str, list[Run]], subnetworks: dict[str, int]) -> pd.DataFrame:
@@ -139,25 +178,20 @@ def comparison(rows: dict[str, list[Run]], subnetworks: dict[str, int]) -> pd.Da
 
 
 def lever_table(evidence: Evidence) -> pd.DataFrame:
-    """What each variant of the profile's reconstructed RDN is worth, a row for each of its sub-networks.
+    """What each variant of the profile's reconstructed RDN is worth, a row for each of its sub-networks, at the seeds that all have.
 
     Columns: variant ("as it is" for the profile's own, "N_i alone" for one trained by itself), changes (what the profile says of it),
-    subnetwork, share (of the base's MAdds), and with their intervals (see `Estimate.columns`) top1 and gap, which is the accuracy
+    subnetwork, seeds, share (of the base's MAdds), and with their intervals (see `Estimate.columns`) top1 and gap, which is the accuracy
     minus that of the base trained equally long (points, paired).
     """
     profile, rows = evidence.profile, []
-    variants = {"as it is": ("rdn-reconstruct", {})}
-    variants |= {name: (f"rdn-{name}", variant.settings()) for name, variant in profile.variants.items()}
-    base, longer = evidence.runs("base"), evidence.runs("base-longer")
-    for variant, (experiment, changes) in variants.items():
-        runs = evidence.runs(experiment)
-        for subnetwork in range(1, len(runs[0].result["madds"]) + 1):
-            about = {"variant": variant, "changes": changes, "subnetwork": subnetwork}
-            rows.append(about | _against(longer, base, runs, subnetwork))
-    for index in profile.alone:
-        runs = evidence.runs(graph.alone(index))
-        about = {"variant": f"N_{index} alone", "changes": {}, "subnetwork": index}
-        rows.append(about | _against(longer, base, runs, index))
+    names = graph.levers(profile)
+    base, longer, *runs = evidence.together("base", "base-longer", *names.values())
+    for variant, own in zip(names, runs, strict=True):
+        changes = profile.variants[variant].settings() if variant in profile.variants else {}
+        for subnetwork in own[0].result["config"].get("trained") or range(1, len(own[0].result["madds"]) + 1):
+            about = {"variant": variant, "changes": changes, "subnetwork": subnetwork, "seeds": len(own)}
+            rows.append(about | _against(longer, base, own, subnetwork))
     return pd.DataFrame(rows)
 
 
@@ -192,7 +226,8 @@ def length_table(evidence: Evidence) -> pd.DataFrame:
     rows, profile = [], evidence.profile
     for epochs in graph.lengths(profile):
         if epochs:
-            runs = {init: evidence.runs(graph.trained(profile, init, epochs)) for init in INITS}
+            names = [graph.trained(profile, init, epochs) for init in INITS]
+            runs = dict(zip(INITS, evidence.together(*names), strict=True))
         else:
             surgeries = evidence.runs(graph.untrained(profile))
             runs = {init: [Untrained(surgery, init) for surgery in surgeries] for init in INITS}
@@ -220,6 +255,10 @@ def repaired(lengths: pd.DataFrame) -> pd.DataFrame:
         epochs = part["epochs"][part["reconstruct"] >= final].min()  # NaN of none
         rows.append((subnetwork, final - start, given, share, epochs))
     return pd.DataFrame(rows, columns=["subnetwork", "trained", "given", "share", "epochs"])
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
 
 
 def _accuracies(top1, top5) -> dict[str, float]:

@@ -9,51 +9,74 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from rdnlib.reproduction.analysis.calibrated import Calibrated
+from rdnlib.reproduction.analysis.calibrated import Calibrated, band
 from rdnlib.reproduction.analysis.outcomes import (
+    Alone,
     Bases,
     Dynamic,
+    Measured,
     families,
     split_rows,
     wilson,
 )
+from rdnlib.reproduction.analysis.statistics import Evidence, over_seeds
 from rdnlib.reproduction.analysis.tables import subnetwork_table
+from rdnlib.reproduction.experiments import graph
 from rdnlib.reproduction.experiments.workspace import Run
 
 GAPS = (0.0, 0.005, 0.01)  # targets: N_K's accuracy on the calibration split, minus these
 CURVES = ("dynamic", "sequential", "confidence cascade")
 
 
-def target_table(targets: Iterable[Calibrated]) -> pd.DataFrame:
-    """A row per target and policy, on validation.
+def base_networks(evidence: Evidence) -> list[Bases]:
+    """The networks that Figure 8 compares the RDN with (`graph.rivals`), of each seed."""
+    names, indices = graph.rivals(evidence.profile), {graph.alone(index): index for index in evidence.profile.alone}
+    seeds = zip(*evidence.together("rdn-reconstruct", *names), strict=True)
+    each = [dict(zip(names, own, strict=True)) for _, *own in seeds]
+    return [{name: Alone(run, indices[name]) if name in indices else run for name, run in own.items()} for own in each]
 
-    Columns: gap (points), policy, parameter (as text), and with `_low` and `_high` top1 (%), to_full (points above N_K, paired), share
-    (MAdds, of N_K's); madds (a mean), note.
+
+def target_table(targets: Iterable[Sequence[Calibrated]], *, same_images: bool = True) -> pd.DataFrame:
+    """A row per target and policy, on validation; each target at one or several seeds, which share their images or do not.
+
+    Columns: gap (points), policy, seeds, parameter (as text, of each seed), and with their intervals (see `Estimate.columns`) top1 (%),
+    to_full (points above N_K, paired), share (MAdds, % of N_K's); madds (a mean), note.
     """
     rows = []
-    for target in targets:
-        for name, outcome in target.outcomes.items():
-            top1, to_full, share = target.measured(name)
-            row = {"gap": 100 * target.gap, "policy": name, "parameter": _text(outcome.parameter)}
-            row |= top1.columns("top1") | to_full.columns("to_full") | share.columns("share", 1)
-            rows.append(row | {"madds": outcome.madds.mean(), "note": outcome.note})
+    for seeds in targets:
+        for name in seeds[0].outcomes:
+            each = [target.outcomes[name] for target in seeds]
+            row = {"gap": 100 * seeds[0].gap, "policy": name, "seeds": len(seeds)}
+            row["parameter"] = ", ".join(_text(outcome.parameter) for outcome in each)
+            for column, own in zip(("top1", "to_full", "share"), _measured(seeds, name), strict=True):
+                row |= over_seeds(own, same_images=same_images).columns(column)
+            notes = dict.fromkeys(outcome.note for outcome in each if outcome.note)
+            rows.append(
+                row | {"madds": float(np.mean([outcome.madds.mean() for outcome in each])), "note": "; ".join(notes)}
+            )
     return pd.DataFrame(rows)
 
 
-def duel_table(targets: Iterable[Calibrated]) -> pd.DataFrame:
+def duel_table(targets: Iterable[Sequence[Calibrated]], *, same_images: bool = True) -> pd.DataFrame:
     """The dynamic and the sequential policy, each against every other at the same target, paired by validation image.
 
-    Columns: gap (points), policy, rival, gain, gain_low, gain_high (accuracy, points), cost, cost_low, cost_high
+    Columns: gap (points), policy, rival, seeds, and with their intervals (see `Estimate.columns`) gain (accuracy, points) and cost
     (MAdds, points of N_K's): positive where the policy is more accurate, or dearer.
     """
     rows = []
-    for target in targets:
+    for seeds in targets:
         for policy in ("dynamic", "sequential"):
-            for rival in (name for name in target.outcomes if name != policy):
-                _, gain, cost = target.measured(policy, rival)
-                row = {"gap": 100 * target.gap, "policy": policy, "rival": rival}
-                rows.append(row | gain.columns("gain") | cost.columns("cost"))
+            for rival in (name for name in seeds[0].outcomes if name != policy):
+                row = {"gap": 100 * seeds[0].gap, "policy": policy, "rival": rival, "seeds": len(seeds)}
+                for column, own in zip(("gain", "cost"), _measured(seeds, policy, rival)[1:], strict=True):
+                    row |= over_seeds(own, same_images=same_images).columns(column)
+                rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _measured(seeds: Sequence[Calibrated], *names: str) -> list[tuple[Measured, ...]]:
+    """The three numbers of `Calibrated.measured`, each at all seeds."""
+    return list(zip(*(target.measured(*names) for target in seeds), strict=True))
 
 
 def adaptive_gains(held_out: Dynamic, samples: Dynamic, madds: Sequence[float]) -> np.ndarray:
@@ -79,18 +102,21 @@ def figure8(
 
     Columns: series, name, madds (mean per image), top1, low, high (%), lam, exit_1 … exit_K (shares), note. Series:
     "sub-networks" (each N_i alone), "dynamic", "sequential" and "confidence cascade" (at most `max_points` of each
-    exact curve), each of these three again with ", calibrated" (one for each of `targets`, chosen on the
+    exact curve; low and high know the luck of both splits, see `calibrated.band`), each of these three again with ", calibrated" (one for each of `targets`, chosen on the
     calibration split), "base networks", "random mix of N_1 and N_K" (no interval: it is computed, not sampled), "oracle
     (first correct exit)". lam and the shares are NaN where there are none.
     """
-    validation, static = families(rdn_run, policy_run, base_runs, split="validation"), subnetwork_table(rdn_run)
+    held_out, validation = (families(rdn_run, policy_run, base_runs, split=s) for s in ("calibration", "validation"))
+    static = subnetwork_table(rdn_run)
     n, exits = len(validation["dynamic"].p), [f"exit_{v}" for v in static["subnetwork"]]
     names = [f"N_{v}" for v in static["subnetwork"]]
     parts = [_points("sub-networks", static["madds"], static["top1"] / 100, n, name=names)]
     for series in CURVES:
         curve = validation[series].curve(max_points)
         shares = {name: curve[name] for name in exits}
-        parts.append(_points(series, curve["madds"], curve["accuracy"], n, lam=curve.get("lam", np.nan), **shares))
+        points = _points(series, curve["madds"], curve["accuracy"], None, lam=curve.get("lam", np.nan), **shares)
+        reaches = 100 * band(held_out[series], validation[series], curve["madds"].to_numpy())
+        parts.append(points.assign(low=points["top1"] - reaches, high=points["top1"] + reaches))
         for target in targets:
             outcome, gap = target.outcomes[series], target.gap
             counts = np.bincount(validation[series].exits(outcome.parameter), minlength=len(exits))

@@ -42,7 +42,7 @@ def reproduce(
         data_root: folder with the photographs, for the profiles that need one.
         out: where everything goes; default `build/<the profile's name>`.
         seed: seed of all experiments.
-        seeds: how many seeds, from `seed` on, the RDNs and their ablations are run for; default: what the profile says.
+        seeds: at how many seeds, from `seed` on, every experiment is run; default: what the profile says of each.
         jobs: how many experiments, and then notebooks, run at once; default: what the profile says.
         scheduler: address of the Dask cluster that runs the experiments; default: processes on this machine.
         notebooks: execute only these, such as "05_lambda", which run the experiments that they need; the others are in the book
@@ -61,15 +61,14 @@ def reproduce(
     if data is not None:  # notebooks read the profile by themselves
         source = str(out / f"{loaded.name}.yaml")
         write_text(source, yaml.safe_dump(loaded.settings(), sort_keys=False))
-    numbers = graph.seeds_from(loaded, seed, seeds)
+    graph.repeats(loaded, seeds)  # a wrong number ends here
 
     def run_experiments() -> None:
-        for number in () if notebooks else numbers:
-            workspace = open_workspace(source, data_root=data_root, seed=number, out=out)
-            names = None if number == seed else graph.repeated(loaded)
-            ensure_all(workspace, names, jobs=jobs, scheduler=scheduler)
+        if not notebooks:
+            workspace = open_workspace(source, data_root=data_root, seed=seed, out=out)
+            ensure_all(workspace, seeds=seeds, jobs=jobs, scheduler=scheduler)
 
-    parameters = {"profile": source, "data_root": data_root, "seed": seed, "seeds": len(numbers), "out": str(out)}
+    parameters = {"profile": source, "data_root": data_root, "seed": seed, "seeds": seeds, "out": str(out)}
     chosen = notebooks or _executable(project, loaded)
     return _publish(run_experiments, project, loaded.name, parameters, chosen, jobs or loaded.jobs, fingerprint)
 
@@ -131,8 +130,8 @@ def _publish(
         shutil.rmtree(source, ignore_errors=True)
         shutil.copytree(project / "book", source)
         config = yaml.safe_load((project / "_config.yml").read_text(encoding="utf-8"))
-        last = f" to {seed + seeds - 1}" if (seeds or 1) > 1 else ""
-        footer = f"<p>Built with profile <b>{name}</b>, seed {seed}{last}.</p>"
+        numbers = f"seeds {seed} to {seed + seeds - 1}" if (seeds or 1) > 1 else f"seed {seed}"
+        footer = f"<p>Built with profile <b>{name}</b>, {numbers}.</p>"
         config.setdefault("html", {})["extra_footer"] = footer
         (source / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
         assets.install(source / "_assets")

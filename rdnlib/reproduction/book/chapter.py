@@ -16,16 +16,21 @@ def open_chapter(profile: str, *, data_root=None, seed: int = 0, out=None) -> Wo
     return open_workspace(profile, data_root=data_root, seed=seed, out=out)
 
 
-def with_interval(value: float, low: float, high: float, *, signed: bool = False, digits: int = 1) -> str:
-    """A number and its 95 % interval: "73.2 (71.8–74.5)", or with signs "+1.2 (−0.3 to +2.7)"."""
-    if signed:
-        return f"{value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
-    return f"{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+def with_interval(value: float, *ends: float, signed: bool = False, digits: int = 1) -> str:
+    """A number and its 95 % interval: "73.2 (71.8–74.5)", or with signs "+1.2 (−0.3 to +2.7)".
+
+    ends: low and high, and perhaps those of a second interval, over the seeds, which follow after a semicolon unless they are NaN.
+    """
+    sign, to = ("+", " to ") if signed else ("", "–")
+    pairs = zip(ends[::2], ends[1::2], strict=True)
+    texts = [f"{low:{sign}.{digits}f}{to}{high:{sign}.{digits}f}" for low, high in pairs if low == low]
+    return f"{value:{sign}.{digits}f} ({'; '.join(texts)})"
 
 
 def intervals(table: pd.DataFrame, column: str, **style) -> list[str]:
-    """`with_interval` for every row: columns `column`, `column`_low and `column`_high."""
-    return [with_interval(*row, **style) for row in table[[column, f"{column}_low", f"{column}_high"]].to_numpy()]
+    """`with_interval` for every row: columns `column`, `column`_low and `column`_high, and `column`_seeds_… where there are."""
+    ends = [name for end in ("low", "high", "seeds_low", "seeds_high") if (name := f"{column}_{end}") in table]
+    return [with_interval(*row, **style) for row in table[[column, *ends]].to_numpy()]
 
 
 def show_table(table: pd.DataFrame, formats=None, *, digits=1, index=False, missing="–", caption=None) -> None:
@@ -41,7 +46,7 @@ def show_table(table: pd.DataFrame, formats=None, *, digits=1, index=False, miss
 
 
 def about_the_run(workspace: Workspace, *, seeds: int = 1) -> str:
-    """The sentence under a table that says what was measured: profile, data, images and seeds."""
+    """The sentence under a table that says what was measured: profile, data, images, and at how many seeds."""
     data = workspace.data
     return (
         f"Profile {workspace.profile.name}: {data.name}, {len(data.classes)} classes, "

@@ -105,7 +105,7 @@ class DataSettings(Section):
     size: Pixels = None
     train: Count = None
     validation: Count = None
-    calibration: Annotated[float, Field(ge=0, le=0.9)] = None
+    calibration: Count | Annotated[float, Field(ge=0, le=0.9)] = None
     download: bool = None
     cached: bool = None
 
@@ -171,15 +171,20 @@ class RdnSettings(SurgerySettings):
     epochs: Count
     lr: Rates
     distill: Share = None  # of a further RDN
+    init: Literal[INITS] = "reconstruct"  # of the RDNs of further super-nets, and of depth-wise nesting
     largest: Share = None  # N_K's share of the loss
 
 
 class Architecture(Section):
-    """A further super-net, trained like the base but for its `recipe`; `plain` as in `SurgerySettings`."""
+    """A further super-net, trained like the base but for its `recipe`; `plain` as in `SurgerySettings`.
+
+    rdn: whether its RDN is trained as long as the profile's own, and gets a policy: rows of Table 1.
+    """
 
     model: ModelOptions
     plain: Begin = None
     recipe: RecipeSettings = RecipeSettings()
+    rdn: bool = False
 
 
 class Variant(SurgerySettings):
@@ -192,8 +197,22 @@ class Variant(SurgerySettings):
 class AblationSettings(Section):
     epochs: Count
     lengths: list[Annotated[int, Field(ge=0, le=10**9)]] = []
-    seeds: Count = 1
     slimmable: Shares = None  # None: as many widths as there are sub-networks
+
+
+class SeedSettings(Section):
+    """At how many seeds experiments are run. main: the reconstructed RDN, its policy and what they are compared with; rest: all others."""
+
+    main: Count = 1
+    rest: Count = 1
+
+    @pydantic.model_validator(mode="after")
+    def _in_order(self) -> "SeedSettings":
+        if self.rest > self.main:
+            raise PydanticCustomError(
+                "rule", "main must not be below rest, whose parents and rivals are among the main ones"
+            )
+        return self
 
 
 class Profile(Section):
@@ -210,6 +229,7 @@ class Profile(Section):
     depth: RecipeSettings = RecipeSettings()  # of depth-wise nesting: what differs from the recipe of `rdn`
     training_free: SurgerySettings = SurgerySettings()  # surgery that is not followed by training
     ablations: AblationSettings = None
+    seeds: SeedSettings = SeedSettings()
     variants: dict[Label, Variant] = {}  # what makes a good RDN?
     alone: Annotated[list[Count], Ascending] = []  # sub-networks that are also trained by themselves, equally long
     widths: Annotated[list[Positive], Ascending] = []  # of further base networks, the rivals of Figure 8

@@ -60,6 +60,10 @@ def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
         add(f"rdn-{label}", "rdn", "base", **best | changes | {"recipe": recipe})
     for index in profile.alone:
         add(alone(index), "rdn", "base", **best, trained=[index])
+    for name in families(profile):
+        config = {**_surgery(profile, name), "init": rdn.init, "recipe": _recipe_of(profile, name)}
+        add(f"rdn-{name}", "rdn", _base_of(profile, name), **config)
+        add(f"policy-{name}", "policy", f"rdn-{name}", **policies)
     for name in (profile.model.label, *profile.architectures):
         options = _surgery(profile, name) | profile.training_free.settings()
         add(f"surgery-{name}", "surgery", _base_of(profile, name), **options, size=profile.recipe.size)
@@ -77,6 +81,22 @@ def trained(profile: Profile, init: str, epochs: int) -> str:
 def alone(index: int) -> str:
     """The experiment that trains N_index of the reconstructed RDN by itself."""
     return f"alone-{index}"
+
+
+def levers(profile: Profile) -> dict[str, str]:
+    """What the chapter "What makes a good RDN" compares → experiment."""
+    variants = {label: f"rdn-{label}" for label in profile.variants}
+    return {"as it is": "rdn-reconstruct", **variants, **{f"N_{index} alone": alone(index) for index in profile.alone}}
+
+
+def families(profile: Profile) -> list[str]:
+    """The further super-nets that have an RDN and a policy of their own: rows of Table 1."""
+    return [name for name, architecture in profile.architectures.items() if architecture.rdn]
+
+
+def rivals(profile: Profile) -> list[str]:
+    """The networks that Figure 8 compares the RDN with: its base, also trained longer or narrower, and sub-networks trained alone."""
+    return ["base", "base-longer", *(f"base-x{width}" for width in profile.widths), *map(alone, profile.alone)]
 
 
 def untrained(profile: Profile) -> str:
@@ -98,9 +118,10 @@ def depth_wise(profile: Profile) -> dict[str, tuple[str, str]]:
     own = [main] if "depth" in profile.model_fields_set else []
     for label in dict.fromkeys([*TABLE2, *own]):
         if label == main:
-            pairs[label] = trained(profile, "reconstruct", epochs), f"depth-{label}"
+            pairs[label] = trained(profile, profile.rdn.init, epochs), f"depth-{label}"
         elif label in profile.architectures:
-            pairs[label] = f"rdn-{label}", f"depth-{label}"
+            other_recipe = label in families(profile) and profile.depth.settings()
+            pairs[label] = f"rdn-{label}{'-pair' if other_recipe else ''}", f"depth-{label}"
     return pairs
 
 
@@ -158,23 +179,13 @@ def widths(k: int) -> list[float]:
     return [units / (2 * k) for units in range(2, 2 * k + 1)]
 
 
-def seeds_from(profile: Profile, seed: int, seeds: int | None = None) -> list[int]:
-    """So many consecutive seeds, from `seed` on; default: as many as the profile says, else one."""
-    if seeds is None:
-        seeds = profile.ablations.seeds if profile.ablations else 1
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+def repeats(profile: Profile, seeds: int | None = None) -> dict[str, int]:
+    """Experiment → at how many consecutive seeds it is run: `seeds`, or what the profile says of it."""
+    if seeds is not None and (isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1):
         raise ConfigError(f"seeds is how many seeds to run, a whole number of at least 1, not {seeds!r}")
-    return list(range(seed, seed + seeds))
-
-
-def repeated(profile: Profile) -> list[str]:
-    """What is run again for every further seed: the base's RDNs, their policies, the variants, and the networks beside them."""
-    names: list[str] = []
-    for name, node in experiments(profile, 0).items():  # parents first
-        own = node.kind in ("rdn", "policy", "slimmable") and set(node.parents) <= set(names)
-        if own or name in ("base", "base-longer", untrained(profile)):
-            names.append(name)
-    return names
+    main = {"rdn-reconstruct", "policy-reconstruct", *rivals(profile)}  # what an RDN is worth is judged by these
+    own = {name: profile.seeds.main if name in main else profile.seeds.rest for name in experiments(profile, 0)}
+    return own if seeds is None else dict.fromkeys(own, seeds)
 
 
 def _surgery(profile: Profile, name: str | None = None) -> dict:
@@ -194,15 +205,18 @@ def _base_of(profile: Profile, name: str) -> str:
 
 
 def _depth_wise(profile: Profile, add: Callable) -> None:
-    lr = profile.rdn.lr["reconstruct"]
     for name, (seven, fourteen) in depth_wise(profile).items():
-        own = profile.architectures[name].recipe.lr if name in profile.architectures else None
-        # no larger steps than its base learnt with
-        recipe = {"epochs": profile.rdn.epochs, "lr": min(lr, own or lr), **profile.depth.settings()}
-        recipe = profile.recipe.settings() | _weights(profile) | recipe
-        config = {**_surgery(profile, name), "init": "reconstruct", "recipe": recipe}
+        recipe = _recipe_of(profile, name) | profile.depth.settings()
+        config = {**_surgery(profile, name), "init": profile.rdn.init, "recipe": recipe}
         add(seven, "rdn", _base_of(profile, name), **config)
         add(fourteen, "depth", _base_of(profile, name), **config, split=0.5)
+
+
+def _recipe_of(profile: Profile, name: str) -> dict:
+    """The recipe of an RDN made from one of the super-nets: no larger steps than that learnt with."""
+    lr = profile.rdn.lr[profile.rdn.init]
+    own = profile.architectures[name].recipe.lr if name in profile.architectures else None
+    return profile.recipe.settings() | _weights(profile) | {"epochs": profile.rdn.epochs, "lr": min(lr, own or lr)}
 
 
 def _ablations(profile: Profile, add: Callable) -> None:

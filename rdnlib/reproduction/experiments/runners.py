@@ -46,8 +46,14 @@ class Job:
     parents: list[Run]
     progress: bool
 
+    @property
+    def label(self) -> str:
+        """What a progress bar says."""
+        seed = self.workspace.seed
+        return f"{self.node.name}, seed {seed}" if seed else self.node.name
+
     def evaluate(self, model: nn.Module, split: str, size: int, note: str | None = None) -> Outputs:
-        label = f"{self.node.name}: {note or split}"
+        label = f"{self.label}: {note or split}"
         return evaluate(model, getattr(self.workspace.splits, split), size=size, label=label, progress=self.progress)
 
     def write_samples(self, columns: dict[str, dict]) -> None:
@@ -112,7 +118,7 @@ def _train_and_save(job: Job, model: nn.Module, description: dict, *, trained: n
     recipe = Recipe(**job.node.config["recipe"])
     history = train(
         model if trained is None else trained, job.workspace.splits.train, recipe, seed=job.node.config["seed"],
-        resume=job.folder / "resume.safetensors", label=job.node.name, progress=job.progress,
+        resume=job.folder / "resume.safetensors", label=job.label, progress=job.progress,
     )  # fmt: skip
     columns = {}
     for split in ("calibration", "validation"):

@@ -9,16 +9,17 @@ import multiprocessing
 import os
 import sys
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 
 import torch
 
 from rdnlib.errors import ConfigError, RdnError
-from rdnlib.reproduction.experiments import runners
+from rdnlib.reproduction.experiments import graph, runners
 from rdnlib.reproduction.experiments.workspace import Run, Workspace, finished
 from rdnlib.utils import devices
 
+Node = tuple[Workspace, str]  # an experiment at one seed
 _SETTINGS = {
     "distributed.worker.daemon": False,  # or it could not start the processes of data loaders
     "distributed.scheduler.allowed-failures": 0,  # what killed a process would kill the next
@@ -36,29 +37,49 @@ def ensure(workspace: Workspace, name: str, *, progress: bool = True) -> Run:
 
 
 def ensure_all(
-    workspace: Workspace, names: Iterable[str] | None = None, *, jobs: int | None = None, scheduler=None, progress=True
-) -> dict[str, Run]:
-    """The finished experiments `names` (default: all of the profile), up to `jobs` (default: the profile's) at once.
+    workspace: Workspace,
+    names: Iterable[str] | None = None,
+    *,
+    seeds: int | None = 1,
+    jobs: int | None = None,
+    scheduler: str | None = None,
+    progress: bool = True,
+) -> dict[str, list[Run]]:
+    """The finished experiments `names` (default: all of the profile) at their seeds, as one graph: name → a run for each seed.
 
+    seeds: see `graph.repeats`. jobs: how many run at once (default: the profile's).
     With one job, or started by torchrun, they run in this process. scheduler: the address of a Dask cluster whose workers see
     the same folders. Raises RdnError, naming the experiment, for the first that fails; the others stop and can be resumed.
     """
     jobs, names = jobs or workspace.profile.jobs, list(workspace.graph if names is None else names)
+    repeats = graph.repeats(workspace.profile, seeds)
+    replicas = workspace.replicas(max(map(repeats.__getitem__, names), default=1))
+    wanted = [{name for name in names if number < repeats[name]} for number in range(len(replicas))]
     if devices.here().num_processes > 1 or (jobs == 1 and scheduler is None):
-        return {name: ensure(workspace, name, progress=progress) for name in names}
-    wanted, todo = set(names), []
-    for name in reversed(workspace.graph):  # children first
-        if name in wanted and not finished(workspace.folder(name)):
-            wanted |= set(workspace.graph[name].parents)
-            todo.insert(0, name)
-    if todo:
-        jobs = jobs if scheduler else _fitting(workspace, jobs, todo)
+        for replica, own in zip(replicas, wanted, strict=True):
+            for name in filter(own.__contains__, names):
+                ensure(replica, name, progress=progress)
+    elif todo := _unfinished(replicas, wanted):
+        jobs = jobs if scheduler else _fitting(workspace, jobs, {name for _, name in todo})
         with _client(min(jobs, len(todo)), scheduler) as client:
-            _run_graph(client, workspace, todo, progress)
-    return {name: Run(name, workspace) for name in names}
+            _run_graph(client, todo, progress)
+    return {name: [Run(name, replica) for replica in replicas[: repeats[name]]] for name in names}
 
 
-def _fitting(workspace: Workspace, jobs: int, todo: list[str]) -> int:
+def _unfinished(replicas: Sequence[Workspace], wanted: Sequence[set[str]]) -> list[Node]:
+    """What is to be run for the experiments `wanted` of each seed, parents first, all seeds of an experiment in a row."""
+    todo = []
+    for replica, own in zip(replicas, wanted, strict=True):
+        needed = set(own)
+        for name in reversed(replica.graph):  # children first
+            if name in needed and not finished(replica.folder(name)):
+                needed |= set(replica.graph[name].parents)
+                todo.append((replica, name))
+    order = {name: position for position, name in enumerate(replicas[0].graph)}
+    return sorted(todo, key=lambda node: (order[node[1]], node[0].seed))
+
+
+def _fitting(workspace: Workspace, jobs: int, todo: Iterable[str]) -> int:
     """At most `jobs` at once, such that on a CPU their threads have a core each, but no fewer than the profile asks for.
 
     Threads that wait for a core spin, and all are slower. How many threads an experiment has, the profile decides, since its numbers
@@ -77,21 +98,22 @@ def _fitting(workspace: Workspace, jobs: int, todo: list[str]) -> int:
     return fitting
 
 
-def _run_graph(client, workspace: Workspace, todo: list[str], progress: bool) -> None:
+def _run_graph(client, todo: list[Node], progress: bool) -> None:
     """Run experiments, parents first, each as soon as it can; of those that can, the first in the list."""
     from distributed import CancelledError, KilledWorker, as_completed
 
     client.wait_for_workers(1)
     gpus = any("GPU" in worker["resources"] for worker in client.scheduler_info()["workers"].values())
-    workspace.out.mkdir(parents=True, exist_ok=True)
+    todo[0][0].out.mkdir(parents=True, exist_ok=True)
     tasks = {}
-    for position, name in enumerate(todo):
-        parents = [tasks[parent] for parent in workspace.graph[name].parents if parent in tasks]
-        tasks[name] = client.submit(
-            _task, workspace, name, workspace.fingerprint, progress, parents, key=f"{name}-{uuid.uuid4().hex}",
+    for position, (workspace, name) in enumerate(todo):
+        seed = workspace.seed
+        parents = [tasks[seed, parent] for parent in workspace.graph[name].parents if (seed, parent) in tasks]
+        tasks[seed, name] = client.submit(
+            _task, workspace, name, workspace.fingerprint, progress, parents, key=f"{name}-{seed}-{uuid.uuid4().hex}",
             priority=-position, resources={"GPU": 1} if gpus else None,
         )  # fmt: skip
-    names = {task.key: name for name, task in tasks.items()}
+    names = {task.key: f"{name}, seed {seed}" for (seed, name), task in tasks.items()}
     try:
         for task in as_completed(tasks.values()):
             task.result()
@@ -110,23 +132,23 @@ def _run_graph(client, workspace: Workspace, todo: list[str], progress: bool) ->
                 client.restart_workers(busy, raise_for_error=False)
 
 
-# What runs in a worker. It keeps the last workspace, because to read the images takes longer than a small experiment.
-_workspace: Workspace | None = None
+# What runs in a worker. It keeps the last workspaces, because to read the images takes longer than a small experiment.
+_KEPT = 3
+_workspaces: list[Workspace] = []
 
 
 def _task(workspace: Workspace, name: str, fingerprint: str, progress: bool, parents: list[None]) -> None:
     from distributed import get_worker
 
-    global _workspace
     if get_worker().state.nthreads > 1 or multiprocessing.current_process().daemon:
         raise ConfigError("start Dask workers with --nthreads 1 and DASK_DISTRIBUTED__WORKER__DAEMON=False")
-    if workspace != _workspace:
-        _workspace = workspace
-    if not _workspace.out.is_dir() or _workspace.fingerprint != fingerprint:
+    workspace = next((kept for kept in _workspaces if kept == workspace), workspace)
+    _workspaces[:] = [workspace, *(kept for kept in _workspaces if kept is not workspace)][:_KEPT]
+    if not workspace.out.is_dir() or workspace.fingerprint != fingerprint:
         worker = get_worker().address
         raise ConfigError(f"the worker {worker} does not see the same images and the same {workspace.out}")
     try:
-        runners.run(_workspace, name, progress=progress)
+        runners.run(workspace, name, progress=progress)
     except RdnError as error:
         raise RdnError(f"experiment {name} failed: {error}") from error
 

@@ -26,7 +26,8 @@ def shrink(content: dict[str, Any]) -> dict[str, Any]:
     if content.get("ablations", {}).get("epochs") == content["rdn"]["epochs"]:
         shrunk["ablations"]["epochs"] = 2
     for name, options in shrunk.get("architectures", {}).items():
-        options["model"] |= _MODELS.get(name, {})
+        options["model"] |= _MODELS.get(options["model"].get("name", name), {})
+    shrunk.pop("seeds", None)
     return shrunk | {"data": _DATA | {"size": size}, "jobs": 2}
 
 

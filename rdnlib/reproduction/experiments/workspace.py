@@ -24,7 +24,7 @@ from rdnlib.data.transforms import resize_eval
 from rdnlib.deployment import checkpoint
 from rdnlib.errors import ConfigError
 from rdnlib.reproduction.experiments.config import Profile, load_profile
-from rdnlib.reproduction.experiments.graph import Experiment, experiments, seeds_from
+from rdnlib.reproduction.experiments.graph import Experiment, experiments
 from rdnlib.utils import devices
 from rdnlib.utils.files import read_json
 from rdnlib.utils.resources import default_out
@@ -116,9 +116,9 @@ class Workspace:
         found = [path for name in self.graph for path in experiments.glob(f"{name}-{self.key(name)}-*/result.json")]
         return sorted({path.parent.name.rpartition("-")[2] for path in found})
 
-    def replicas(self, seeds: int | None = None) -> list["Workspace"]:
-        """The same workspace at so many consecutive seeds; default: as many as the profile says."""
-        return [replace(self, seed=seed) for seed in seeds_from(self.profile, self.seed, seeds)]
+    def replicas(self, seeds: int) -> list["Workspace"]:
+        """This workspace, and the same at the seeds after its own: so many in all."""
+        return [self, *(replace(self, seed=self.seed + further) for further in range(1, seeds))]
 
     def depth(self, name: str) -> int:
         """How many experiments in a row come before this one."""

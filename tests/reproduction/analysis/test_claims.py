@@ -1,7 +1,5 @@
 """The ledger: claims that turn with the evidence, and 200 made-up papers whose truth is known."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,24 +21,24 @@ class FakeEvidence(Evidence):
     profile = load_profile(TINY)
 
     def __init__(self, *, better=(), worse=(), seeds=3):
-        super().__init__(workspaces=[SimpleNamespace()] * seeds)
-        self.better, self.worse = better, worse
+        object.__setattr__(self, "made", (better, worse, seeds))
 
-    def runs(self, name, seeds=None):
-        return [self.run(name, seed) for seed in range(len(self.workspaces))][:seeds]
+    def runs(self, name):
+        return [self.run(name, seed) for seed in range(self.made[2])]
 
     def run(self, name, seed):
+        better, worse, _ = self.made
         rdn, policy = fake_runs(seed=seed)
         if name.startswith("policy"):
             return policy
         if name.startswith("base"):
-            return fake_base(ids=seed, accuracy=0.95 if "base" in self.better else 0.6)
-        change = np.random.default_rng(1).random(len(rdn.frame)) < (0.7 if name in self.better else 0.2)
+            return fake_base(ids=seed, accuracy=0.95 if "base" in better else 0.6)
+        change = np.random.default_rng(1).random(len(rdn.frame)) < (0.7 if name in better else 0.2)
         frame = rdn.frame.copy()
         for index in range(1, K + 1):
-            if name in self.better:
+            if name in better:
                 frame[f"top1_{index}"] |= change
-            if name in self.worse:
+            if name in worse:
                 frame[f"top1_{index}"] &= ~change
         return FakeRun(rdn.result, frame)
 
@@ -65,10 +63,23 @@ def test_claims_turn_with_the_evidence():
     assert verdicts(FakeEvidence(), "Table 1")[0] == REPRODUCED
 
 
-def test_table_2_has_one_pair_of_networks_and_so_illustrates():
-    claims = claims_module.table2_claims(FakeEvidence(worse=("depth-mobilenext",)))
+def test_with_one_seed_there_is_a_direction_and_no_verdict():
+    claims = claims_module.table2_claims(FakeEvidence(worse=("depth-mobilenext",), seeds=1))
     assert [claim.verdict for claim in claims] == ["one seed: illustrates"] * 2
     assert claims[0].judgement[1].startswith("points") and claims[1].judgement[1].startswith("does not point")
+    assert verdicts(FakeEvidence(worse=("depth-mobilenext",)), "Table 2")[0] == REPRODUCED
+
+
+def test_experiments_that_are_compared_have_the_same_seeds():
+    class Fewer(FakeEvidence):
+        def runs(self, name):
+            return super().runs(name)[: 1 if name == "rdn-copy" else None]
+
+    assert [len(runs) for runs in Fewer().together("base", "rdn-copy")] == [1, 1]
+    assert [len(runs) for runs in Fewer().together("base", "rdn-reconstruct")] == [3, 3]
+    claims = {claim.statement: claim for claim in claims_module.table1_claims(Fewer())}
+    seeds = {init: claims[f"RDN, {init}: † saves MAdds against N_K"].ours.seeds for init in ("copy", "reconstruct")}
+    assert seeds == {"copy": 1, "reconstruct": 3}
 
 
 def test_the_costs_of_table_1_are_exact():
@@ -124,18 +135,18 @@ class MadeUpPaper(Evidence):
     profile = FakeEvidence.profile
 
     def __init__(self, number: int):
-        super().__init__(workspaces=[SimpleNamespace()] * 3)
-        self.number, self.made = number, {}
+        object.__setattr__(self, "number", number)
+        object.__setattr__(self, "made", {})
 
     def expected(self, name: str, index: int) -> float:
         rng = np.random.default_rng([self.number, index, *name.encode()])
         effects = [0.0, -0.002, *rng.normal(0, 0.04, 2)]
         return 0.5 + 0.1 * index + effects[rng.integers(4)]
 
-    def runs(self, name, seeds=None):
+    def runs(self, name):
         if name not in self.made:
             self.made[name] = [self.run(name, seed) for seed in range(3)]
-        return self.made[name][:seeds]
+        return self.made[name]
 
     def run(self, name, seed, n=500):
         rng, shared = np.random.default_rng([self.number, seed, *name.encode()]), np.random.default_rng(self.number)

@@ -19,6 +19,7 @@ from rdnlib.reproduction.analysis.tables import (
     Untrained,
     comparison,
     every_subnetwork,
+    gains_by_adapting,
     grid_table,
     length_table,
     lever_table,
@@ -56,16 +57,21 @@ def test_every_subnetwork_shows_what_surgery_alone_gives():
     run, _ = fake_runs()
     run.result["before_training"] = {"top1": [0.1, 0.2, 0.3], "top5": [0.5, 0.6, 0.7]}
     plain, _ = fake_runs()
-    table = every_subnetwork({"rdn": run, "base": plain})
+    table = every_subnetwork({"rdn": [run], "base": [plain]})
     assert list(table["model"]) == ["rdn"] * K + ["base"] * K
     assert list(table["top1_before"][:K]) == pytest.approx([10, 20, 30])
     assert table["top5_before"][K:].isna().all()
-    pd.testing.assert_series_equal(table["top1"][:K], subnetwork_table(run)["top1"])
+    alone = subnetwork_table(run)
+    for column in ("top1", "top1_low", "top5_high"):
+        np.testing.assert_allclose(table[column][:K], alone[column])
+    both = every_subnetwork({"rdn": [run, run]})
+    np.testing.assert_allclose(both["top1"], alone["top1"])
+    assert (both["top1_seeds_low"] == both["top1"]).all()  # the same network twice
 
 
 def test_table1_has_the_papers_rows_and_the_dynamic_one_is_chosen_on_calibration():
     rdn, policy = fake_runs()
-    table = table1({"base": fake_base(), "RDN": rdn}, {"RDN": (rdn, policy)})
+    table = table1({"base": [fake_base()], "RDN": [rdn]}, {"RDN": ([rdn], [policy])})
     assert list(table["model"]) == ["base", "RDN", "RDN†", "RDN‡"]
     assert list(table["integrated_nets"]) == ["1 full network", *["3 sub-networks"] * 3]
     base, static, row, sequential = (table.iloc[index] for index in range(4))
@@ -97,10 +103,19 @@ def test_table1_has_the_papers_rows_and_the_dynamic_one_is_chosen_on_calibration
     assert sequential["top1"] == pytest.approx(100 * np.mean([samples.correct[i, v] for i, v in enumerate(exits)]))
     assert np.isnan(sequential["unfolded_m"])
 
+    seeds = table1({}, {"RDN": ([rdn, fake_runs(seed=1)[0]], [policy, fake_runs(seed=1)[1]])})
+    (second,) = [table1({}, {"RDN": tuple([run] for run in fake_runs(seed=1))}).iloc[0]]
+    for column in ("top1", "top5", "madds_m", "params_m", "lam"):
+        assert seeds[column][0] == pytest.approx((row[column] + second[column]) / 2)
+    assert seeds["seeds"].tolist() == [2, 2] and seeds["top1_seeds_low"].notna().all()
+    gains = gains_by_adapting([rdn], [policy])
+    assert gains["†"].value == pytest.approx(row["top1"] - static["top1"])
+    assert gains["‡"].value == pytest.approx(sequential["top1"] - static["top1"])
+
 
 def test_an_unreachable_target_is_noted():
     rdn, policy = fake_runs(flat=True)  # prefers N_1 for every λ
-    row = table1({}, {"RDN": (rdn, policy)}).iloc[0]
+    row = table1({}, {"RDN": ([rdn], [policy])}).iloc[0]
     assert "not reachable" in row["note"]
     calibration = dynamic(rdn, policy, split="calibration")
     best = sweep(calibration.p, calibration.correct, calibration.saved)["accuracy"].max()
@@ -124,6 +139,7 @@ def run_of(accuracies, *, nodes=None, n=400, seed=0) -> FakeRun:
     """A run whose sub-networks are right for just these shares of the validation images; calibration is all wrong."""
     rng = np.random.default_rng(seed)
     columns = {"id": rng.permutation(2 * n), "split": ["validation"] * n + ["calibration"] * n}
+    columns |= {"label": 0, "difficulty": np.nan}
     for number, share in enumerate(accuracies, start=1):
         columns[f"top1_{number}"] = np.arange(2 * n) < share * n
     madds = [10 * number for number in range(1, len(accuracies) + 1)]
@@ -148,21 +164,23 @@ def test_a_run_without_depth_has_no_grid():
 
 
 def test_table2_compares_the_largest_subnetworks_image_by_image():
-    pairs = {"A": (run_of([0.2, 0.75]), run_of([0.1, 0.2, 0.3, 0.7])), "B": (run_of([0.2, 0.5]), run_of([0.1, 0.5]))}
+    networks = {"A": ([0.2, 0.75], [0.1, 0.2, 0.3, 0.7]), "B": ([0.2, 0.5], [0.1, 0.5])}
+    pairs = {name: tuple([run_of(each)] for each in pair) for name, pair in networks.items()}
     table, differences = table2(pairs)
     assert table["top1"].tolist() == [75, 70, 50, 50]
     assert table["integrated_nets"].tolist() == ["2 sub-networks", "4 sub-networks", "2 sub-networks", "2 sub-networks"]
-    assert differences["difference"].tolist() == pytest.approx([-5, 0])
-    assert (differences["low"] <= differences["difference"]).all()
-    assert differences["high"][0] < 0  # twenty of four hundred images, all in one direction
-    assert differences.loc[1, ["low", "high"]].tolist() == [0, 0]
+    assert differences["A"].value == pytest.approx(-5) and differences["A"].low < -5
+    assert differences["A"].high < 0  # twenty of four hundred images, all in one direction
+    assert (differences["B"].value, differences["B"].low, differences["B"].high) == (0, 0, 0)
+    twice, _ = table2({"A": tuple(own * 2 for own in pairs["A"])})
+    assert twice["seeds"].tolist() == [2, 2] and twice["top1"].tolist() == [75, 70]
 
 
 def test_table2_refuses_other_images():
     other = run_of([0.5])
     other.frame["id"] += 1
-    with pytest.raises(DataError, match="not measured on the same images"):
-        table2({"A": (run_of([0.5]), other)})
+    with pytest.raises(DataError, match="not evaluated on the same images"):
+        table2({"A": ([run_of([0.5])], [other])})
 
 
 @pytest.mark.parametrize("name", [TINY, "quick", "laptop"])
@@ -200,7 +218,7 @@ def test_untrained_is_a_run_like_any_other():
 
 
 def test_a_row_for_each_length_and_sub_network():
-    table = length_table(FakeEvidence(workspaces=[SimpleNamespace()]))
+    table = length_table(FakeEvidence(SimpleNamespace()))
     assert sorted(table["epochs"].unique()) == [0, 1, 4, 16] and len(table) == 4 * K
     start = table[table["epochs"] == 0]
     assert (start["copy"] == 0).all() and (start["gain"] == start["reconstruct"]).all()
@@ -235,9 +253,12 @@ def test_paper_tables_hold_the_printed_numbers(pytestconfig):
 
 def test_levers_are_set_against_the_base_that_was_trained_equally_long():
     (rdn, _), base = fake_runs(200), fake_base(200)
+    rdn.result["config"] = {}
+    alone = replace(rdn, result={**rdn.result, "config": {"trained": [2]}})
     profile = SimpleNamespace(variants={"late": SimpleNamespace(settings=lambda: {"plain": 0.4})}, alone=[2])
-    runs = {"base": base, "base-longer": base, "rdn-reconstruct": rdn, "rdn-late": rdn, "alone-2": rdn}
-    table = lever_table(SimpleNamespace(profile=profile, runs=lambda name: [runs[name]]))
+    runs = {"base": base, "base-longer": base, "rdn-reconstruct": rdn, "rdn-late": rdn, "alone-2": alone}
+    evidence = SimpleNamespace(profile=profile, together=lambda *names: [[runs[name]] for name in names])
+    table = lever_table(evidence)
     assert table["variant"].tolist() == ["as it is"] * 3 + ["late"] * 3 + ["N_2 alone"]
     assert table["subnetwork"].tolist() == [1, 2, 3, 1, 2, 3, 2]
     assert table["changes"].tolist()[3] == {"plain": 0.4}

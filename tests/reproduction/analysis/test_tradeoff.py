@@ -8,7 +8,7 @@ from support.fakes import MADDS, POLICY, POLICY_MADDS, FakeRun, K, fake_base, fa
 from rdnlib.calibration.multiplier import choose
 from rdnlib.errors import DataError
 from rdnlib.reproduction.analysis import tradeoff
-from rdnlib.reproduction.analysis.calibrated import calibrated
+from rdnlib.reproduction.analysis.calibrated import accuracy_at_cost, band, calibrated
 from rdnlib.reproduction.analysis.outcomes import dynamic, families
 from rdnlib.reproduction.analysis.tables import table1
 
@@ -64,7 +64,7 @@ def test_figure8_has_every_series_with_the_right_numbers(runs):
         assert stars["madds"].iloc[1] < stars["madds"].iloc[0]
         shares = stars[["exit_1", "exit_2", "exit_3"]].to_numpy()
         np.testing.assert_allclose(stars["madds"], shares @ (np.array(MADDS) + extra[name]))
-    first = table1({}, {"RDN": (rdn, policy)}).iloc[0]
+    first = table1({}, {"RDN": ([rdn], [policy])}).iloc[0]
     star = series["dynamic, calibrated"].iloc[0]
     assert star["top1"] == pytest.approx(first["top1"])
     assert star["madds"] == pytest.approx(first["madds_m"] * 1e6)
@@ -79,7 +79,8 @@ def test_figure8_has_every_series_with_the_right_numbers(runs):
 
 
 def test_all_policies_aim_at_the_same_target(runs):
-    table = tradeoff.target_table(calibrated(*runs, gap=gap, resamples=10) for gap in GAPS)
+    targets = [[calibrated(*runs, gap=gap, resamples=10)] for gap in GAPS]
+    table = tradeoff.target_table(targets)
     assert list(table["policy"]) == NAMES * 2
     rdn, policy, bases = runs
     calibration = families(rdn, policy, bases, split="calibration")
@@ -92,8 +93,13 @@ def test_all_policies_aim_at_the_same_target(runs):
     for row in table.itertuples():
         assert row.to_full == pytest.approx(row.top1 - 100 * validation.correct[:, -1].mean())
         assert row.to_full_low <= row.to_full + 1e-9
-        assert row.share == pytest.approx(row.madds / MADDS[-1])
+        assert row.share == pytest.approx(100 * row.madds / MADDS[-1])
     assert not table["note"].any()
+    twice = tradeoff.target_table([each * 2 for each in targets])
+    np.testing.assert_allclose(twice["to_full"], table["to_full"])
+    assert (twice["seeds"] == 2).all() and twice["parameter"][0] == ", ".join([table["parameter"][0]] * 2)
+    drawn = tradeoff.target_table([each * 2 for each in targets], same_images=False)
+    np.testing.assert_allclose(drawn["share_high"] - drawn["share"], (table["share_high"] - table["share"]) / 2**0.5)
 
 
 def test_nothing_is_chosen_on_validation(runs):
@@ -114,7 +120,7 @@ def test_nothing_is_chosen_on_validation(runs):
 
 def test_duels_are_paired_and_complete(runs):
     target = calibrated(*runs, resamples=10)
-    table = tradeoff.duel_table([target])
+    table = tradeoff.duel_table([[target]])
     assert len(table) == 2 * (len(NAMES) - 1)
     row = table[(table["policy"] == "sequential") & (table["rival"] == "dynamic")].iloc[0]
     outcomes = target.outcomes
@@ -135,6 +141,29 @@ def test_without_base_networks(runs):
     rdn, policy, _ = runs
     assert list(families(rdn, policy, {}, split="validation")) == NAMES[:-1]
     assert "base networks" not in set(tradeoff.figure8(rdn, policy, {}, [])["series"])
+
+
+def test_the_band_knows_the_luck_of_both_splits():
+    """Against 400 redrawn pairs of splits from a known population: the truth is in the band about as often as it says."""
+    rdn, policy = fake_runs(20_000)
+    population = dynamic(rdn, policy, split="validation")
+    rng, budgets, held = np.random.default_rng(0), np.array([15e6, 25e6, 35e6]), []
+    truth = accuracy_at_cost(population, population, budgets)
+    for _ in range(100):
+        own, test = (population.rows(rng.choice(len(population.ids), n, replace=False)) for n in (300, 600))
+        found = accuracy_at_cost(own, test, budgets)
+        held.append(np.abs(found - truth) <= band(own, test, budgets, resamples=30))
+    assert (np.mean(held, axis=0) >= 0.88).all()
+
+
+def test_accuracy_at_a_cost_is_that_of_the_dearest_policy_that_keeps_it():
+    own, test = splits(*fake_runs())
+    grid = np.linspace(0, 20, 4001)
+    costs = np.array([own.take(lam)[1].mean() for lam in grid])
+    for budget in (15e6, 20e6, 30e6, 1.0):
+        kept = grid[costs <= budget]
+        expected = test.take(kept.max() if len(kept) else 0.0)[0].mean()
+        assert accuracy_at_cost(own, test, np.array([budget]))[0] == pytest.approx(expected, abs=0.01)
 
 
 def splits(rdn, policy):

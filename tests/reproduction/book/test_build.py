@@ -53,7 +53,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(
         sys.modules["rdnlib.reproduction.book.build"],
         "ensure_all",
-        lambda workspace, names, **how: calls.append((workspace, names, how)),
+        lambda workspace, **how: calls.append((workspace, how)),
     )
     monkeypatch.setattr(assets, "install", lambda into: None)
     return types.SimpleNamespace(path=folder, calls=calls)
@@ -70,7 +70,7 @@ def test_from_experiments_to_book(project, tmp_path, capsys):
     index = reproduce("quick", data_root=tmp_path, out=out, seed=3, jobs=2, project=project.path)
     assert index == out / "html" / "index.html" and "Welcome" in index.read_text()
     workspace = open_workspace("quick", data_root=tmp_path, seed=3, out=out)
-    assert project.calls == [(workspace, None, {"jobs": 2, "scheduler": None})]
+    assert project.calls == [(workspace, {"seeds": None, "jobs": 2, "scheduler": None})]
     assert (out / "tables" / "table1.csv").read_text() == f"quick,3,{tmp_path}"
     assert snapshot(project.path) == before
     page = (out / "html" / "notebooks" / "01_chapter.html").read_text()
@@ -84,19 +84,16 @@ def test_from_experiments_to_book(project, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_further_seeds_run_the_ablations_only_and_the_notebooks_that_want_to_know_are_told(
-    project, tmp_path, monkeypatch
-):
+def test_all_seeds_are_one_graph_and_the_notebooks_that_want_to_know_are_told(project, tmp_path, monkeypatch):
     path = make_notebook(project.path / "notebooks" / "02_seeds.ipynb", "assert seeds == 2")
     notebook = nbformat.read(path, 4)
     notebook.cells[1].source += "\nseeds = 1"
     nbformat.write(notebook, path)
     monkeypatch.setattr(sys.modules["rdnlib.reproduction.book.build"], "build", lambda source, html: None)
     reproduce("quick", seed=3, seeds=2, out=tmp_path / "out", project=project.path)
-    (first, every, _), (second, names, _) = project.calls
-    assert (first.seed, second.seed) == (3, 4)
-    assert every is None and {"base", "rdn-scratch"} <= set(names)
-    assert "seed 3 to 4" in (tmp_path / "out" / "book" / "_config.yml").read_text()
+    ((workspace, options),) = project.calls
+    assert (workspace.seed, options["seeds"]) == (3, 2)
+    assert "seeds 3 to 4" in (tmp_path / "out" / "book" / "_config.yml").read_text()
     seconds = json.loads((tmp_path / "out" / "manifest.json").read_text())["seconds"]
     assert {"01_chapter", "02_seeds"} <= set(seconds)
     first = nbformat.read(tmp_path / "out" / "book" / "notebooks" / "01_chapter.ipynb", 4)

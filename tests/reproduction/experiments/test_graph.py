@@ -48,9 +48,12 @@ def test_every_row_of_every_table_is_an_experiment(name):
         assert set(rows.values()) <= set(nodes)
     for epochs in graph.lengths(profile):
         assert not epochs or {graph.trained(profile, init, epochs) for init in ("copy", "reconstruct")} <= set(nodes)
-    assert set(graph.repeated(profile)) <= set(nodes)
-    for name in graph.repeated(profile):  # each comes with all that it builds on
-        assert set(nodes[name].parents) <= set(graph.repeated(profile))
+    repeats = graph.repeats(profile)
+    assert set(repeats) == set(nodes) and set(graph.levers(profile).values()) <= set(nodes)
+    for name in graph.rivals(profile):
+        assert repeats[name] == profile.seeds.main
+    for name, node in nodes.items():  # each comes with all that it builds on
+        assert all(repeats[parent] >= repeats[name] for parent in node.parents)
 
 
 def test_variants_change_what_the_profile_says_and_nothing_else(profile):
@@ -75,7 +78,7 @@ def test_variants_change_what_the_profile_says_and_nothing_else(profile):
     assert nodes["rdn-paper"].config == reference | {"plain": None, "init": "copy"}
     assert nodes[graph.alone(3)].config == reference | {"trained": [3]}
     assert "largest" not in nodes["base-longer"].config["recipe"]
-    assert {"rdn-early", graph.alone(1)} <= set(graph.repeated(own))
+    assert {"rdn-early", graph.alone(1)} <= set(graph.levers(own).values())
 
 
 def test_without_a_section_there_are_no_ablations(profile):
@@ -88,12 +91,12 @@ def test_without_a_section_there_are_no_ablations(profile):
 
 def test_replicas_are_consecutive_seeds():
     workspace = open_workspace(TINY, seed=3)
-    assert [replica.seed for replica in workspace.replicas()] == [3]
     assert [replica.seed for replica in workspace.replicas(3)] == [3, 4, 5]
     assert workspace.replicas(2)[1].key("base") == open_workspace(TINY, seed=4).key("base")
     for wrong in (0, True, 1.5):
         with pytest.raises(ConfigError, match="seeds is how many"):
-            workspace.replicas(wrong)
+            graph.repeats(workspace.profile, wrong)
+    assert set(graph.repeats(workspace.profile, 2).values()) == {2}
 
 
 def test_from_scratch_keeps_the_structure_and_nothing_else(images):

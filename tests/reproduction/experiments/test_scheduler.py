@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 
 import dask
@@ -16,8 +17,8 @@ from distributed import Client
 from support.profiles import TINY, write_profile
 
 from rdnlib.errors import ConfigError, RdnError
-from rdnlib.reproduction.experiments import ensure_all, open_workspace, scheduler, store
-from rdnlib.reproduction.experiments.config import load_profile
+from rdnlib.reproduction.experiments import ensure_all, graph, open_workspace, scheduler, store
+from rdnlib.reproduction.experiments.config import SeedSettings, load_profile
 from rdnlib.reproduction.experiments.workspace import finished
 
 pytestmark = pytest.mark.slow
@@ -27,12 +28,13 @@ NAMES = ("base-longer", "policy-copy")  # and what they build on: base and rdn-c
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     """The runs in this process."""
-    return ensure_all(open_workspace(TINY, out=tmp_path_factory.mktemp("alone")), NAMES, progress=False)
+    return ensure_all(open_workspace(TINY, out=tmp_path_factory.mktemp("alone")), NAMES, seeds=2, progress=False)
 
 
 def same(runs, expected):
-    for name, run in expected.items():
-        pd.testing.assert_frame_equal(runs[name].samples(), run.samples())
+    for name, own in expected.items():
+        for ours, theirs in zip(runs[name], own, strict=True):
+            pd.testing.assert_frame_equal(ours.samples(), theirs.samples())
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +64,33 @@ def cluster(tmp_path_factory):
 
 
 def test_two_workers_on_this_machine_give_the_same_numbers(expected, tmp_path, capfd):
-    runs = ensure_all(open_workspace(TINY, out=tmp_path), NAMES, jobs=2)
+    runs = ensure_all(open_workspace(TINY, out=tmp_path), NAMES, seeds=2, jobs=2)
     same(runs, expected)
     printed = capfd.readouterr().out
     assert re.search(r"dashboard: http://127\.0\.0\.1:\d+/status", printed)
-    assert "base: epoch 1/1" in printed and "policy-copy: finished" in printed
+    assert "base: epoch 1/1" in printed and "policy-copy, seed 1: finished" in printed
+    assert "base, seed 1: epoch 1/1" in printed
 
 
 def test_a_cluster_of_two_processes_gives_the_same_numbers(expected, tmp_path, cluster):
-    same(ensure_all(open_workspace(TINY, out=tmp_path), NAMES, scheduler=cluster, progress=False), expected)
+    same(ensure_all(open_workspace(TINY, out=tmp_path), NAMES, seeds=2, scheduler=cluster, progress=False), expected)
+
+
+def test_seeds_are_one_graph_and_each_runs_what_is_asked_of_it(tmp_path):
+    profile = load_profile(TINY)
+    profile = profile.model_copy(update={"seeds": SeedSettings(main=3, rest=2)})
+    workspace = replace(open_workspace(TINY, out=tmp_path), profile=profile)
+    repeats = graph.repeats(profile)
+    replicas = workspace.replicas(3)
+    wanted = [{name for name in workspace.graph if number < repeats[name]} for number in range(3)]
+    todo = scheduler._unfinished(replicas, wanted)
+    counts = Counter(name for _, name in todo)
+    assert counts == repeats and counts["rdn-reconstruct"] == 3 and counts["rdn-copy"] == 2
+    place = {(replica.seed, name): position for position, (replica, name) in enumerate(todo)}
+    for replica, name in todo:
+        for parent in replica.graph[name].parents:
+            assert place[replica.seed, parent] < place[replica.seed, name]
+    assert [replica.seed for replica, name in todo if name == "base"] == [0, 1, 2]
 
 
 def test_a_failure_is_one_line_that_names_the_experiment_and_stops_the_others(tmp_path, cluster):

@@ -120,7 +120,7 @@ def test_leftovers_of_a_killed_process_go_when_the_experiment_is_run(tmp_path):
 def test_every_experiment_of_a_long_profile_runs_as_a_toy(tmp_path, profile):
     toy = open_workspace(profile, out=tmp_path, toy=True)
     assert set(toy.graph) == set(graph.experiments(config.load_profile(profile), 0))
-    for run in ensure_all(toy, jobs=1, progress=False).values():
+    for (run,) in ensure_all(toy, jobs=1, progress=False).values():
         assert (run.path / "samples.parquet").is_file()
     assert set(store.status(toy)["state"]) == {"finished"}
 

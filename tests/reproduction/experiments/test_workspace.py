@@ -295,7 +295,7 @@ def test_the_chain_on_photographs(tmp_path, monkeypatch):
     monkeypatch.setenv("RDN_CACHE", str(tmp_path / "cache"))
     workspace = open_workspace(profile, data_root=root, out=tmp_path / "out")
     rdn, policy = (ensure(workspace, f"{kind}-reconstruct", progress=False) for kind in ("rdn", "policy"))
-    table = tables.table1({"rdn": rdn}, {"rdn": (rdn, policy)})
+    table = tables.table1({"rdn": [rdn]}, {"rdn": ([rdn], [policy])})
     assert table["top1"].between(0, 100).all()
     assert workspace.splits.train.images.shape[1:] == (3, 32, 32)
     assert rdn.data.images["validation"] == 100
