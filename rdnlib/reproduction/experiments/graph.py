@@ -29,7 +29,7 @@ class Experiment:
 
 
 def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
-    """All experiments by name, parents first; roughly, the long ones before the short, which fill the gaps at the end."""
+    """All experiments by name: those without a parent first, and roughly the long before the short, which fill the gaps at the end."""
     common, rdn, model, surgery = profile.recipe.settings(), profile.rdn, profile.model.settings(), _surgery(profile)
     base, extra = common | profile.base.settings(), common | {"epochs": rdn.epochs}
     nodes: dict[str, Experiment] = {}
@@ -70,7 +70,7 @@ def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
     _depth_wise(profile, add)
     if profile.ablations:
         _ablations(profile, add)
-    return nodes
+    return dict(sorted(nodes.items(), key=lambda item: bool(item[1].parents)))
 
 
 def trained(profile: Profile, init: str, epochs: int) -> str:
