@@ -26,7 +26,10 @@ SchedulerOption = Annotated[
 ]
 SeedOption = Annotated[int, Option(help="Seed of everything random.")]
 SeedsOption = Annotated[
-    int | None, Option(min=1, help="Run everything at so many seeds, from --seed on (default: what the profile says).")
+    int | None,
+    Option(
+        min=1, help="So many seeds, from --seed on (default: what the profile says; 1 for experiments given by name)."
+    ),
 ]
 OWN = "package.module:function of your own, which takes num_classes and returns a network"
 DATA = "Another data set than the profile's; `folder`: images of your own, train/<class>/… and val/<class>/… in --data-root."
@@ -187,12 +190,14 @@ def export(
 @_with_shared
 def list_experiments(arguments: dict) -> None:
     """Names of the profile's experiments, what they build on, and whether they are finished."""
-    from rdnlib.reproduction.experiments import open_workspace
+    from rdnlib.reproduction.experiments import graph, open_workspace
     from rdnlib.reproduction.experiments.workspace import finished
 
     workspace = open_workspace(**arguments)
+    repeats = graph.repeats(workspace.profile)
     for name, node in workspace.graph.items():
-        state = "finished" if finished(workspace.folder(name)) else "to do"
+        done = [finished(replica.folder(name)) for replica in workspace.replicas(repeats[name])]
+        state = "finished" if all(done) else f"{sum(done)} of {len(done)}" if any(done) else "to do"
         print(f"{name:20s} {state:9s} {'after ' + ', '.join(node.parents) if node.parents else ''}".rstrip())
 
 

@@ -27,7 +27,7 @@ _CACHED_BYTES = 10 * 2**20  # of drawn images; fewer are drawn faster than they 
 _DOLLS = {"train": 8000, "validation": 2000}  # images drawn unless the caller says how many
 _LEAST = {"train": 2, "validation": 1}  # images a class in a choice of them: one to train on and one to calibrate on
 _IMAGENETTE = {160: "imagenette2-160", 320: "imagenette2-320", 1024: "imagenette2"}  # folder by short side
-_IN_FOLDERS = ("imagenette", "imagenet", "folder")
+IN_FOLDERS = ("imagenette", "imagenet", "folder")  # data sets of files, which are decoded into a cache
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,9 @@ def load(
 ) -> Splits:  # fmt: skip
     """Load a data set at size × size pixels and hold a calibration part out of its training split.
 
-    `calibration` is that part's share of the training images, below 1, or its number of images; stratified by class and drawn by
-    `seed`, the same at every size; 0 holds nothing out. A number of `dolls` is drawn beyond those to train on. `train` and `validation` bound the number of images of the two original splits: for `dolls`
+    `calibration` is that part's share of the training images, below 1, stratified by class and drawn by `seed`, the same at every
+    size; 0 holds nothing out. Or it is a number of images: of `dolls` they are drawn beyond those to train on, of photographs held
+    out, at most a fifth of them. `train` and `validation` bound the number of images of the two original splits: for `dolls`
     how many are drawn (8,000 and 2,000 unless given), for photographs a stratified choice by `seed` (all unless given).
 
     All but `dolls` lie under `root`: `imagenette`, `cifar10`, `cifar100` and `imagenet` in torchvision's layout; `folder`,
@@ -92,13 +93,14 @@ def load(
         raise ConfigError(f"image size must be between 8 and 1024 pixels, not {size}")
     if seed < 0:
         raise ConfigError(f"seed must not be negative, but is {seed}")
-    if not (0 <= calibration <= 0.9 or (isinstance(calibration, int) and calibration >= 1)):
+    if not (0 <= calibration <= 0.9 or (isinstance(calibration, int) and calibration >= 1)) or calibration is True:
         raise ConfigError(f"calibration must be a share between 0 and 0.9, or a number of images, not {calibration}")
-    if not cached and name not in _IN_FOLDERS:
-        raise ConfigError(f"{name} is kept in memory: cached=False is for {', '.join(_IN_FOLDERS)}")
+    if not cached and name not in IN_FOLDERS:
+        raise ConfigError(f"{name} is kept in memory: cached=False is for {', '.join(IN_FOLDERS)}")
     cache = Path(cache).expanduser() if cache is not None else cache_folder()
     if name == "dolls":
         train = _DOLLS["train"] if train is None else train
+        _check_count("train", train, len(dolls.CLASSES))
         beyond = calibration if calibration >= 1 else 0
         whole = _dolls("train", train + beyond, size, seed, cache)
         final = _dolls("validation", validation, size, seed, cache)
@@ -114,7 +116,7 @@ def load(
     elif name == "dolls":
         held_out = np.arange(len(whole)) >= train  # every ten images in a row hold one of each class
     else:
-        held_out = _held_out(whole, min(calibration / len(whole), 0.9), seed)
+        held_out = _held_out(whole, min(calibration / len(whole), 0.2), seed)
     return Splits(whole.take(np.flatnonzero(~held_out)), whole.take(np.flatnonzero(held_out)), final)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from rdnlib.calibration.families import ByExit, Outcome, calibrate_and_apply
 from rdnlib.reproduction.analysis.outcomes import Bases, Measured, families
-from rdnlib.reproduction.analysis.statistics import RESAMPLES, halves, reach
+from rdnlib.reproduction.analysis.statistics import RESAMPLES, Estimate, halves, reach, resampled
 from rdnlib.reproduction.experiments.workspace import Run
 
 
@@ -37,6 +37,19 @@ class Calibrated:
             values, anew = values - self.values(rival), anew - self.anew[rival]
         ends = zip(values, reach(anew - values), strict=True)
         return [Measured(float(v), float(v - r), float(v + r)) for v, r in ends]
+
+
+def over_seeds(
+    seeds: Sequence[Calibrated], name: str, rival: str | None = None, *, same_images: bool
+) -> list[Estimate]:
+    """The three numbers of `Calibrated.values`, or their differences to a rival's, at several seeds, in per cent."""
+
+    def less(numbers: np.ndarray, others: np.ndarray | None) -> np.ndarray:
+        return 100 * (numbers if others is None else numbers - others)
+
+    values = [less(one.values(name), rival and one.values(rival)) for one in seeds]
+    anew = [less(one.anew[name], rival and one.anew[rival]) for one in seeds]
+    return resampled(np.array(values), np.array(anew), same_images=same_images)
 
 
 def calibrated(

@@ -53,7 +53,8 @@ def table1_claims(evidence: Evidence) -> list[Claim]:
     for name, names in networks.items():
         base, rdn, policy, *longer = evidence.together(*names)
         about, lost = f"RDN, {name}", near_chance("the base", base, 1) + near_chance("N_K", rdn, LARGEST)
-        unready, whole = lost + (far_from_plateau(base, *longer) if longer else []), base[0].result["madds"][0]
+        doubts = far_from_plateau(base, *longer) if longer else ["whether its base is at its plateau was not tried"]
+        unready, whole = lost + doubts, base[0].result["madds"][0]
         more = 100 * (rdn[0].result["madds"][-1] / whole - 1)
         gain, spared, less, touched = adaptive_estimates(rdn, policy, whole)
         claims.append(

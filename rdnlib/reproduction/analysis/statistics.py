@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from rdnlib.errors import DataError
-from rdnlib.reproduction.analysis.outcomes import Interval, Measured, interval, paired_difference, split_rows
+from rdnlib.reproduction.analysis.outcomes import Interval, interval, paired_difference, split_rows
 from rdnlib.reproduction.experiments import Run, Workspace, ensure, graph
 from rdnlib.reproduction.experiments.config import Profile
 
@@ -101,19 +101,6 @@ def _over_seeds(means: np.ndarray, low: float, high: float) -> Estimate:
     return Estimate(middle, float(low), float(high), len(means), middle - reach, middle + reach)
 
 
-def over_seeds(each: Sequence[Measured], *, same_images: bool) -> Estimate:
-    """One number, a fraction, of each seed with its interval over the images → their mean, in per cent.
-
-    same_images: whether the seeds share them; their intervals are then taken to move together, else to be independent.
-    """
-    values, lows, highs = 100 * np.array(each, np.float64).T
-    if same_images:
-        below, above = (values - lows).mean(), (highs - values).mean()
-    else:
-        below, above = (np.linalg.norm(ends) / len(values) for ends in (values - lows, highs - values))
-    return _over_seeds(values, values.mean() - below, values.mean() + above)
-
-
 def accuracy(runs: Sequence[Run], subnetwork: int, *, top: int = 1) -> Estimate:
     """Accuracy (top: 1 or 5) of N_subnetwork (negative: from the largest), one run for each seed."""
     rows = [split_rows(run, "validation") for run in runs]
@@ -152,8 +139,15 @@ def calibrated_estimates(
         values.append(100 * np.asarray(apply(np.arange(calibration), np.arange(validation)), np.float64))
         pairs = halves((calibration, validation), resamples, seed=0 if same_images else number)
         deviating.append([100 * np.asarray(apply(*pair), np.float64) for pair in pairs])
-    values, off = np.array(values), np.array(deviating)  # (S, M), (S, B, M)
-    off = off - values[:, None]
+    return resampled(np.array(values), np.array(deviating), same_images=same_images)
+
+
+def resampled(values: np.ndarray, anew: np.ndarray, *, same_images: bool) -> list[Estimate]:
+    """M numbers of S seeds, (S, M), and the same from B random halves of their images, (S, B, M) → M estimates.
+
+    same_images: whether the seeds share their images and their halves; else the seeds are independent.
+    """
+    off = anew - values[:, None]
     if same_images:
         reaches = reach(off.mean(axis=0))
     else:

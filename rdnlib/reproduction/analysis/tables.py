@@ -10,19 +10,21 @@ import numpy as np
 import pandas as pd
 
 from rdnlib.errors import ConfigError, DataError
-from rdnlib.reproduction.analysis.calibrated import calibrated
+from rdnlib.reproduction.analysis.calibrated import calibrated, over_seeds
 from rdnlib.reproduction.analysis.outcomes import families, measured, split_rows
 from rdnlib.reproduction.analysis.statistics import (
     Estimate,
     Evidence,
     accuracy,
     difference,
-    over_seeds,
+    estimate,
     same_images,
 )
 from rdnlib.reproduction.experiments import graph
 from rdnlib.reproduction.experiments.workspace import Run
 from rdnlib.surgery.nest import INITS
+
+ADAPTIVE = {"†": "dynamic", "‡": "sequential"}  # the policies of Table 1
 
 
 def subnetwork_table(run: Run) -> pd.DataFrame:
@@ -86,8 +88,9 @@ def table1(
         for mark, *own in zip("†‡", *seeds, strict=True):
             row = {"model": name + mark, "seeds": len(own)}
             row |= {key: _mean(each[key] for each in own) for key in ("params_m", "madds_m", "unfolded_m")}
-            for top in ("top1", "top5"):
-                row |= over_seeds([each[top] for each in own], same_images=shared).columns(top)
+            targets, policy = [each["target"] for each in own], ADAPTIVE[mark]
+            row |= over_seeds(targets, policy, same_images=shared)[0].columns("top1")
+            row |= estimate([each["top5"] for each in own], same_images=shared).columns("top5")
             notes = "; ".join(dict.fromkeys(filter(None, (each["note"] for each in own))))
             nets = f"{len(rdn_runs[0].result['madds'])} sub-networks"
             rows.append(row | {"integrated_nets": nets, "lam": _mean(each["lam"] for each in own), "note": notes})
@@ -98,18 +101,14 @@ def gains_by_adapting(rdn_runs: Sequence[Run], policy_runs: Sequence[Run]) -> di
     """† and ‡ of `table1` → accuracy above N_K, paired by image (points)."""
     shared = same_images([split_rows(run, "validation") for run in rdn_runs])
     pairs = zip(rdn_runs, policy_runs, strict=True)
-    targets = [calibrated(*pair, {}, names=("dynamic", "sequential")) for pair in pairs]
-    kinds = {"†": "dynamic", "‡": "sequential"}
-    return {
-        mark: over_seeds([target.measured(kind)[1] for target in targets], same_images=shared)
-        for mark, kind in kinds.items()
-    }
+    targets = [calibrated(*pair, {}, names=tuple(ADAPTIVE.values())) for pair in pairs]
+    return {mark: over_seeds(targets, policy, same_images=shared)[1] for mark, policy in ADAPTIVE.items()}
 
 
 def _adaptive_rows(rdn_run: Run, policy_run: Run) -> list[dict]:
     """What Table 1 shows of † and ‡ at one seed."""
     samples = families(rdn_run, policy_run, {}, split="validation")
-    target, rows = calibrated(rdn_run, policy_run, {}, names=("dynamic", "sequential")), []
+    target, rows = calibrated(rdn_run, policy_run, {}, names=tuple(ADAPTIVE.values())), []
     for policy, kind in (("dynamic", "policy"), ("sequential", "sequential")):
         outcome = target.outcomes[policy]
         exits = samples[policy].exits(outcome.parameter)
@@ -118,8 +117,8 @@ def _adaptive_rows(rdn_run: Run, policy_run: Run) -> list[dict]:
             (_unfolded(rdn_run)[exits] + policy_run.result["policy_madds"]).mean() if kind == "policy" else np.nan
         )
         cost = {"params_m": touched / 1e6, "madds_m": outcome.madds.mean() / 1e6, "unfolded_m": unfolded / 1e6}
-        top5 = measured(samples["dynamic"].top5[np.arange(len(exits)), exits])
-        found = {"top1": target.measured(policy)[0], "top5": top5, "lam": outcome.parameter, "note": outcome.note}
+        top5 = samples["dynamic"].top5[np.arange(len(exits)), exits]
+        found = {"target": target, "top5": top5, "lam": outcome.parameter, "note": outcome.note}
         rows.append(cost | found)
     return rows
 

@@ -9,17 +9,16 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from rdnlib.reproduction.analysis.calibrated import Calibrated, band
+from rdnlib.reproduction.analysis.calibrated import Calibrated, band, over_seeds
 from rdnlib.reproduction.analysis.outcomes import (
     Alone,
     Bases,
     Dynamic,
-    Measured,
     families,
     split_rows,
     wilson,
 )
-from rdnlib.reproduction.analysis.statistics import Evidence, over_seeds
+from rdnlib.reproduction.analysis.statistics import Evidence
 from rdnlib.reproduction.analysis.tables import subnetwork_table
 from rdnlib.reproduction.experiments import graph
 from rdnlib.reproduction.experiments.workspace import Run
@@ -48,8 +47,9 @@ def target_table(targets: Iterable[Sequence[Calibrated]], *, same_images: bool =
             each = [target.outcomes[name] for target in seeds]
             row = {"gap": 100 * seeds[0].gap, "policy": name, "seeds": len(seeds)}
             row["parameter"] = ", ".join(_text(outcome.parameter) for outcome in each)
-            for column, own in zip(("top1", "to_full", "share"), _measured(seeds, name), strict=True):
-                row |= over_seeds(own, same_images=same_images).columns(column)
+            found = over_seeds(seeds, name, same_images=same_images)
+            for column, own in zip(("top1", "to_full", "share"), found, strict=True):
+                row |= own.columns(column)
             notes = dict.fromkeys(outcome.note for outcome in each if outcome.note)
             rows.append(
                 row | {"madds": float(np.mean([outcome.madds.mean() for outcome in each])), "note": "; ".join(notes)}
@@ -68,15 +68,9 @@ def duel_table(targets: Iterable[Sequence[Calibrated]], *, same_images: bool = T
         for policy in ("dynamic", "sequential"):
             for rival in (name for name in seeds[0].outcomes if name != policy):
                 row = {"gap": 100 * seeds[0].gap, "policy": policy, "rival": rival, "seeds": len(seeds)}
-                for column, own in zip(("gain", "cost"), _measured(seeds, policy, rival)[1:], strict=True):
-                    row |= over_seeds(own, same_images=same_images).columns(column)
-                rows.append(row)
+                _, gain, cost = over_seeds(seeds, policy, rival, same_images=same_images)
+                rows.append(row | gain.columns("gain") | cost.columns("cost"))
     return pd.DataFrame(rows)
-
-
-def _measured(seeds: Sequence[Calibrated], *names: str) -> list[tuple[Measured, ...]]:
-    """The three numbers of `Calibrated.measured`, each at all seeds."""
-    return list(zip(*(target.measured(*names) for target in seeds), strict=True))
 
 
 def adaptive_gains(held_out: Dynamic, samples: Dynamic, madds: Sequence[float]) -> np.ndarray:

@@ -61,7 +61,7 @@ def reproduce(
     if data is not None:  # notebooks read the profile by themselves
         source = str(out / f"{loaded.name}.yaml")
         write_text(source, yaml.safe_dump(loaded.settings(), sort_keys=False))
-    graph.repeats(loaded, seeds)  # a wrong number ends here
+    most = max(graph.repeats(loaded, seeds).values())
 
     def run_experiments() -> None:
         if not notebooks:
@@ -70,7 +70,7 @@ def reproduce(
 
     parameters = {"profile": source, "data_root": data_root, "seed": seed, "seeds": seeds, "out": str(out)}
     chosen = notebooks or _executable(project, loaded)
-    return _publish(run_experiments, project, loaded.name, parameters, chosen, jobs or loaded.jobs, fingerprint)
+    return _publish(run_experiments, project, loaded.name, parameters, chosen, jobs or loaded.jobs, fingerprint, most)
 
 
 def _executable(project: Path, profile: Profile) -> list[str]:
@@ -109,11 +109,11 @@ def book(*, profile: str = "quick", out: Folder = None, seed: int = 0, project: 
 
 def _publish(
     prepare: Callable[[], None], project: Path, name: str, parameters: dict[str, Any], only: Sequence[str] = (),
-    jobs: int = 1, fingerprint: str | None = None,
+    jobs: int = 1, fingerprint: str | None = None, seeds: int = 1,
 ) -> Path:  # fmt: skip
-    """Prepare the experiments, then make the book of `reproduce`; parameters: what the notebooks are told."""
+    """Prepare the experiments, then make the book of `reproduce`; parameters: what the notebooks are told; seeds: the most of any."""
     seconds: dict[str, float] = {}
-    seed, seeds, out = parameters["seed"], parameters["seeds"], Path(parameters["out"])
+    seed, out = parameters["seed"], Path(parameters["out"])
     folder = project / "notebooks"
     notebooks = sorted(folder.glob("[0-9]*.ipynb"))
     chosen = [notebook for notebook in notebooks if not only or notebook.stem in only]
@@ -130,7 +130,7 @@ def _publish(
         shutil.rmtree(source, ignore_errors=True)
         shutil.copytree(project / "book", source)
         config = yaml.safe_load((project / "_config.yml").read_text(encoding="utf-8"))
-        numbers = f"seeds {seed} to {seed + seeds - 1}" if (seeds or 1) > 1 else f"seed {seed}"
+        numbers = f"seeds {seed} to {seed + seeds - 1}" if seeds > 1 else f"seed {seed}"
         footer = f"<p>Built with profile <b>{name}</b>, {numbers}.</p>"
         config.setdefault("html", {})["extra_footer"] = footer
         (source / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")

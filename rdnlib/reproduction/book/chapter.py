@@ -33,6 +33,12 @@ def intervals(table: pd.DataFrame, column: str, **style) -> list[str]:
     return [with_interval(*row, **style) for row in table[[column, *ends]].to_numpy()]
 
 
+def hulls(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Per row the ends `low` and `high` of both intervals of `intervals` together: beyond them is neither luck of images nor of training."""
+    low, high = (table.reindex(columns=[f"{column}_{end}", f"{column}_seeds_{end}"]) for end in ("low", "high"))
+    return pd.DataFrame({"low": low.min(axis=1), "high": high.max(axis=1)})
+
+
 def show_table(table: pd.DataFrame, formats=None, *, digits=1, index=False, missing="–", caption=None) -> None:
     """Display a table whose cells do not wrap.
 

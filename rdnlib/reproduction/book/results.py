@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rdnlib.reproduction.analysis.statistics import Estimate, accuracy
-from rdnlib.reproduction.book.chapter import comparison, intervals, with_interval
+from rdnlib.reproduction.book.chapter import comparison, hulls, intervals, with_interval
 from rdnlib.reproduction.book.figures import curves, name_subnetworks
 from rdnlib.reproduction.book.style import BLUE, CYCLE, DOTTED, INK, MARKERS, SKY, VERMILLION, legend_below, styled
 from rdnlib.reproduction.experiments.workspace import Run
@@ -58,24 +58,26 @@ def madds_bars(ours: pd.DataFrame, paper: pd.DataFrame) -> Figure:
 
 def loss_in_words(change: Estimate) -> str:
     """What is known about a loss of accuracy, from the interval of the change in points."""
-    if change.high < 0:
-        return f"some accuracy is lost, at most {-change.low:.1f} points"
-    if change.low > 0:
-        return f"no accuracy is lost, at least {change.low:.1f} points are gained"
-    loss = max(0.0, -change.low)
+    low, high = change.hull
+    if high < 0:
+        return f"some accuracy is lost, at most {-low:.1f} points"
+    if low > 0:
+        return f"no accuracy is lost, at least {low:.1f} points are gained"
+    loss = max(0.0, -low)
     return f"the change of the accuracy may be chance; the interval excludes a loss of more than {loss:.1f} points"
 
 
 def duels_in_words(duels: pd.DataFrame, rival: str) -> list[str]:
     """A sentence for each policy and target of `tradeoff.duel_table`: accuracy and cost against one rival."""
     rows = duels[duels["rival"] == rival]
-    numbers = zip(intervals(rows, "gain", signed=True), intervals(rows, "cost", signed=True), strict=True)
+    numbers = [intervals(rows, column, signed=True) for column in ("gain", "cost")]
+    ends = [hulls(rows, column).itertuples(index=False) for column in ("gain", "cost")]
     lines = []
-    for row, (gain, price) in zip(rows.itertuples(), numbers, strict=True):
+    for row, gain, price, gained, paid in zip(rows.itertuples(), *numbers, *ends, strict=True):
         target = f"$N_K$ − {row.gap:g} points" if row.gap else "$N_K$"
-        cost = "more than" if row.cost_low > 0 else "less than" if row.cost_high < 0 else "as much as"
+        cost = "more than" if paid.low > 0 else "less than" if paid.high < 0 else "about as much as"
         lines.append(
-            f"target {target}: **{row.policy}** is {comparison(row.gain_low, row.gain_high)} the {rival} in accuracy, "
+            f"target {target}: **{row.policy}** is {comparison(*gained)} the {rival} in accuracy, "
             f"{gain} points, and costs {cost} it, {price} % of $N_K$'s MAdds."
         )
     return lines
@@ -84,7 +86,7 @@ def duels_in_words(duels: pd.DataFrame, rival: str) -> list[str]:
 def losses_in_words(duels: pd.DataFrame, policy: str, rival: str) -> str:
     """At how many targets a policy costs more than its rival without being clearly more accurate."""
     rows = duels[(duels["policy"] == policy) & (duels["rival"] == rival)]
-    lost = ((rows["gain_low"] <= 0) & (rows["cost_low"] > 0)).sum()
+    lost = ((hulls(rows, "gain")["low"] <= 0) & (hulls(rows, "cost")["low"] > 0)).sum()
     if not lost:
         return f"At no target does the policy “{policy}” lose to the {rival} outright."
     why = "it costs more and is not clearly more accurate"
@@ -217,10 +219,8 @@ def verdict_on_levers(levers: pd.DataFrame) -> list[str]:
     """A sentence for each variant: how its largest sub-network stands to the base trained as long, and what its smallest is."""
     lines = []
     for name, rows in levers[~levers["variant"].str.endswith("alone")].groupby("variant", sort=False):
-        first, last = rows.iloc[0], rows.iloc[-1]
-        place = (
-            "on a level with" if last["gap_low"] <= 0 <= last["gap_high"] else "above" if last["gap"] > 0 else "below"
-        )
+        first, last, ends = rows.iloc[0], rows.iloc[-1], hulls(rows, "gap").iloc[-1]
+        place = "on a level with" if ends["low"] <= 0 <= ends["high"] else "above" if last["gap"] > 0 else "below"
         lines.append(
             f"**{name}**: $N_{{{last['subnetwork']}}}$ is {place} the base trained equally long ({last['gap']:+.1f} points) at "
             f"{last['share']:.0%} of its MAdds; $N_1$ is {first['gap']:+.1f} points from it at {first['share']:.0%}."

@@ -67,6 +67,10 @@ def _is_begin(value: Any) -> bool:
     return value is None or (type(value) in (int, float) and 0 <= value < 1)
 
 
+def _is_part(value: Any) -> bool:
+    return type(value) in (int, float) and (0 <= value <= 0.9 or (type(value) is int and value >= 1))
+
+
 Groups = Annotated[int, Field(ge=2, le=64)]
 AboveZero = Annotated[float, Field(gt=0, le=1)]  # a share
 Ascending = _rule("must be in ascending order, nothing twice", lambda v: all(a < b for a, b in itertools.pairwise(v)))
@@ -105,7 +109,7 @@ class DataSettings(Section):
     size: Pixels = None
     train: Count = None
     validation: Count = None
-    calibration: Count | Annotated[float, Field(ge=0, le=0.9)] = None
+    calibration: Annotated[Any, _rule("must be a share from 0 to 0.9, or a number of images", _is_part)] = None
     download: bool = None
     cached: bool = None
 

@@ -35,7 +35,11 @@ def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
     nodes: dict[str, Experiment] = {}
 
     def add(name: str, kind: str, *parents: str, **config) -> None:
-        nodes[name] = Experiment(name, kind, {**config, "seed": seed}, parents)
+        node = Experiment(name, kind, {**config, "seed": seed}, parents)
+        if nodes.setdefault(name, node) != node:
+            raise ConfigError(
+                f"profile {profile.name} asks for two experiments {name}: give its variants and architectures other names"
+            )
 
     add("base", "base", model=model, recipe=base)
     for name, architecture in profile.architectures.items():
@@ -116,12 +120,15 @@ def depth_wise(profile: Profile) -> dict[str, tuple[str, str]]:
     """
     main, epochs, pairs = profile.model.label, profile.depth.epochs or profile.rdn.epochs, {}
     own = [main] if "depth" in profile.model_fields_set else []
+    other_recipe = set(profile.depth.settings()) - {"epochs"}
     for label in dict.fromkeys([*TABLE2, *own]):
         if label == main:
-            pairs[label] = trained(profile, profile.rdn.init, epochs), f"depth-{label}"
+            seven = f"rdn-{label}-pair" if other_recipe else trained(profile, profile.rdn.init, epochs)
         elif label in profile.architectures:
-            other_recipe = label in families(profile) and profile.depth.settings()
-            pairs[label] = f"rdn-{label}{'-pair' if other_recipe else ''}", f"depth-{label}"
+            seven = f"rdn-{label}-pair" if label in families(profile) and profile.depth.settings() else f"rdn-{label}"
+        else:
+            continue
+        pairs[label] = seven, f"depth-{label}"
     return pairs
 
 

@@ -1,7 +1,8 @@
 """What a profile would take: every experiment with its images, hours, disk and memory, from a few steps timed on this machine.
 
-Nothing is trained and nothing is written. Each distinct network takes some steps of its recipe on random images; hours are images to
-train on and to evaluate over images a second. Surgery and the policies, minutes each, are not in it.
+Nothing is trained. Photographs that are kept decoded are decoded into the user's cache, as the run itself would; nothing else is
+written. Each distinct network takes some steps of its recipe on random images; hours are images to train on and to evaluate over
+images a second.
 """
 
 import json
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from rdnlib import models
+from rdnlib.data.datasets import IN_FOLDERS
 from rdnlib.models.slimmable import Slimmable
 from rdnlib.nn.rdn import RDN
 from rdnlib.reproduction.experiments import graph
@@ -23,6 +25,7 @@ from rdnlib.reproduction.experiments.graph import Experiment
 from rdnlib.reproduction.experiments.workspace import Workspace, finished
 from rdnlib.surgery import deepen
 from rdnlib.surgery.nest import to_rdn
+from rdnlib.training.recipe import Recipe
 from rdnlib.utils import devices
 
 TIMED = {"cuda": 2**24, "cpu": 2**19}  # at most so many pixels in a timed step: with more, an image is hardly faster
@@ -41,21 +44,19 @@ def plan(workspace: Workspace, seeds: int | None = None, *, repeats: int = 3) ->
     torch.set_num_threads(workspace.threads("base"))
     images, replicas = workspace.data.images, workspace.replicas(max(times.values(), default=1))
     for name, node in workspace.graph.items():
-        recipe = node.config.get("recipe")
-        if recipe is None:
+        if "recipe" not in node.config:
             continue
+        recipe = Recipe(**node.config["recipe"])
         todo = sum(not finished(replica.folder(name)) for replica in replicas[: times[name]])
         what = _structure(workspace, node)
-        key = json.dumps(
-            [what, {option: recipe.get(option) for option in ("size", "batch_size", "parts", "precision")}]
-        )
+        key = json.dumps([what, recipe.size, recipe.batch_size, recipe.parts, recipe.precision])
         if key not in measured:
             measured[key] = _measure(_build(what, len(workspace.data.classes)), recipe, repeats)
         speed, parameters, memory = measured[key]
-        trained, seen = recipe["epochs"] * images["train"], images["calibration"] + images["validation"]
+        trained, seen = recipe.epochs * images["train"], images["calibration"] + images["validation"]
         weights = 4 * parameters / 1e6
         rows.append({
-            "name": name, "seeds": todo, "after": ", ".join(node.parents), "epochs": recipe["epochs"], "images_per_second": speed,
+            "name": name, "seeds": todo, "after": ", ".join(node.parents), "epochs": recipe.epochs, "images_per_second": speed,
             "hours": todo * (trained + FORWARD * seen) / speed / 3600, "disk_mb": times[name] * (weights + 2e-5 * seen),
             "state_mb": COPIES * weights, "memory_mb": memory / 1e6,
         })  # fmt: skip
@@ -65,7 +66,7 @@ def plan(workspace: Workspace, seeds: int | None = None, *, repeats: int = 3) ->
 def cache_bytes(workspace: Workspace) -> int:
     """Room that the decoded images take in the user's cache folder."""
     data = workspace.profile.data
-    kept = data.name != "dolls" and data.cached is not False
+    kept = data.name in IN_FOLDERS and data.cached is not False
     return sum(workspace.data.images.values()) * 3 * (data.size or 32) ** 2 if kept else 0
 
 
@@ -81,6 +82,7 @@ def in_words(workspace: Workspace, table: pd.DataFrame) -> str:
         f"{hours:,.1f} hours of one {kind}, {hours / here:,.1f} with {here} of them",
         f"disk: {table['disk_mb'].sum() / 1e3:,.2f} GB of results, {table['state_mb'].max() / 1e3:,.2f} GB for each training's state, "
         f"{cache_bytes(workspace) / 1e9:,.1f} GB of decoded images",
+        "not counted: reading and decoding images, surgery and policies (minutes each), notebooks",
         f"memory of a training step: up to {table['memory_mb'].max() / 1e3:,.1f} GB on each process",
     ]
     return "\n".join(lines)
@@ -116,16 +118,16 @@ def _build(what: dict, classes: int) -> nn.Module:
 
 
 @devices.flushing_denormals()
-def _measure(network: nn.Module, recipe: dict, repeats: int) -> tuple[float, int, float]:
+def _measure(network: nn.Module, recipe: Recipe, repeats: int) -> tuple[float, int, float]:
     """Images a second of training on one device, the number of parameters, and bytes of a step on one of its processes."""
     device = devices.here().device
-    share = recipe["batch_size"] // recipe.get("parts", 1)
-    count, shape = min(share, max(2, TIMED[device.type] // recipe["size"] ** 2)), (3, recipe["size"], recipe["size"])
+    share = recipe.batch_size // recipe.parts
+    count, shape = min(share, max(2, TIMED[device.type] // recipe.size**2)), (3, recipe.size, recipe.size)
     network.to(device, memory_format=torch.channels_last).train()
     parameters = sum(parameter.numel() for parameter in network.parameters())
     images = torch.randn(count, *shape, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(count, dtype=torch.long, device=device)
-    half = torch.autocast(device.type, torch.bfloat16) if recipe.get("precision") == "bf16" else nullcontext()
+    half = torch.autocast(device.type, torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
     step = training_step(network, images, labels)
 
     def run() -> None:

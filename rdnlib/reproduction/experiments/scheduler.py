@@ -150,7 +150,9 @@ def _task(workspace: Workspace, name: str, fingerprint: str, progress: bool, par
     try:
         runners.run(workspace, name, progress=progress)
     except RdnError as error:
-        raise RdnError(f"experiment {name} failed: {error}") from error
+        raise RdnError(
+            f"experiment {name}{f', seed {workspace.seed}' if workspace.seed else ''} failed: {error}"
+        ) from error
 
 
 @contextmanager

@@ -10,33 +10,38 @@ import pandas as pd
 from filelock import Timeout
 
 from rdnlib.errors import CheckpointError
+from rdnlib.reproduction.experiments import graph
 from rdnlib.reproduction.experiments.workspace import Workspace, finished, lock
 from rdnlib.training import state
 from rdnlib.utils.files import read_json
 
 
-def status(workspace: Workspace) -> pd.DataFrame:
-    """One row per experiment, parents first. Columns: name, state, epoch, epochs, seconds, folder.
+def status(workspace: Workspace, seeds: int | None = None) -> pd.DataFrame:
+    """One row per experiment and seed (see `graph.repeats`), parents first. Columns: name, seed, state, epoch, epochs, seconds, folder.
 
     state: finished; running (some process holds its lock); resumable (a state was left); waiting (not begun). epoch of
     epochs are done, 0 of 0 where nothing is trained; seconds: all of a finished one, those of its epochs before.
     """
-    rows = []
-    for name, node in workspace.graph.items():
-        folder, epochs = workspace.folder(name), node.config.get("recipe", {}).get("epochs", 0)
-        row = {"name": name, "state": "waiting", "epoch": 0, "epochs": epochs, "seconds": 0.0, "folder": str(folder)}
-        if finished(folder):
-            seconds = read_json(folder / "result.json")["provenance"]["seconds"]
-            row |= {"state": "finished", "epoch": epochs, "seconds": seconds}
-        elif folder.is_dir():
-            with suppress(CheckpointError):
-                progress = state.peek(folder / "resume.safetensors")
-                seconds = sum(epoch["seconds"] for epoch in progress.history) + progress.seconds
-                row |= {"state": "resumable", "epoch": len(progress.history), "seconds": seconds}
-            with _locked(folder) as free:
-                row |= {} if free else {"state": "running"}
-        rows.append(row)
+    repeats = graph.repeats(workspace.profile, seeds)
+    replicas = workspace.replicas(max(repeats.values()))
+    rows = [_status(replica, name) for name in workspace.graph for replica in replicas[: repeats[name]]]
     return pd.DataFrame(rows)
+
+
+def _status(workspace: Workspace, name: str) -> dict:
+    folder, epochs = workspace.folder(name), workspace.graph[name].config.get("recipe", {}).get("epochs", 0)
+    row = {"name": name, "seed": workspace.seed, "state": "waiting", "epoch": 0, "epochs": epochs, "seconds": 0.0}
+    if finished(folder):
+        seconds = read_json(folder / "result.json")["provenance"]["seconds"]
+        row |= {"state": "finished", "epoch": epochs, "seconds": seconds}
+    elif folder.is_dir():
+        with suppress(CheckpointError):
+            progress = state.peek(folder / "resume.safetensors")
+            seconds = sum(epoch["seconds"] for epoch in progress.history) + progress.seconds
+            row |= {"state": "resumable", "epoch": len(progress.history), "seconds": seconds}
+        with _locked(folder) as free:
+            row |= {} if free else {"state": "running"}
+    return row | {"folder": str(folder)}
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def leftovers(workspace: Workspace, *, unfinished: bool = False) -> list[Leftove
     """
     folders = sorted(path for path in (workspace.out / "experiments").glob("[!.]*") if path.is_dir())
     wanted: set[Path] = set()
-    for seed in {workspace.seed, *filter(None, map(_seed, folders))}:
+    for seed in {workspace.seed, *map(_seed, folders)} - {None}:
         another = replace(workspace, seed=seed)
         wanted |= {another.folder(name) for name in another.graph}
     unused = []

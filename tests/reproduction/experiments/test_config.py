@@ -40,7 +40,7 @@ def write(tmp_path):
 
 def changed(key: str, value) -> dict:
     """The quick profile with another value, or without one (`ABSENT`), at a dotted key."""
-    content = copy.deepcopy(QUICK)
+    content = copy.deepcopy(QUICK | {"architectures": {"mobilenet_v2": {"model": {}}}})
     *sections, last = key.split(".")
     section = content
     for name in sections:
@@ -97,7 +97,9 @@ def complaint(path: str) -> str:
         # values out of range
         ("data.name", "cats", "must be 'dolls', 'imagenette'"),
         ("data.size", 4, "must be greater than or equal to 8, not 4"),
-        ("data.calibration", 1, "must be less than or equal to 0.9, not 1"),
+        ("data.calibration", 1.0, "must be a share from 0 to 0.9, or a number of images, not 1.0"),
+        ("data.calibration", True, "must be a share from 0 to 0.9, or a number of images, not True"),
+        ("seeds", {"main": 1, "rest": 3}, "main must not be below rest"),
         ("base.epochs", 0, "must be greater than or equal to 1, not 0"),
         ("base.lr", -0.1, "must be greater than 0, not -0.1"),
         ("base.lr", float("nan"), "must be a finite number"),

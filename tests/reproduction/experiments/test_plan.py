@@ -47,7 +47,7 @@ def test_further_seeds_take_further_hours(planned):
     assert more.loc["rdn-copy", "disk_mb"] == pytest.approx(3 * table.loc["rdn-copy", "disk_mb"])
 
 
-@pytest.mark.parametrize("name", ["quick", "pretrained"])  # imagenet: test_imagenet
+@pytest.mark.parametrize("name", ["quick", "gpu", "pretrained"])  # imagenet: test_imagenet
 def test_every_structure_of_a_profile_can_be_built(name):
     workspace = open_workspace(name, toy=True)
     whats = {
