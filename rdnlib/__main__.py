@@ -137,6 +137,49 @@ def count(
 
 
 @app.command()
+def bench(
+    model: Annotated[
+        str, Option(help=f"mobilenext, mobilenet_v2, resnext50, efficientnet_lite0, or {OWN}.")
+    ] = "mobilenext",
+    width: Annotated[float | None, Option(min=0.05, help="Width multiplier (default: the network's).")] = None,
+    input_size: Annotated[int, Option(min=1, help="Pixels.")] = 224,
+    classes: Annotated[int, Option(min=2)] = 1000,
+    k: Annotated[int, Option(min=2, help="Original groups.")] = 4,
+    plain: Annotated[
+        float | None, Option(help="Share of the MAdds that is not nested (default: the paper's layers).")
+    ] = None,
+    batch: Annotated[
+        list[int] | None, Option(min=1, help="Images at once; may be repeated (default: 1 and 16).")
+    ] = None,
+    threads: Annotated[int | None, Option(min=1, help="CPU threads (default: torch's).")] = None,
+    contiguous: Annotated[bool, Option("--contiguous", help="Channels first in memory instead of last.")] = False,
+    untuned: Annotated[
+        bool, Option("--untuned", help="Nested convolutions group by group instead of as is fastest.")
+    ] = False,
+    quick: Annotated[bool, Option("--quick", help="Three turns instead of nine.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Time of every sub-network against its base network, beside their multiply-adds, in one process on this machine."""
+    from rdnlib import models
+    from rdnlib.deployment.bench import bench as run
+
+    models.import_model(model)
+    network = models.build(model, num_classes=classes, **({} if width is None else {"width_mult": width}))
+    table = run(
+        network.eval(), input_size, k=k, plain=plain, batches=batch or (1, 16), threads=threads, channels_last=not contiguous,
+        tuned=not untuned, repeats=3 if quick else 9,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(table.to_dict("records"), indent=2))
+    else:
+        print(
+            table.rename(columns=lambda name: name.replace("_", " ")).to_string(
+                index=False, float_format="{:.3g}".format
+            )
+        )
+
+
+@app.command()
 @_with_shared
 def calibrate(
     arguments: dict,

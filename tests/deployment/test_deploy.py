@@ -5,7 +5,7 @@ import torch
 from support.networks import NETWORKS, make
 from torch import nn
 
-from rdnlib import deepen, deploy, madds
+from rdnlib import deepen, deploy, madds, to_rdn
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -81,8 +81,6 @@ def test_a_value_that_others_read_too_is_not_folded(images):
         def forward(self, x):
             x = self.conv(self.stem(x))
             return self.classifier((self.norm(x) + x).mean((2, 3)))
-
-    from rdnlib import to_rdn
 
     rdn = to_rdn(Twice(), select="identity", plain=["stem"]).eval()
     deployed = deploy(rdn)

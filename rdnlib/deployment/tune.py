@@ -1,0 +1,146 @@
+"""How a sub-network's nested convolutions are computed at inference: group by group, all at once, or a few neighbours together.
+
+A product for each output group does only the multiply-adds that are there, but many small products are slow; one product for all of them
+has zeros where blocks are absent. Between the two lie the products for several neighbouring groups. Which is fastest depends on the
+layer, the batch, the machine and its libraries, so it is measured: every run of neighbours once, then the cheapest partition is found.
+"""
+
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from rdnlib.errors import ConfigError
+from rdnlib.nn.conv import NestedConv2d
+from rdnlib.nn.rdn import SubNetwork
+from rdnlib.utils.devices import flushing_denormals
+
+REPEATS = 3  # measurements of a product, of which the fastest counts: others only disturb
+LEAST = 5e-4  # seconds of one measurement, at least
+
+
+@dataclass(frozen=True)
+class Product:
+    """Output groups first…last (from 1) as one product with the input channels in `runs`, side by side."""
+
+    first: int
+    last: int
+    runs: tuple[tuple[int, int], ...]
+
+
+class PlannedConv(nn.Module):
+    """All groups of a nested convolution, or Linear layer, as a few products; zeros stand where blocks are absent."""
+
+    def __init__(self, conv: NestedConv2d, products: Sequence[Product]):
+        super().__init__()
+        self.products, self._convolve = tuple(products), conv._convolve
+        dense, rows = conv.dense_weight().detach(), conv.writes.offsets
+        weights = [
+            torch.cat([dense[rows[each.first - 1] : rows[each.last], start:stop] for start, stop in each.runs], dim=1)
+            for each in products
+        ]
+        self.weights = nn.ParameterList(nn.Parameter(weight) for weight in weights)
+        self.biases = [None if conv.bias is None else (rows[each.first - 1], rows[each.last]) for each in products]
+        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ΣC_in, H, W) → (B, ΣC_out, H', W')."""
+        outputs = []
+        for product, weight, rows in zip(self.products, self.weights, self.biases, strict=True):
+            parts = [x if (start, stop) == (0, x.shape[1]) else x[:, start:stop] for start, stop in product.runs]
+            inputs = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            outputs.append(self._convolve(inputs, weight, None if rows is None else self.bias[slice(*rows)]))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+
+@torch.no_grad()
+@flushing_denormals()
+def tune(network: SubNetwork, images: Tensor) -> SubNetwork:
+    """A copy for inference on batches like `images` (B, 3, H, W): its nested convolutions as the products that are fastest here.
+
+    The same logits up to rounding, for finite activations. Raises ConfigError for anything but `rdn.subnetwork(i)`.
+    """
+    if not isinstance(network, SubNetwork):
+        raise ConfigError(f"tune takes one sub-network, rdn.subnetwork(i), not a {type(network).__name__}")
+    network = deepcopy(network).eval()
+    inputs: dict[str, Tensor] = {}
+    nested = {name: layer for name, layer in network.trunk.layers.items() if isinstance(layer, NestedConv2d)}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, given, name=name: inputs.update({name: given[0]}))
+        for name, layer in nested.items()
+    ]
+    network(images)
+    for hook in hooks:
+        hook.remove()
+    for name, layer in nested.items():
+        planned = PlannedConv(layer, fastest(layer, inputs.pop(name)))
+        network.trunk.layers[name] = planned.to(memory_format=torch.channels_last) if _is_last(images) else planned
+    return network
+
+
+def fastest(conv: NestedConv2d, x: Tensor) -> list[Product]:
+    """The products that compute all groups of `conv` for an input x (B, ΣC_in, H, W) in the least time, by measurement."""
+    count = len(conv.weight)
+    costs = {
+        (first, last): min(
+            ((_seconds(conv, [each], x), each) for each in candidates(conv, first, last)), key=lambda pair: pair[0]
+        )
+        for first in range(1, count + 1)
+        for last in range(first, count + 1)
+    }
+
+    @cache
+    def best(first: int) -> tuple[float, tuple[Product, ...]]:
+        """The cheapest partition of groups first…count."""
+        if first > count:
+            return 0.0, ()
+        ways = []
+        for last in range(first, count + 1):
+            (own, product), (rest, others) = costs[first, last], best(last + 1)
+            ways.append((own + rest, (product, *others)))
+        return min(ways, key=lambda way: way[0])
+
+    # What it costs to put the parts together is in none of them, so the winner has to beat one product for all.
+    whole, several = [costs[1, count][1]], list(best(1)[1])
+    return several if _seconds(conv, several, x) < _seconds(conv, whole, x) else whole
+
+
+def candidates(conv: NestedConv2d, first: int, last: int) -> list[Product]:
+    """Ways to compute groups first…last as one product: from all channels between the first and the last that they read, or, of a
+    group alone that reads with gaps, from just those that it reads."""
+    runs = [run for j in range(first, last + 1) for run in conv.runs[j - 1]]
+    cover = (min(start for start, _ in runs), max(stop for _, stop in runs))
+    ways = [Product(first, last, (cover,))]
+    if first == last and len(runs) > 1:
+        ways.append(Product(first, last, tuple(runs)))
+    return ways
+
+
+def _seconds(conv: NestedConv2d, products: Sequence[Product], x: Tensor) -> float:
+    planned = PlannedConv(conv, products)
+    if _is_last(x):
+        planned.to(memory_format=torch.channels_last)
+    started = time.perf_counter()
+    planned(x)  # and warm
+    times = max(1, int(LEAST / (time.perf_counter() - started)))
+    found = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        for _ in range(times):
+            planned(x)
+        _wait(x)
+        found.append((time.perf_counter() - started) / times)
+    return min(found)
+
+
+def _is_last(x: Tensor) -> bool:
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _wait(x: Tensor) -> None:
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)

@@ -1,0 +1,77 @@
+"""Timing: every network has its turn, ratios are those of times beside each other, and small networks of an RDN are not slower."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from support.networks import Toy, settle_norms
+
+from rdnlib import __main__ as cli
+from rdnlib import madds, to_rdn
+from rdnlib.deployment import bench as module
+from rdnlib.deployment.bench import bench
+from rdnlib.models import mobilenext
+
+
+def test_every_network_is_timed_at_every_batch_with_its_madds():
+    model = Toy().eval()
+    table = bench(model, 4, k=2, plain=["stem"], batches=(1, 2), repeats=1, threads=1)
+    names = ["base", "N_1", "N_2", "N_3", "all N_i"]
+    assert list(table["network"]) == names * 2 and list(table["batch"]) == [1] * 5 + [2] * 5
+    base = table[table["network"] == "base"]
+    assert (base["to_base"] == 1).all() and (base["madds_to_base"] == 1).all()
+    first = table[table["network"] == "N_1"].iloc[0]
+    costs = madds.count_subnetworks(to_rdn(model, 2, select="identity", plain=["stem"]), 4)["madds"]
+    assert first["madds_to_largest"] == pytest.approx(costs[0] / costs.iloc[-1])
+    assert (table["milliseconds"] > 0).all()
+
+
+def test_a_ratio_is_the_median_of_quotients_beside_each_other(monkeypatch):
+    turns = {
+        "base": [1.0, 2.0, 4.0],
+        "N_1": [0.5, 1.5, 1.0],
+        "N_2": [1.0, 1.0, 1.0],
+        "N_3": [2.0, 4.0, 8.0],
+        "all N_i": [3.0] * 3,
+    }
+    monkeypatch.setattr(module, "_take_turns", lambda *_: module.pd.DataFrame(turns))
+    table = bench(Toy().eval(), 4, k=2, plain=["stem"], batches=(1,)).set_index("network")
+    assert table.loc["N_1", "to_base"] == 0.5 and table.loc["N_1", "milliseconds"] == 1000
+    assert table.loc["N_3", "to_base"] == 2 and table.loc["N_1", "to_largest"] == 0.25
+
+
+def test_the_base_is_timed_as_it_would_be_deployed(images):
+    model = settle_norms(mobilenext(width_mult=0.2, num_classes=6), images)
+    networks = module._networks(model, module.deploy(module.to_rdn(model, select="identity")))
+    assert not any(isinstance(each, torch.nn.BatchNorm2d) for each in networks["base"].modules())
+    with torch.no_grad():
+        torch.testing.assert_close(networks["base"](images), model(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_smaller_sub_network_takes_less_time():
+    model = mobilenext(width_mult=0.5, num_classes=10).eval()
+    table = bench(model, 64, batches=(16,), repeats=3, threads=1).set_index("network")
+    assert table.loc["N_1", "to_largest"] < 0.8  # multiply-adds say 0.24; generous, for machines under load
+
+
+def test_on_the_command_line(capsys):
+    arguments = [
+        "bench",
+        "--width",
+        "0.1",
+        "--input-size",
+        "32",
+        "--classes",
+        "5",
+        "--batch",
+        "1",
+        "--quick",
+        "--threads",
+        "1",
+    ]
+    cli.app([*arguments, "--json"], standalone_mode=False)
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["network"] for row in rows] == ["base", *(f"N_{i}" for i in range(1, 8)), "all N_i"]
+    assert all(np.isfinite(row["to_base"]) for row in rows)
