@@ -13,6 +13,9 @@ from torch import nn
 
 from rdnlib.models import mobilenext
 
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # of kernels and commands that tests start: workers share the cores already
 torch.set_num_threads(1)
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)

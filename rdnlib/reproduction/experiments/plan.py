@@ -41,6 +41,7 @@ def plan(workspace: Workspace, seeds: int | None = None, *, repeats: int = 3) ->
     that share its batch).
     """
     times, rows, measured = graph.repeats(workspace.profile, seeds), [], {}
+    before = torch.get_num_threads()
     torch.set_num_threads(workspace.threads("base"))
     images, replicas = workspace.data.images, workspace.replicas(max(times.values(), default=1))
     for name, node in workspace.graph.items():
@@ -60,6 +61,7 @@ def plan(workspace: Workspace, seeds: int | None = None, *, repeats: int = 3) ->
             "hours": todo * (trained + FORWARD * seen) / speed / 3600, "disk_mb": times[name] * (weights + 2e-5 * seen),
             "state_mb": COPIES * weights, "memory_mb": memory / 1e6,
         })  # fmt: skip
+    torch.set_num_threads(before)
     return pd.DataFrame(rows)
 
 

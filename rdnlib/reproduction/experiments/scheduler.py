@@ -113,7 +113,7 @@ def _run_graph(client, todo: list[Node], progress: bool) -> None:
             _task, workspace, name, workspace.fingerprint, progress, parents, key=f"{name}-{seed}-{uuid.uuid4().hex}",
             priority=-position, resources={"GPU": 1} if gpus else None,
         )  # fmt: skip
-    names = {task.key: f"{name}, seed {seed}" for (seed, name), task in tasks.items()}
+    names = {task.key: f"{name}, seed {seed}" if seed else name for (seed, name), task in tasks.items()}
     try:
         for task in as_completed(tasks.values()):
             task.result()

@@ -74,7 +74,7 @@ def test_from_experiments_to_book(project, tmp_path, capsys):
     assert (out / "tables" / "table1.csv").read_text() == f"quick,3,{tmp_path}"
     assert snapshot(project.path) == before
     page = (out / "html" / "notebooks" / "01_chapter.html").read_text()
-    assert "profile <b>quick</b>, seed 3" in page and str(tmp_path) not in page
+    assert "profile <b>quick</b>, seeds 3 to 5" in page and str(tmp_path) not in page
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["notebooks"] == ["01_chapter.ipynb"] and manifest["seed"] == 3
     assert set(manifest["seconds"]) == {"experiments", "assets", "01_chapter", "book"}
