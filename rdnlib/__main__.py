@@ -32,6 +32,15 @@ SeedsOption = Annotated[
     ),
 ]
 OWN = "package.module:function of your own, which takes num_classes and returns a network"
+ModelOption = Annotated[str, Option(help=f"mobilenext, mobilenet_v2, resnext50, efficientnet_lite0, or {OWN}.")]
+WidthOption = Annotated[float | None, Option(min=0.05, help="Width multiplier (default: the network's).")]
+PixelsOption = Annotated[int, Option(min=1, help="Pixels.")]
+ClassesOption = Annotated[int, Option(min=2)]
+GroupsOption = Annotated[int, Option(min=2, help="Original groups.")]
+PlainOption = Annotated[
+    float | None, Option(help="Share of the MAdds that is not nested (default: the paper's layers).")
+]
+JsonOption = Annotated[bool, Option("--json", help="Machine-readable.")]
 DATA = "Another data set than the profile's; `folder`: images of your own, train/<class>/… and val/<class>/… in --data-root."
 
 
@@ -105,27 +114,29 @@ def book(
     run(profile=profile, seed=seed, out=out)
 
 
-@app.command()
-def count(
-    model: Annotated[
-        str, Option(help=f"mobilenext, mobilenet_v2, resnext50, efficientnet_lite0, or {OWN}.")
-    ] = "mobilenext",
-    width: Annotated[float | None, Option(min=0.05, help="Width multiplier (default: the network's).")] = None,
-    input_size: Annotated[int, Option(min=1, help="Pixels.")] = 224,
-    classes: Annotated[int, Option(min=2)] = 1000,
-    k: Annotated[int, Option(min=2, help="Original groups.")] = 4,
-    rdn: Annotated[bool, Option("--rdn", help="Every sub-network of the RDN instead of the super-net.")] = False,
-    plain: Annotated[
-        float | None, Option(help="Share of the MAdds that is not nested (default: the paper's layers).")
-    ] = None,
-    unfolded: Annotated[bool, Option("--unfolded", help="Heads as the paper counts them.")] = False,
-    as_json: Annotated[bool, Option("--json", help="Machine-readable.")] = False,
-) -> None:
-    """MAdds and parameters of a super-net, or of every sub-network of its RDN."""
-    from rdnlib import madds, models, to_rdn
+def _supernet(model: str, width: float | None, classes: int):
+    from rdnlib import models
 
     models.import_model(model)
-    network = models.build(model, num_classes=classes, **({} if width is None else {"width_mult": width}))
+    return models.build(model, num_classes=classes, **({} if width is None else {"width_mult": width}))
+
+
+@app.command()
+def count(
+    model: ModelOption = "mobilenext",
+    width: WidthOption = None,
+    input_size: PixelsOption = 224,
+    classes: ClassesOption = 1000,
+    k: GroupsOption = 4,
+    rdn: Annotated[bool, Option("--rdn", help="Every sub-network of the RDN instead of the super-net.")] = False,
+    plain: PlainOption = None,
+    unfolded: Annotated[bool, Option("--unfolded", help="Heads as the paper counts them.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """MAdds and parameters of a super-net, or of every sub-network of its RDN."""
+    from rdnlib import madds, to_rdn
+
+    network = _supernet(model, width, classes)
     if rdn:
         nested = to_rdn(network, k, select="identity", plain=plain)
         table = madds.count_subnetworks(nested, input_size, folded=not unfolded)
@@ -138,16 +149,12 @@ def count(
 
 @app.command()
 def bench(
-    model: Annotated[
-        str, Option(help=f"mobilenext, mobilenet_v2, resnext50, efficientnet_lite0, or {OWN}.")
-    ] = "mobilenext",
-    width: Annotated[float | None, Option(min=0.05, help="Width multiplier (default: the network's).")] = None,
-    input_size: Annotated[int, Option(min=1, help="Pixels.")] = 224,
-    classes: Annotated[int, Option(min=2)] = 1000,
-    k: Annotated[int, Option(min=2, help="Original groups.")] = 4,
-    plain: Annotated[
-        float | None, Option(help="Share of the MAdds that is not nested (default: the paper's layers).")
-    ] = None,
+    model: ModelOption = "mobilenext",
+    width: WidthOption = None,
+    input_size: PixelsOption = 224,
+    classes: ClassesOption = 1000,
+    k: GroupsOption = 4,
+    plain: PlainOption = None,
     batch: Annotated[
         list[int] | None, Option(min=1, help="Images at once; may be repeated (default: 1 and 16).")
     ] = None,
@@ -157,14 +164,12 @@ def bench(
         bool, Option("--untuned", help="Nested convolutions group by group instead of as is fastest.")
     ] = False,
     quick: Annotated[bool, Option("--quick", help="Three turns instead of nine.")] = False,
-    as_json: Annotated[bool, Option("--json", help="Machine-readable.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Time of every sub-network against its base network, beside their multiply-adds, in one process on this machine."""
-    from rdnlib import models
     from rdnlib.deployment.bench import bench as run
 
-    models.import_model(model)
-    network = models.build(model, num_classes=classes, **({} if width is None else {"width_mult": width}))
+    network = _supernet(model, width, classes)
     table = run(
         network.eval(), input_size, k=k, plain=plain, batches=batch or (1, 16), threads=threads, channels_last=not contiguous,
         tuned=not untuned, repeats=3 if quick else 9,

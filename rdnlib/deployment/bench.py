@@ -20,7 +20,7 @@ from rdnlib.deployment.tune import tune
 from rdnlib.madds import count, count_subnetworks
 from rdnlib.nn.rdn import RDN, SubNetwork
 from rdnlib.surgery.nest import to_rdn
-from rdnlib.utils.devices import flushing_denormals
+from rdnlib.utils.devices import cpu_threads, flushing_denormals
 
 LEAST = 0.1  # seconds that a turn lasts at least
 
@@ -44,17 +44,15 @@ def bench(
     for network in networks.values():
         network.to(device, memory_format=layout)
     largest, parts = f"N_{rdn.num_subnetworks}", []
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     for batch in batches:
         images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=layout)
-        seconds = _take_turns(_tuned(networks, images) if tuned else networks, images, repeats, threads)
+        with cpu_threads(threads):  # the same for tuning and timing
+            seconds = _take_turns(_tuned(networks, images) if tuned else networks, images, repeats, threads)
         table = pd.DataFrame({"milliseconds": 1e3 * seconds.median()})
         for reference, name in (("base", "base"), (largest, "largest")):
             table[f"to_{name}"] = seconds.div(seconds[reference], axis=0).median()
             table[f"madds_to_{name}"] = madds / madds[reference]
         parts.append(table.rename_axis("network").reset_index().assign(batch=batch))
-    torch.set_num_threads(before)
     columns = ["batch", "network", "milliseconds", "to_base", "madds_to_base", "to_largest", "madds_to_largest"]
     return pd.concat(parts, ignore_index=True)[columns]
 

@@ -77,8 +77,8 @@ def tune(network: SubNetwork, images: Tensor) -> SubNetwork:
     for hook in hooks:
         hook.remove()
     for name, layer in nested.items():
-        planned = PlannedConv(layer, fastest(layer, inputs.pop(name)))
-        network.trunk.layers[name] = planned.to(memory_format=torch.channels_last) if _is_last(images) else planned
+        x = inputs.pop(name)
+        network.trunk.layers[name] = _planned(layer, fastest(layer, x), x)
     return network
 
 
@@ -120,12 +120,18 @@ def candidates(conv: NestedConv2d, first: int, last: int) -> list[Product]:
     return ways
 
 
-def _seconds(conv: NestedConv2d, products: Sequence[Product], x: Tensor) -> float:
+def _planned(conv: NestedConv2d, products: Sequence[Product], x: Tensor) -> PlannedConv:
+    """With weights in the memory layout of the input."""
+    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     planned = PlannedConv(conv, products)
-    if _is_last(x):
-        planned.to(memory_format=torch.channels_last)
+    return planned.to(memory_format=torch.channels_last) if last else planned
+
+
+def _seconds(conv: NestedConv2d, products: Sequence[Product], x: Tensor) -> float:
+    planned = _planned(conv, products, x)
     started = time.perf_counter()
     planned(x)  # and warm
+    _wait(x)
     times = max(1, int(LEAST / (time.perf_counter() - started)))
     found = []
     for _ in range(REPEATS):
@@ -135,10 +141,6 @@ def _seconds(conv: NestedConv2d, products: Sequence[Product], x: Tensor) -> floa
         _wait(x)
         found.append((time.perf_counter() - started) / times)
     return min(found)
-
-
-def _is_last(x: Tensor) -> bool:
-    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _wait(x: Tensor) -> None:

@@ -83,6 +83,17 @@ def precision(name: str) -> AbstractContextManager:
 
 
 @contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Torch computes on so many CPU threads; reset afterwards, as the setting is global."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def flushing_denormals() -> Iterator[None]:
     """Denormal numbers, many times slower than others on a CPU, count as zero; reset afterwards, as the setting is global."""
     torch.set_flush_denormal(True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rdnlib.calibration.families import ByExit, Outcome, calibrate_and_apply
-from rdnlib.reproduction.analysis.outcomes import Bases, Measured, families
+from rdnlib.reproduction.analysis.outcomes import Bases, families
 from rdnlib.reproduction.analysis.statistics import RESAMPLES, Estimate, halves, reach, resampled
 from rdnlib.reproduction.experiments.workspace import Run
 
@@ -30,26 +30,18 @@ class Calibrated:
         outcome = self.outcomes[name]
         return np.array([outcome.accuracy, outcome.accuracy - self.full.mean(), outcome.madds.mean() / self.madds])
 
-    def measured(self, name: str, rival: str | None = None) -> list[Measured]:
-        """The three numbers, or their differences to a rival's, with intervals that know the noise of both splits."""
-        values, anew = self.values(name), self.anew[name]
-        if rival is not None:
-            values, anew = values - self.values(rival), anew - self.anew[rival]
-        ends = zip(values, reach(anew - values), strict=True)
-        return [Measured(float(v), float(v - r), float(v + r)) for v, r in ends]
-
 
 def over_seeds(
     seeds: Sequence[Calibrated], name: str, rival: str | None = None, *, same_images: bool
 ) -> list[Estimate]:
-    """The three numbers of `Calibrated.values`, or their differences to a rival's, at several seeds, in per cent."""
-
-    def less(numbers: np.ndarray, others: np.ndarray | None) -> np.ndarray:
-        return 100 * (numbers if others is None else numbers - others)
-
-    values = [less(one.values(name), rival and one.values(rival)) for one in seeds]
-    anew = [less(one.anew[name], rival and one.anew[rival]) for one in seeds]
-    return resampled(np.array(values), np.array(anew), same_images=same_images)
+    """The three numbers of `Calibrated.values`, or their differences to a rival's, in per cent: means over one or several seeds, with
+    intervals that know the noise of both splits."""
+    values = np.array([one.values(name) for one in seeds])  # (S, 3)
+    anew = np.array([one.anew[name] for one in seeds])  # (S, B, 3)
+    if rival is not None:
+        values = values - [one.values(rival) for one in seeds]
+        anew = anew - [one.anew[rival] for one in seeds]
+    return resampled(100 * values, 100 * anew, same_images=same_images)
 
 
 def calibrated(

@@ -118,7 +118,7 @@ def figure8(
             about["name"] = "target N_K" if gap == 0 else f"target N_K − {100 * gap:g} points"
             about |= zip(exits, counts / n, strict=True)
             point = _points(f"{series}, calibrated", [outcome.madds.mean()], [outcome.accuracy], None, **about)
-            top1 = target.measured(series)[0].columns("top1")
+            top1 = over_seeds([target], series, same_images=True)[0].columns("top1")
             parts.append(point.assign(low=top1["top1_low"], high=top1["top1_high"]))
     for name, run in base_runs.items():
         base, images = subnetwork_table(run), len(split_rows(run, "validation"))

@@ -20,7 +20,7 @@ from rdnlib.models.slimmable import Slimmable
 from rdnlib.reproduction.experiments.graph import widths
 from rdnlib.surgery.nest import to_rdn
 from rdnlib.training.loss import joint_loss
-from rdnlib.utils.devices import flushing_denormals
+from rdnlib.utils.devices import cpu_threads, flushing_denormals
 
 
 def training_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
@@ -39,6 +39,7 @@ def training_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callabl
     return step
 
 
+@cpu_threads(1)
 @flushing_denormals()
 def compare(model: nn.Module, *, k: int, size: int, batch_size: int, repeats: int = 5, seed: int = 0) -> pd.DataFrame:
     """Time and memory of one training step on random images (batch_size, 3, size, size), on the CPU.
@@ -50,8 +51,7 @@ def compare(model: nn.Module, *, k: int, size: int, batch_size: int, repeats: in
     images = torch.randn(batch_size, 3, size, size, generator=generator).contiguous(memory_format=torch.channels_last)
     rdn, slimmable = to_rdn(model, k, select="identity"), Slimmable(model, widths(k))
     networks = {"base": deepcopy(model), "RDN": rdn, "slimmable": slimmable}
-    threads, steps = torch.get_num_threads(), {}
-    torch.set_num_threads(1)
+    steps = {}
     for name, network in networks.items():
         network.cpu().to(memory_format=torch.channels_last).train().requires_grad_(True)
         with torch.no_grad():
@@ -62,7 +62,6 @@ def compare(model: nn.Module, *, k: int, size: int, batch_size: int, repeats: in
         step()  # the first is slower: it makes gradients, momentum and buffers
     seconds = pd.DataFrame([{name: _seconds(step) for name, step in steps.items()} for _ in range(repeats)])
     peaks = pd.Series({name: peak_memory(step) for name, step in steps.items()})
-    torch.set_num_threads(threads)
     columns = {"answers": [1, 2 * k - 1, 2 * k - 1], "seconds": seconds.median()}
     columns |= {"ratio": seconds.div(seconds["base"], axis=0).median(), "peak_mb": peaks / 1e6}
     columns |= {"peak_ratio": peaks / peaks["base"]}

@@ -8,7 +8,6 @@ images a second.
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import pandas as pd
 import torch
@@ -41,8 +40,6 @@ def plan(workspace: Workspace, seeds: int | None = None, *, repeats: int = 3) ->
     that share its batch).
     """
     times, rows, measured = graph.repeats(workspace.profile, seeds), [], {}
-    before = torch.get_num_threads()
-    torch.set_num_threads(workspace.threads("base"))
     images, replicas = workspace.data.images, workspace.replicas(max(times.values(), default=1))
     for name, node in workspace.graph.items():
         if "recipe" not in node.config:
@@ -52,7 +49,8 @@ def plan(workspace: Workspace, seeds: int | None = None, *, repeats: int = 3) ->
         what = _structure(workspace, node)
         key = json.dumps([what, recipe.size, recipe.batch_size, recipe.parts, recipe.precision])
         if key not in measured:
-            measured[key] = _measure(_build(what, len(workspace.data.classes)), recipe, repeats)
+            with devices.cpu_threads(workspace.threads("base")):
+                measured[key] = _measure(_build(what, len(workspace.data.classes)), recipe, repeats)
         speed, parameters, memory = measured[key]
         trained, seen = recipe.epochs * images["train"], images["calibration"] + images["validation"]
         weights = 4 * parameters / 1e6
@@ -61,7 +59,6 @@ def plan(workspace: Workspace, seeds: int | None = None, *, repeats: int = 3) ->
             "hours": todo * (trained + FORWARD * seen) / speed / 3600, "disk_mb": times[name] * (weights + 2e-5 * seen),
             "state_mb": COPIES * weights, "memory_mb": memory / 1e6,
         })  # fmt: skip
-    torch.set_num_threads(before)
     return pd.DataFrame(rows)
 
 
@@ -75,13 +72,13 @@ def cache_bytes(workspace: Workspace) -> int:
 def in_words(workspace: Workspace, table: pd.DataFrame) -> str:
     """The totals in words."""
     on_gpu = torch.cuda.is_available()
-    process = f"process with {workspace.threads('base')} threads"
-    kind, here = ("GPU", torch.cuda.device_count()) if on_gpu else (process, workspace.profile.jobs)
+    kind, here = ("GPU", torch.cuda.device_count()) if on_gpu else ("process", workspace.profile.jobs)
+    threads = "" if on_gpu else f", CPU threads of each: {workspace.threads('base')}"
     hours, images = table["hours"].sum(), workspace.data.images
     lines = [
         f"{workspace.data.name}: {images['train']:,} images to train on, {images['calibration']:,} to calibrate on, "
         f"{images['validation']:,} to validate on, {len(workspace.data.classes)} classes",
-        f"{hours:,.1f} hours of one {kind}, {hours / here:,.1f} with {here} of them",
+        f"{hours:,.1f} hours of one {kind}, {hours / here:,.1f} with {here} of them{threads}",
         f"disk: {table['disk_mb'].sum() / 1e3:,.2f} GB of results, {table['state_mb'].max() / 1e3:,.2f} GB for each training's state, "
         f"{cache_bytes(workspace) / 1e9:,.1f} GB of decoded images",
         "not counted: reading and decoding images, surgery and policies (minutes each), notebooks",
@@ -129,11 +126,10 @@ def _measure(network: nn.Module, recipe: Recipe, repeats: int) -> tuple[float, i
     parameters = sum(parameter.numel() for parameter in network.parameters())
     images = torch.randn(count, *shape, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(count, dtype=torch.long, device=device)
-    half = torch.autocast(device.type, torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
     step = training_step(network, images, labels)
 
     def run() -> None:
-        with half:
+        with devices.precision(recipe.precision):
             step()
 
     run()  # the first is slower

@@ -46,14 +46,8 @@ class Job:
     parents: list[Run]
     progress: bool
 
-    @property
-    def label(self) -> str:
-        """What a progress bar says."""
-        seed = self.workspace.seed
-        return f"{self.node.name}, seed {seed}" if seed else self.node.name
-
     def evaluate(self, model: nn.Module, split: str, size: int, note: str | None = None) -> Outputs:
-        label = f"{self.label}: {note or split}"
+        label = f"{self.workspace.label(self.node.name)}: {note or split}"
         return evaluate(model, getattr(self.workspace.splits, split), size=size, label=label, progress=self.progress)
 
     def write_samples(self, columns: dict[str, dict]) -> None:
@@ -94,12 +88,9 @@ def _execute(job: Job) -> None:
         half_written.unlink()
     write_json(folder / "config.json", {**asdict(node), "data": workspace.profile.data.settings()})
     devices.keep_freed_memory()
-    threads, threads_before = workspace.threads(node.name), torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    threads = workspace.threads(node.name)
+    with devices.cpu_threads(threads):
         measured = RUNNERS[node.kind](job)
-    finally:
-        torch.set_num_threads(threads_before)
     record = {
         "schema": SCHEMA,
         "started": started.isoformat(timespec="seconds"),
@@ -118,7 +109,7 @@ def _train_and_save(job: Job, model: nn.Module, description: dict, *, trained: n
     recipe = Recipe(**job.node.config["recipe"])
     history = train(
         model if trained is None else trained, job.workspace.splits.train, recipe, seed=job.node.config["seed"],
-        resume=job.folder / "resume.safetensors", label=job.label, progress=job.progress,
+        resume=job.folder / "resume.safetensors", label=job.workspace.label(job.node.name), progress=job.progress,
     )  # fmt: skip
     columns = {}
     for split in ("calibration", "validation"):

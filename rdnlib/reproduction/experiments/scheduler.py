@@ -54,10 +54,10 @@ def ensure_all(
     jobs, names = jobs or workspace.profile.jobs, list(workspace.graph if names is None else names)
     repeats = graph.repeats(workspace.profile, seeds)
     replicas = workspace.replicas(max(map(repeats.__getitem__, names), default=1))
-    wanted = [{name for name in names if number < repeats[name]} for number in range(len(replicas))]
+    wanted = [[name for name in names if number < repeats[name]] for number in range(len(replicas))]
     if devices.here().num_processes > 1 or (jobs == 1 and scheduler is None):
         for replica, own in zip(replicas, wanted, strict=True):
-            for name in filter(own.__contains__, names):
+            for name in own:
                 ensure(replica, name, progress=progress)
     elif todo := _unfinished(replicas, wanted):
         jobs = jobs if scheduler else _fitting(workspace, jobs, {name for _, name in todo})
@@ -66,7 +66,7 @@ def ensure_all(
     return {name: [Run(name, replica) for replica in replicas[: repeats[name]]] for name in names}
 
 
-def _unfinished(replicas: Sequence[Workspace], wanted: Sequence[set[str]]) -> list[Node]:
+def _unfinished(replicas: Sequence[Workspace], wanted: Sequence[Iterable[str]]) -> list[Node]:
     """What is to be run for the experiments `wanted` of each seed, parents first, all seeds of an experiment in a row."""
     todo = []
     for replica, own in zip(replicas, wanted, strict=True):
@@ -105,7 +105,7 @@ def _run_graph(client, todo: list[Node], progress: bool) -> None:
     client.wait_for_workers(1)
     gpus = any("GPU" in worker["resources"] for worker in client.scheduler_info()["workers"].values())
     todo[0][0].out.mkdir(parents=True, exist_ok=True)
-    tasks = {}
+    tasks, labels = {}, {}
     for position, (workspace, name) in enumerate(todo):
         seed = workspace.seed
         parents = [tasks[seed, parent] for parent in workspace.graph[name].parents if (seed, parent) in tasks]
@@ -113,21 +113,21 @@ def _run_graph(client, todo: list[Node], progress: bool) -> None:
             _task, workspace, name, workspace.fingerprint, progress, parents, key=f"{name}-{seed}-{uuid.uuid4().hex}",
             priority=-position, resources={"GPU": 1} if gpus else None,
         )  # fmt: skip
-    names = {task.key: f"{name}, seed {seed}" if seed else name for (seed, name), task in tasks.items()}
+        labels[tasks[seed, name].key] = workspace.label(name)
     try:
         for task in as_completed(tasks.values()):
             task.result()
             if progress:
-                print(f"{names[task.key]}: finished", flush=True)
+                print(f"{labels[task.key]}: finished", flush=True)
     except KilledWorker as error:
         reason = "its process was killed, perhaps for lack of memory"
-        raise RdnError(f"experiment {names[error.task]} failed: {reason}") from error
+        raise RdnError(f"experiment {labels[error.task]} failed: {reason}") from error
     except CancelledError as error:
         raise RdnError("the Dask scheduler is gone; the same command goes on from here") from error
     finally:
         if client.cluster is None:  # a cluster that goes on without us
             with suppress(OSError):
-                busy = [worker for worker, keys in client.processing().items() if names.keys() & set(keys)]
+                busy = [worker for worker, keys in client.processing().items() if labels.keys() & set(keys)]
                 client.cancel(list(tasks.values()))
                 client.restart_workers(busy, raise_for_error=False)
 
@@ -150,9 +150,7 @@ def _task(workspace: Workspace, name: str, fingerprint: str, progress: bool, par
     try:
         runners.run(workspace, name, progress=progress)
     except RdnError as error:
-        raise RdnError(
-            f"experiment {name}{f', seed {workspace.seed}' if workspace.seed else ''} failed: {error}"
-        ) from error
+        raise RdnError(f"experiment {workspace.label(name)} failed: {error}") from error
 
 
 @contextmanager

@@ -120,6 +120,10 @@ class Workspace:
         """This workspace, and the same at the seeds after its own: so many in all."""
         return [self, *(replace(self, seed=self.seed + further) for further in range(1, seeds))]
 
+    def label(self, name: str) -> str:
+        """How messages name an experiment: with its seed, unless that is 0."""
+        return f"{name}, seed {self.seed}" if self.seed else name
+
     def depth(self, name: str) -> int:
         """How many experiments in a row come before this one."""
         return max((1 + self.depth(parent) for parent in self.experiment(name).parents), default=0)

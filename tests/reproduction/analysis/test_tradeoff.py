@@ -144,7 +144,7 @@ def test_without_base_networks(runs):
 
 
 def test_the_band_knows_the_luck_of_both_splits():
-    """Against 400 redrawn pairs of splits from a known population: the truth is in the band about as often as it says."""
+    """Against 100 redrawn pairs of splits from a known population: the truth is in the band about as often as it says."""
     rdn, policy = fake_runs(20_000)
     population = dynamic(rdn, policy, split="validation")
     rng, budgets, held = np.random.default_rng(0), np.array([15e6, 25e6, 35e6]), []

@@ -69,7 +69,7 @@ def test_hidden_cells_are_short(path):
 
 @pytest.mark.slow
 def test_all_notebooks_run_and_write_the_results(tmp_path):
-    """The long one, about two minutes on one core: the experiments of the profile `tiny`, then a kernel for each notebook."""
+    """The longest test: the experiments of the profile `tiny`, then a kernel for each notebook."""
     out = tmp_path / "out"
     ensure_all(open_workspace(TINY, out=out), progress=False)
     parameters = {"profile": TINY, "data_root": None, "seed": 0, "out": str(out)}
