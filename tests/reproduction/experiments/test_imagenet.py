@@ -17,7 +17,11 @@ from rdnlib.utils.files import read_yaml
 from rdnlib.utils.resources import resource
 
 pytestmark = [pytest.mark.slow, pytest.mark.torchrun]
-NAMES = ["policy-copy", "policy-mobilenext-1.0", "depth-mobilenext"]  # one of each kind; test_store runs all of gpu and pretrained
+NAMES = [
+    "policy-copy",
+    "policy-mobilenext-1.0",
+    "depth-mobilenext",
+]  # one of each kind; test_store runs all of gpu and pretrained
 HANGING = 1800  # seconds; it takes two minutes, and several where the machine is busy
 
 
