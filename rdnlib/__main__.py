@@ -74,7 +74,7 @@ def reproduce(
     jobs: JobsOption = None,
     scheduler: SchedulerOption = None,
     notebook: Annotated[
-        list[str] | None, Option(help="Execute only this one (05_lambda), with what it needs; may be repeated.")
+        list[str] | None, Option(help="Execute only this one (06_lambda), with what it needs; may be repeated.")
     ] = None,
     plan: Annotated[
         bool,

@@ -45,7 +45,7 @@ def reproduce(
         seeds: at how many seeds, from `seed` on, every experiment is run; default: what the profile says of each.
         jobs: how many experiments, and then notebooks, run at once; default: what the profile says.
         scheduler: address of the Dask cluster that runs the experiments; default: processes on this machine.
-        notebooks: execute only these, such as "05_lambda", which run the experiments that they need; the others are in the book
+        notebooks: execute only these, such as "06_lambda", which run the experiments that they need; the others are in the book
             as they are, without outputs.
         project: folder with `notebooks/`, `book/` and `_config.yml`; default: the library's own.
         fingerprint: hash of the data used, for the manifest.

@@ -280,7 +280,7 @@ def test_chapters_without_experiments_in_the_profile_are_left_as_they_are(capsys
     everything = sorted(path.stem for path in (project / "notebooks").glob("[0-9]*.ipynb"))
     assert _executable(project, load_profile("quick")) == everything
     chosen = _executable(project, load_profile("pretrained"))
-    assert set(everything) - set(chosen) == {"09_depthwise", "10_nesting_order", "11_table2"}
-    assert "11_table2 is not executed: profile pretrained has no experiments for it (table2)" in capsys.readouterr().out
+    assert set(everything) - set(chosen) == {"12_depthwise", "13_nesting_order", "14_table2"}
+    assert "14_table2 is not executed: profile pretrained has no experiments for it (table2)" in capsys.readouterr().out
     bare = load_profile("quick").model_copy(update={"ablations": None})
-    assert {"12_table3", "15_lengths"} <= set(everything) - set(_executable(project, bare))
+    assert {"15_table3", "18_lengths"} <= set(everything) - set(_executable(project, bare))

@@ -91,10 +91,10 @@ def site(tmp_path_factory) -> Path:
     chapters = [Path(c["file"]) for part in toc["parts"] for c in part["chapters"] if "/" in c["file"]]
     for chapter in chapters:
         cells = {
-            "07_figure8": (SLIDER, "from rdnlib.reproduction.book import figures, style", CURVE),
+            "10_figure8": (SLIDER, "from rdnlib.reproduction.book import figures, style", CURVE),
             "01_nested_convolution": (FIGURE,),
-            "06_table1": ("import pandas as pd", TABLE),
-            "04_policy": ("import pandas as pd", FRAME),
+            "09_table1": ("import pandas as pd", TABLE),
+            "05_policy": ("import pandas as pd", FRAME),
         }.get(chapter.name, ("print('nothing here')",))
         nbformat.write(notebook(chapter.name, *cells), project / "notebooks" / f"{chapter.name}.ipynb")
     out = tmp_path_factory.mktemp("out")
@@ -155,7 +155,7 @@ def visit(browser, url: str, *, width: int = 1280, theme: str = "light") -> None
     )
     browser.get_log("performance"), browser.get_log("browser")
     browser.get(url)
-    if "07_figure8" in url:
+    if "10_figure8" in url:
         WebDriverWait(browser, 20).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".noUi-handle[aria-label]"))
 
 
@@ -174,8 +174,8 @@ def shown(browser) -> dict[str, str]:
 PAGES = (
     "index",
     "notebooks/01_nested_convolution",
-    "notebooks/06_table1",
-    "notebooks/07_figure8",
+    "notebooks/09_table1",
+    "notebooks/10_figure8",
     "reconstruction",
 )
 
@@ -202,7 +202,7 @@ def test_formulas_are_typeset(browser, address):
 
 
 def test_arrow_keys_change_the_numbers_to_the_next_frame(browser, address, site):
-    visit(browser, f"{address}/notebooks/07_figure8.html")
+    visit(browser, f"{address}/notebooks/10_figure8.html")
     frames = stored_frames(site)
     handle = browser.find_element(By.CSS_SELECTOR, ".noUi-handle")
     assert shown(browser) == frames[0]
@@ -218,7 +218,7 @@ def test_arrow_keys_change_the_numbers_to_the_next_frame(browser, address, site)
 
 def stored_frames(site: Path) -> list[dict[str, str]]:
     """The numbers of all frames, read from the widget state in the page's source, in the slider's order."""
-    page = (site / "notebooks" / "07_figure8.html").read_text()
+    page = (site / "notebooks" / "10_figure8.html").read_text()
     state = json.loads(re.search(r'widget-state\+json">(.*?)</script>', page, re.S)[1])["state"]
     stack = next(model["state"] for model in state.values() if model["model_name"] == "StackModel")
     bodies = [state[child.removeprefix("IPY_MODEL_")]["state"]["value"] for child in stack["children"]]
@@ -228,7 +228,7 @@ def stored_frames(site: Path) -> list[dict[str, str]]:
 
 
 def test_dragging_the_handle_changes_the_numbers(browser, address, site):
-    visit(browser, f"{address}/notebooks/07_figure8.html")
+    visit(browser, f"{address}/notebooks/10_figure8.html")
     handle = browser.find_element(By.CSS_SELECTOR, ".noUi-handle")
     frames = stored_frames(site)
     before = shown(browser)
@@ -239,7 +239,7 @@ def test_dragging_the_handle_changes_the_numbers(browser, address, site):
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_dots_plane_lies_on_the_picture(browser, address, width):
-    visit(browser, f"{address}/notebooks/07_figure8.html", width=width)
+    visit(browser, f"{address}/notebooks/10_figure8.html", width=width)
     plane, picture = (
         next(e.rect for e in browser.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed())
         for selector in (".rdn-frame .rdn-plot", ".rdn-frame > svg")
@@ -248,7 +248,7 @@ def test_the_dots_plane_lies_on_the_picture(browser, address, width):
 
 
 def test_the_handle_has_a_name(browser, address):
-    visit(browser, f"{address}/notebooks/07_figure8.html")
+    visit(browser, f"{address}/notebooks/10_figure8.html")
     handle = browser.find_element(By.CSS_SELECTOR, ".noUi-handle")
     assert "λ" in handle.accessible_name and "accuracy" in handle.accessible_name
     assert handle.aria_role == "slider"
@@ -267,7 +267,7 @@ def test_no_page_is_wider_than_the_window(browser, address, page, width):
 
 
 TEXTS = {
-    "07_figure8": [
+    "10_figure8": [
         ".rdn-numbers b",
         ".rdn-exits span",
         ".rdn-frame svg text",
@@ -276,8 +276,8 @@ TEXTS = {
         ".rdn-figure svg text",
     ],
     "01_nested_convolution": [".rdn-figure svg text"],
-    "06_table1": ["table td", "table th"],
-    "04_policy": ["table.dataframe td", "table.dataframe th"],
+    "09_table1": ["table td", "table th"],
+    "05_policy": ["table.dataframe td", "table.dataframe th"],
 }
 
 
@@ -317,7 +317,7 @@ def contrast(one: list[float], other: list[float]) -> float:
 
 
 def test_pages_work_from_the_disk(browser, site):
-    visit(browser, (site / "notebooks" / "07_figure8.html").as_uri())
+    visit(browser, (site / "notebooks" / "10_figure8.html").as_uri())
     assert [url for url in requests(browser) if not url.startswith(("file:", "data:", "blob:"))] == []
     before = shown(browser)
     browser.find_element(By.CSS_SELECTOR, ".noUi-handle").send_keys(Keys.ARROW_RIGHT)
@@ -325,7 +325,7 @@ def test_pages_work_from_the_disk(browser, site):
 
 
 def test_widget_state_is_small(site):
-    assert (site / "notebooks" / "07_figure8.html").stat().st_size < 1_000_000
+    assert (site / "notebooks" / "10_figure8.html").stat().st_size < 1_000_000
 
 
 def test_no_path_of_this_machine_is_published(site):
