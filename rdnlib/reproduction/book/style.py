@@ -92,11 +92,15 @@ def inline(figure: Figure) -> str:
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
 
 
-def show(figure: Figure, *, alt: str) -> HTML:
-    """Close the figure and return it for display; `alt` says in words what it shows."""
+def show(figure: Figure, *, alt: str, caption: str | None = None) -> HTML:
+    """Close the figure and return it for display.
+
+    alt: what it shows, for those who cannot see it. caption: HTML below the figure; the page's style puts "Figure n" before it.
+    """
     style = f"width:100%;max-width:{96 * figure.get_figwidth():.0f}px;height:auto;color:inherit"
     label = f'<svg role="img" aria-label="{html.escape(alt)}" style="{style}"'
-    return HTML(f'<div class="rdn-figure">{inline(figure).replace("<svg", label, 1)}</div>')
+    below = "" if caption is None else f"<figcaption>{caption}</figcaption>"
+    return HTML(f'<figure class="rdn-figure">{inline(figure).replace("<svg", label, 1)}{below}</figure>')
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:

@@ -20,8 +20,12 @@ def code_cells(path: Path) -> list[nbformat.NotebookNode]:
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
-def test_the_notebooks_are_numbered_in_order():
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"{number + 1:02d}" for number in range(len(NOTEBOOKS))]
+def test_every_notebook_has_a_number_of_its_own_and_carries_it_in_its_title():
+    numbers = [path.name[:2] for path in NOTEBOOKS]
+    assert len(set(numbers)) == len(numbers)
+    for path in NOTEBOOKS:
+        title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0]
+        assert title.startswith(f"# {int(path.name[:2])} · "), title
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -67,6 +71,25 @@ def test_hidden_cells_are_short(path):
     assert [cell.source for cell in hidden if len(cell.source.splitlines()) > HIDDEN_LINES] == []
 
 
+def tagged(path: Path, tag: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in code_cells(path) if tag in cell.metadata.get("tags", [])]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_exercise_has_a_hidden_solution(path):
+    exercises, solutions = tagged(path, "exercise"), tagged(path, "solution")
+    assert len(exercises) == len(solutions)
+    assert all("hide-cell" in cell.metadata.tags for cell in solutions)
+
+
+def check_exercises(executed: Path) -> None:
+    """What is to be solved is not yet right, and its solution is."""
+    for tag, says in (("exercise", "Not yet"), ("solution", "Right.")):
+        for cell in tagged(executed, tag):
+            text = "".join(output.get("text", "") for output in cell.outputs)
+            assert text.splitlines()[-1].startswith(says), f"{executed.stem}, {cell.source}: {text}"
+
+
 @pytest.mark.slow
 def test_all_notebooks_run_and_write_the_results(tmp_path):
     """The longest test: the experiments of the profile `tiny`, then a kernel for each notebook."""
@@ -75,6 +98,7 @@ def test_all_notebooks_run_and_write_the_results(tmp_path):
     parameters = {"profile": TINY, "data_root": None, "seed": 0, "out": str(out)}
     for path in NOTEBOOKS:
         execute(path, tmp_path / "executed" / path.name, parameters=parameters)
+        check_exercises(tmp_path / "executed" / path.name)
     table = pd.read_csv(out / "tables" / "table1.csv")
     assert [*table["model"].str[-1]][4:] == ["†", "‡"] * 2 and not table["model"][:4].str.endswith(("†", "‡")).any()
     assert table["top1"].between(table["top1_low"], table["top1_high"]).all()

@@ -1,0 +1,34 @@
+"""The check of an exercise says what is wrong, whatever the reader wrote."""
+
+import pytest
+
+from rdnlib.reproduction.book.exercises import check
+
+
+@check
+def check_square(square):
+    assert square(3) == 9, "the square of 3 is 9"
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (lambda x: x * x, "Right."),
+        (lambda x: 2 * x, "Not yet: the square of 3 is 9"),
+        (lambda x: x / 0, "Not yet: ZeroDivisionError"),
+        (..., "Not yet: TypeError"),
+        (None, "Not yet: TypeError"),
+    ],
+)
+def test_right_and_not_yet(capsys, answer, says):
+    assert check_square(answer) is (says == "Right.")
+    assert capsys.readouterr().out.startswith(says)
+
+
+def test_an_assertion_without_words_is_named(capsys):
+    @check
+    def silent(answer):
+        assert answer
+
+    silent(False)
+    assert capsys.readouterr().out == "Not yet: AssertionError()\n"
