@@ -4,7 +4,6 @@ The file takes images (batch, 3, H, W), normalised as in training, and gives log
 """
 
 import os
-import warnings
 from copy import deepcopy
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from rdnlib.deployment import checkpoint
+from rdnlib.deployment.runtimes import write_onnx
 from rdnlib.errors import CheckpointError, ConfigError, RdnError
 from rdnlib.nn.rdn import RDN, SubNetwork
 from rdnlib.utils.files import read_json, replacing
@@ -53,7 +53,7 @@ def export(network: SubNetwork, path: str | os.PathLike, input_size: int | tuple
     images = [torch.randn(size, 3, height, width, generator=generator) for size in (2, *BATCHES)]
     try:
         with replacing(path) as temporary:
-            _write(_Chain(network).eval(), images[0], temporary)
+            write_onnx(_Chain(network).eval(), images[:1], temporary, ["images"], ["logits"])
             deviation = _deviation(network, images[1:], temporary)
             if not deviation <= TOLERANCE:  # NaN as well
                 reason = f"the file's logits would deviate from torch's by {deviation:.1e} of the largest"
@@ -61,16 +61,6 @@ def export(network: SubNetwork, path: str | os.PathLike, input_size: int | tuple
             return deviation
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _write(network: nn.Module, images: Tensor, path: Path) -> None:
-    with warnings.catch_warnings():
-        # torch's newer exporter wants two more packages and minutes instead of seconds for as many small layers as these
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network, (images,), path, dynamo=False, input_names=["images"], output_names=["logits"],
-            dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
-        )  # fmt: skip
 
 
 @torch.no_grad()

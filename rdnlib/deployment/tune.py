@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
-from rdnlib.nn.conv import NestedConv2d
+from rdnlib.nn.conv import NestedConv2d, channels, join
 from rdnlib.nn.rdn import SubNetwork
 from rdnlib.utils.devices import flushing_denormals
 
@@ -51,10 +51,9 @@ class PlannedConv(nn.Module):
         """(B, ΣC_in, H, W) → (B, ΣC_out, H', W')."""
         outputs = []
         for product, weight, rows in zip(self.products, self.weights, self.biases, strict=True):
-            parts = [x if (start, stop) == (0, x.shape[1]) else x[:, start:stop] for start, stop in product.runs]
-            inputs = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            inputs = join([channels(x, *run) for run in product.runs])
             outputs.append(self._convolve(inputs, weight, None if rows is None else self.bias[slice(*rows)]))
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        return join(outputs)
 
 
 @torch.no_grad()

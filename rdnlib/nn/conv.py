@@ -45,6 +45,8 @@ class NestedConv2d(NestedLayer, nn.Module):
     `weight[j−1]` has shape (C_out_j, Σ C_in_i over i in S(j), kh, kw): the blocks that remain, nothing masked.
     """
 
+    reads_earlier_groups = True  # so a network that grows keeps this layer's input, see `Trunk.forward`
+
     def __init__(self, conv: nn.Module, *, k: int, reads: Space, writes: Space):
         super().__init__()
         self.k, self.reads, self.writes = k, reads, writes
@@ -66,11 +68,10 @@ class NestedConv2d(NestedLayer, nn.Module):
         """
         outputs = []
         for j in range(first, last + 1):
-            groups = [x[:, start:stop] for start, stop in self.runs[j - 1]]  # X_i of all i in S(j), neighbours in one
-            X = groups[0] if len(groups) == 1 else torch.cat(groups, dim=1)  # (B, Σ C_in_i, H, W)
+            X = join([channels(x, *run) for run in self.runs[j - 1]])  # X_i of all i in S(j), (B, Σ C_in_i, H, W)
             b = None if self.bias is None else self.bias[self.writes.offsets[j - 1] : self.writes.offsets[j]]
             outputs.append(self._convolve(X, self.weight[j - 1], b))  # Y_j: (B, C_out_j, H', W')
-        return torch.cat(outputs, dim=1)
+        return join(outputs)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
@@ -190,6 +191,16 @@ class NestedBatchNorm2d(NestedLayer, nn.BatchNorm2d):
 
     def restrict(self, upto: int) -> Self:
         return NestedBatchNorm2d(self, writes=self.writes.restrict(upto)).copy_rows(self)
+
+
+def channels(x: Tensor, start: int, stop: int) -> Tensor:
+    """x[:, start:stop]; x itself where that is all of it, so that no runtime copies it."""
+    return x if (start, stop) == (0, x.shape[1]) else x[:, start:stop]
+
+
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """Groups side by side along the channels; one alone is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim=1)
 
 
 def contiguous_runs(groups: Sequence[int], offsets: Sequence[int]) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
 from rdnlib.graph.ir import Step, run
-from rdnlib.nn.conv import NestedConv2d, NestedLayer
+from rdnlib.nn.conv import NestedLayer, join
 from rdnlib.nn.groups import Space
 from rdnlib.nn.heads import NestedAlign, NestedHeads
 
@@ -37,9 +37,9 @@ class Trunk(nn.Module):
         def call(step: Step, *inputs: Tensor | None) -> Tensor | None:
             if self.spaces[step.name].plain and first > 1:
                 return None  # already part of N_1
-            if seen is not None and isinstance(self.layer(step), NestedConv2d):
+            if seen is not None and getattr(self.layer(step), "reads_earlier_groups", False):
                 # Its new groups behind those that it has read before; a plain input brings none.
-                inputs = [torch.cat([part for part in (seen.get(step.name), *inputs) if part is not None], dim=1)]
+                inputs = [join([part for part in (seen.get(step.name), *inputs) if part is not None])]
                 seen[step.name] = inputs[0]
             return self.execute(step, inputs, first, last)
 

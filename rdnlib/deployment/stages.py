@@ -1,0 +1,139 @@
+"""Real exits in any runtime: N_1 with its policy as one graph, and for each larger sub-network one graph that adds what it lacks.
+
+The paper's policy decides once, after N_1 (Section 3.4). So an image needs at most two graphs: `First`, and `Increment` to the
+sub-network that was chosen, which reads what `First` has computed. Both are plain modules of tensors: they can be compiled, or exported
+and executed by another program. `Exits` runs a batch with them: the images that chose the same sub-network go on together.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from rdnlib.deployment.runtimes import prepare
+from rdnlib.errors import ConfigError
+from rdnlib.nn.heads import evidence
+from rdnlib.nn.rdn import RDN
+from rdnlib.policy.network import PolicyNetwork
+
+INFINITE = 1e30  # stands for λ = ∞ in single precision: (r + λ) p then orders as p does
+
+
+class First(nn.Module):
+    """N_1, the policy and its decision: images (B, 3, H, W) and λ (1,) → logits (B, classes), exits (B,) in 1…K, and the state.
+
+    The state is z_1 and the inputs of N_1's nested convolutions, in the order of `state_names`; `Increment` reads it.
+    """
+
+    def __init__(self, rdn: RDN, policy: PolicyNetwork, saved: Sequence[float]):
+        """rdn: as `deploy` gives it. saved: (K,) saved fractions r_v. Raises ConfigError for depth-wise nesting."""
+        super().__init__()
+        self.trunk, self.heads = _parts(rdn, 1)
+        self.policy, self.channels = deepcopy(policy), rdn.first_channels
+        self.register_buffer("saved", torch.as_tensor(saved, dtype=torch.float32))
+
+    @property
+    def state_names(self) -> list[str]:
+        return ["aligned", *(step.name for step in self.trunk.steps if _reads_again(self.trunk, step))]
+
+    def forward(self, images: Tensor, lam: Tensor) -> tuple[Tensor, ...]:
+        seen: dict[str, Tensor] = {}
+        features = self.trunk(images, 1, 1, seen)
+        z = self.heads(features, 1, 1)[:, -1]
+        logits = self.heads.logits(z[:, None], 1)[:, 0]
+        read = features.mean(dim=(2, 3)) if features.ndim == 4 else features
+        read = torch.cat([read, evidence(logits)], dim=1) if self.policy.from_logits else read
+        exits = ((self.saved + lam) * self.policy(read)).argmax(dim=1) + 1
+        return logits, exits, z, *(seen[name] for name in self.state_names[1:])
+
+
+class Increment(nn.Module):
+    """From N_1's state to N_index: groups 2…index in one pass, (z_1, inputs of N_1's nested convolutions …) → logits (B, classes)."""
+
+    def __init__(self, rdn: RDN, index: int):
+        super().__init__()
+        self.trunk, self.heads = _parts(rdn, index)
+        self.index = index
+        self.names = [step.name for step in self.trunk.steps if _reads_again(self.trunk, step)]
+        for step in self.trunk.steps:  # N_1 has run them
+            if step.name in self.trunk.layers and self.trunk.spaces[step.name].plain:
+                del self.trunk.layers[step.name]
+
+    def forward(self, z: Tensor, *seen: Tensor) -> Tensor:
+        new = self.trunk(None, 2, self.index, dict(zip(self.names, seen, strict=True)))
+        z = self.heads(new, 2, self.index, z)[:, -1]
+        return self.heads.logits(z[:, None], self.index)[:, 0]
+
+
+class Exits:
+    """f_λ with real exits: images (B, 3, H, W) → logits (B, classes) and exits (B,) in 1…K, in the order of the images.
+
+    `First` runs on the batch; then, for each sub-network that some images chose, these images go on together: by its `Increment`,
+    or by the whole of N_i from the pixels where that was measured to be faster (`ways`).
+    """
+
+    def __init__(
+        self, rdn: RDN, policy: PolicyNetwork, saved: Sequence[float], lam: float, images: Tensor, *,
+        runtime: str = "eager", threads: int = 1,
+    ):  # fmt: skip
+        """rdn: as `deploy` gives it. images: a batch of the size that is to come, on which the two ways are timed."""
+        self.lam = torch.tensor([lam if math.isfinite(lam) else INFINITE], dtype=torch.float32)
+        first = First(rdn, policy, saved)
+        self.first = prepare(first, (images, self.lam), runtime, threads=threads)
+        self.ways: dict[int, str] = {}
+        self._go_on: dict[int, nn.Module] = {}
+        part = images[: max(1, len(images) // 4)]
+        with torch.inference_mode():
+            _, _, *state = first(part, self.lam)
+            for index in range(2, rdn.num_subnetworks + 1):
+                ways = {"increment": (Increment(rdn, index), state), "whole": (rdn.subnetwork(index), [part])}
+                ready = {
+                    way: prepare(network, given, runtime, threads=threads) for way, (network, given) in ways.items()
+                }
+                seconds = {way: _seconds(ready[way], given) for way, (_, given) in ways.items()}
+                self.ways[index] = min(seconds, key=seconds.get)
+                self._go_on[index] = ready[self.ways[index]]
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, exits, *state = self.first(images, self.lam)
+        chosen = (
+            exits.unique().tolist()
+        )  # at most K, however many images there are; the one time that a GPU is waited for
+        if chosen == [1]:
+            return logits, exits
+        logits = logits.clone()
+        for index in chosen:
+            if index > 1:
+                rows = slice(None) if len(chosen) == 1 else exits == index
+                given = [each[rows] for each in (state if self.ways[index] == "increment" else [images])]
+                logits[rows] = self._go_on[index](*given)
+        return logits, exits
+
+
+def _parts(rdn: RDN, index: int) -> tuple[nn.Module, nn.Module]:
+    """Trunk and heads of groups 1…index, on their own."""
+    if set(dict(rdn.named_children())) != {"trunk", "heads"}:
+        raise ConfigError("stages are of RDNs that are nested in width only; use DynamicRDN for depth-wise nesting")
+    alone = rdn.subnetwork(index)
+    return alone.trunk, alone.heads
+
+
+def _reads_again(trunk: nn.Module, step) -> bool:
+    return getattr(trunk.layer(step), "reads_earlier_groups", False)
+
+
+def _seconds(network, inputs: Sequence[Tensor], repeats: int = 3) -> float:
+    """The least of a few measurements: others only disturb."""
+    network(*inputs)
+    found = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        network(*inputs)
+        if inputs[0].device.type == "cuda":
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - started)
+    return min(found)

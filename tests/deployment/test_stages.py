@@ -1,0 +1,113 @@
+"""Stages: N_1 with its decision and the increments give, in every runtime, what the RDN gives for the exits that were chosen."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from support.networks import NETWORKS, make
+
+from rdnlib import deepen, deploy
+from rdnlib.deployment import stages
+from rdnlib.deployment.runtimes import available, prepare
+from rdnlib.deployment.stages import Exits, First, Increment
+from rdnlib.errors import ConfigError
+from rdnlib.nn.heads import evidence
+from rdnlib.policy.inference import DynamicRDN
+from rdnlib.policy.network import PolicyNetwork
+
+LAMS = (0.0, 0.7, math.inf)
+
+
+@torch.no_grad()
+def policy_for(rdn, images, *, logits: int = 0) -> PolicyNetwork:
+    """One that chooses different exits for different images."""
+    torch.manual_seed(3)
+    policy = PolicyNetwork(rdn.first_channels + logits, rdn.num_subnetworks, (8,), logits=logits).eval()
+    state = rdn.start(images)
+    inputs = torch.cat([rdn.first_features(state.features), evidence(state.logits)[:, :logits]], dim=1)
+    policy.mean.copy_(inputs.mean(dim=0))
+    policy.std.copy_(inputs.std(dim=0) + 1e-6)
+    policy.layers[-1].weight.mul_(4)
+    return policy
+
+
+def saved_of(rdn) -> np.ndarray:
+    return np.linspace(0.6, 0, rdn.num_subnetworks)
+
+
+def check(rdn, policy, images, exits: Exits) -> set[int]:
+    """The exits are the policy's, and the logits those of the sub-networks; returns which were chosen."""
+    wanted, chosen = DynamicRDN(rdn, policy, saved_of(rdn), _lam(exits))(images)
+    logits, found = exits(images)
+    assert torch.equal(found, chosen)
+    with torch.no_grad():
+        by_definition = rdn(images)[torch.arange(len(images)), found - 1]
+    scale = by_definition.abs().max()
+    torch.testing.assert_close(logits / scale, by_definition / scale, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits / scale, wanted / scale, rtol=1e-4, atol=1e-4)
+    return set(found.tolist())
+
+
+def _lam(exits: Exits) -> float:
+    lam = exits.lam.item()
+    return math.inf if lam >= stages.INFINITE else lam
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [*NETWORKS])
+def test_an_increment_completes_what_n_1_has_computed(name, images):
+    rdn = deploy(make(name, images))
+    policy = policy_for(rdn, images)
+    first = First(rdn, policy, saved_of(rdn)).eval()
+    logits, exits, *state = first(images, torch.tensor([0.7]))
+    assert len(state) == len(first.state_names) and len(exits) == len(images)
+    wanted = rdn(images)
+    scale = wanted.abs().max()
+    torch.testing.assert_close(logits / scale, wanted[:, 0] / scale, rtol=1e-4, atol=1e-4)
+    for index in (2, 4, 7):
+        increment = Increment(rdn, index).eval()
+        torch.testing.assert_close(increment(*state) / scale, wanted[:, index - 1] / scale, rtol=1e-4, atol=1e-4)
+        plain = {step.name for step in rdn.trunk.steps if rdn.trunk.spaces[step.name].plain}
+        assert not plain & {*increment.trunk.layers}  # what N_1 has run is not stored again
+
+
+@pytest.mark.parametrize("way", ["increment", "whole"])
+@pytest.mark.parametrize("logits", [0, 5])
+def test_real_exits_are_those_of_the_policy(way, logits, images, monkeypatch):
+    rdn = deploy(make("mobilenext", images))
+    policy, seen = policy_for(rdn, images, logits=logits), set()
+    monkeypatch.setattr(stages, "_seconds", lambda network, inputs: (len(inputs) > 1) != (way == "increment"))
+    for lam in LAMS:
+        exits = Exits(rdn, policy, saved_of(rdn), lam, images)
+        assert set(exits.ways.values()) == {way}
+        seen |= check(rdn, policy, images, exits)
+        check(rdn, policy, images[:1], exits)  # another size of batch
+    assert len(seen) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_other_runtimes_take_the_same_exits(runtime, images):
+    if runtime not in available():
+        pytest.skip(f"{runtime} is not installed: pip install 'rdnlib[runtimes]'")
+    rdn = deploy(make("mobilenext", images, k=2))
+    policy = policy_for(rdn, images)
+    exits = Exits(rdn, policy, saved_of(rdn), 0.7, images, runtime=runtime)
+    check(rdn, policy, images, exits)
+    check(rdn, policy, images[:1], exits)
+
+
+def test_depth_wise_nesting_and_unknown_runtimes_are_refused(images):
+    rdn = make("mobilenext", images, k=2)
+    deep = deploy(deepen(rdn, calibration=images))
+    with pytest.raises(ConfigError, match="nested in width only"):
+        First(deep, policy_for(rdn, images), saved_of(deep))
+    with pytest.raises(ConfigError, match=r"runtime must be one of eager, .*, not 'abacus'"):
+        prepare(rdn, [images], "abacus")
+
+
+def test_a_runtime_that_is_not_installed_says_how_to_get_it(images, monkeypatch):
+    monkeypatch.setitem(stages.prepare.__globals__["PACKAGES"], "openvino", "no_such_package")
+    with pytest.raises(ConfigError, match=r"openvino is not installed: pip install 'rdnlib\[runtimes\]'"):
+        prepare(torch.nn.Identity(), [images], "openvino")
