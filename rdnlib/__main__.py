@@ -163,6 +163,7 @@ def bench(
     untuned: Annotated[
         bool, Option("--untuned", help="Nested convolutions group by group instead of as is fastest.")
     ] = False,
+    runtime: Annotated[str, Option(help="eager, compile, onnxruntime or openvino.")] = "eager",
     quick: Annotated[bool, Option("--quick", help="Three turns instead of nine.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -172,7 +173,7 @@ def bench(
     network = _supernet(model, width, classes)
     table = run(
         network.eval(), input_size, k=k, plain=plain, batches=batch or (1, 16), threads=threads, channels_last=not contiguous,
-        tuned=not untuned, repeats=3 if quick else 9,
+        tuned=not untuned, repeats=3 if quick else 9, runtime=runtime,
     )  # fmt: skip
     if as_json:
         print(json.dumps(table.to_dict("records"), indent=2))

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -16,9 +17,12 @@ from torch.fx.experimental.optimization import fuse
 from torch.utils.benchmark import Timer
 
 from rdnlib.deployment.deploy import deploy
-from rdnlib.deployment.tune import tune
+from rdnlib.deployment.runtimes import Network, prepare
+from rdnlib.deployment.stages import Exits
+from rdnlib.deployment.tune import schemes, tune
 from rdnlib.madds import count, count_subnetworks
 from rdnlib.nn.rdn import RDN, SubNetwork
+from rdnlib.policy.network import PolicyNetwork
 from rdnlib.surgery.nest import to_rdn
 from rdnlib.utils.devices import cpu_threads, flushing_denormals
 
@@ -28,12 +32,15 @@ LEAST = 0.1  # seconds that a turn lasts at least
 def bench(
     model: nn.Module, size: int, *, k: int = 4, plain: float | Sequence[str] | None = None, batches: Iterable[int] = (1, 16),
     repeats: int = 9, threads: int | None = None, channels_last: bool = True, tuned: bool = True, seed: int = 0,
+    runtime: str = "eager",
 ) -> pd.DataFrame:  # fmt: skip
     """Latency of a super-net and of all sub-networks of its RDN on random images (batch, 3, size, size), a row per network and batch.
 
     k, plain: as `to_rdn` takes them. repeats: turns of each network. threads: default torch's. channels_last: the layout of weights
-    and images. tuned: each sub-network's convolutions as `tune` finds them fastest. Columns: batch, network ("base", "N_1" … "N_K", and "all N_i" for one pass that answers for each of them),
-    milliseconds (median, per batch), to_base and to_largest (ratios of times, N_K the largest), and beside each the ratio of the MAdds.
+    and images. tuned: each sub-network's convolutions as they are fastest, by `tune` or, in another runtime than "eager", as the best
+    of `schemes`. runtime: of all networks, see `runtimes`. Columns: batch, network ("base", "N_1" … "N_K", and "all N_i" for one pass
+    that answers for each of them), milliseconds (median, per batch), to_base and to_largest (ratios of times, N_K the largest), and
+    beside each the ratio of the MAdds.
     """
     torch.manual_seed(seed)
     threads = threads or torch.get_num_threads()
@@ -47,7 +54,8 @@ def bench(
     for batch in batches:
         images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=layout)
         with cpu_threads(threads):  # the same for tuning and timing
-            seconds = _take_turns(_tuned(networks, images) if tuned else networks, images, repeats, threads)
+            ready = {name: _ready(each, images, runtime, tuned, threads) for name, each in networks.items()}
+            seconds = _take_turns(ready, images, repeats, threads)
         table = pd.DataFrame({"milliseconds": 1e3 * seconds.median()})
         for reference, name in (("base", "base"), (largest, "largest")):
             table[f"to_{name}"] = seconds.div(seconds[reference], axis=0).median()
@@ -62,8 +70,60 @@ def _networks(model: nn.Module, rdn: RDN) -> dict[str, nn.Module]:
     return {"base": fuse(deepcopy(model).eval()), **alone, "all N_i": rdn}
 
 
-def _tuned(networks: dict[str, nn.Module], images: torch.Tensor) -> dict[str, nn.Module]:
-    return {name: tune(each, images) if isinstance(each, SubNetwork) else each for name, each in networks.items()}
+def _ready(network: nn.Module, images: torch.Tensor, runtime: str, tuned: bool, threads: int) -> Network:
+    """As it is executed: where it is a sub-network, as fast as can be had."""
+    if not tuned or not isinstance(network, SubNetwork):
+        return prepare(network, [images], runtime, threads=threads)
+    if runtime == "eager":
+        return prepare(tune(network, images), [images])
+    ways = [prepare(each, [images], runtime, threads=threads) for each in schemes(network).values()]
+    if len(ways) == 1:
+        return ways[0]
+    turns = _take_turns(dict(enumerate(ways)), images, 3, threads)
+    return ways[turns.median().idxmin()]
+
+
+def bench_exits(
+    rdn: RDN, policy: PolicyNetwork, saved: Sequence[float], lams: Sequence[float], images: torch.Tensor, madds: Sequence[float], *,
+    base: nn.Module | None = None, batch: int = 1, runtime: str = "eager", threads: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Dynamic inference with real exits against N_K, and against a base network, on real images (N, 3, H, W): a row for each λ.
+
+    The images come in batches of `batch`; for each batch all networks take turns. rdn: trained. madds: (K,) cost of each exit,
+    policy included. Columns: lam, exits (mean number of the sub-network), predicted (mean MAdds ÷ those of N_K alone), measured
+    (seconds ÷ N_K's), realised (saving measured ÷ saving predicted), to_base (seconds ÷ the base's, where one is given).
+    """
+    threads, rdn = threads or torch.get_num_threads(), deploy(rdn)
+    largest, index = rdn.subnetwork(rdn.num_subnetworks), rdn.num_subnetworks
+    sample = images[:batch]
+    with cpu_threads(threads):
+        networks = {f"N_{index}": _ready(largest, sample, runtime, True, threads)}
+        if base is not None:
+            networks["base"] = _ready(fuse(deepcopy(base).eval()), sample, runtime, True, threads)
+        exits = Exits(rdn, policy, saved, lams[0], sample, runtime=runtime, threads=threads)
+        dynamic = [exits.at(lam) for lam in lams]
+        networks |= {f"exits {number}": each for number, each in enumerate(dynamic)}
+        seconds = pd.DataFrame([_once(networks, part, threads) for part in images.split(batch)]).sum()
+        chosen = [torch.cat([each(part)[1] for part in images.split(batch)]).numpy() for each in dynamic]
+    costs, whole, rows = np.asarray(madds, dtype=float), count_subnetworks(rdn, images.shape[-1])["madds"].iloc[-1], []
+    for number, (lam, exits) in enumerate(zip(lams, chosen, strict=True)):
+        took = seconds[f"exits {number}"]
+        row = {"lam": lam, "exits": exits.mean(), "predicted": costs[exits - 1].mean() / whole}
+        rows.append(row | {"measured": took / seconds[f"N_{index}"], "to_base": took / seconds.get("base", math.nan)})
+    table = pd.DataFrame(rows)
+    saving = 1 - table["predicted"]
+    return table.assign(realised=((1 - table["measured"]) / saving).where(saving > 0))
+
+
+@flushing_denormals()
+def _once(networks: dict[str, Network], images: torch.Tensor, threads: int) -> dict[str, float]:
+    """Seconds that each network needs for these images; every one has run once before, so that it is warm."""
+    with torch.inference_mode():
+        timers = {
+            name: Timer("network(images)", globals={"network": network, "images": images}, num_threads=threads)
+            for name, network in networks.items()
+        }
+        return {name: timer.timeit(2).mean for name, timer in timers.items()}
 
 
 def _madds(model: nn.Module, rdn: RDN, size: int) -> pd.Series:
@@ -73,7 +133,7 @@ def _madds(model: nn.Module, rdn: RDN, size: int) -> pd.Series:
 
 
 @flushing_denormals()
-def _take_turns(networks: dict[str, nn.Module], images: torch.Tensor, repeats: int, threads: int) -> pd.DataFrame:
+def _take_turns(networks: dict, images: torch.Tensor, repeats: int, threads: int) -> pd.DataFrame:
     """Seconds of one batch: a column for each network, a row for each turn."""
     with torch.inference_mode():
         timers = {

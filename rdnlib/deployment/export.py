@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rdnlib.deployment import checkpoint
 from rdnlib.deployment.runtimes import write_onnx
+from rdnlib.deployment.stages import answer
 from rdnlib.errors import CheckpointError, ConfigError, RdnError
 from rdnlib.nn.rdn import RDN, SubNetwork
 from rdnlib.utils.files import read_json, replacing
@@ -33,10 +34,7 @@ class _Chain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) → logits (B, classes)."""
         trunk, heads, last = self.network.trunk, self.network.heads, self.network.index
-        z = heads(trunk(x, 1, last), 1, last)[:, -1]  # (B, D[, H, W])
-        for layer in () if heads.tail is None else heads.tail.values():
-            z = layer(z)
-        return heads.classifier(z)
+        return answer(heads, heads(trunk(x, 1, last), 1, last)[:, -1])
 
 
 def export(network: SubNetwork, path: str | os.PathLike, input_size: int | tuple[int, int] = INPUT_SIZE) -> float:

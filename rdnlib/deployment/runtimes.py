@@ -1,8 +1,8 @@
 """Runtimes: what executes a network on this machine. Each makes one function of tensors from a module and example inputs.
 
 Eager PyTorch launches layer after layer from Python; TorchInductor compiles them; ONNX Runtime and OpenVINO plan the whole graph,
-choose the layout of every tensor and fuse activations into convolutions. The last two run on the CPU here, and are packages of the
-extra `rdnlib[runtimes]`. A runtime of one's own is one more entry of `RUNTIMES`.
+choose the layout of every tensor and fuse activations into convolutions. The last two run on the CPU here, and are packages of
+their own (the extra `rdnlib[runtimes]` brings the first). A runtime of one's own is one more entry of `RUNTIMES`.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ def prepare(network: nn.Module, inputs: Sequence[Tensor], runtime: str = "eager"
     if runtime not in RUNTIMES:
         raise ConfigError(f"runtime must be one of {', '.join(RUNTIMES)}, not {runtime!r}")
     if runtime not in available():
-        raise ConfigError(f"runtime {runtime} is not installed: pip install 'rdnlib[runtimes]'")
+        raise ConfigError(f"runtime {runtime} is not installed: pip install {PACKAGES[runtime]}")
     return RUNTIMES[runtime](network.eval(), tuple(inputs), threads)
 
 

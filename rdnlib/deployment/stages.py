@@ -8,7 +8,7 @@ and executed by another program. `Exits` runs a batch with them: the images that
 import math
 import time
 from collections.abc import Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class First(nn.Module):
         seen: dict[str, Tensor] = {}
         features = self.trunk(images, 1, 1, seen)
         z = self.heads(features, 1, 1)[:, -1]
-        logits = self.heads.logits(z[:, None], 1)[:, 0]
+        logits = answer(self.heads, z)
         read = features.mean(dim=(2, 3)) if features.ndim == 4 else features
         read = torch.cat([read, evidence(logits)], dim=1) if self.policy.from_logits else read
         exits = ((self.saved + lam) * self.policy(read)).argmax(dim=1) + 1
@@ -65,7 +65,7 @@ class Increment(nn.Module):
     def forward(self, z: Tensor, *seen: Tensor) -> Tensor:
         new = self.trunk(None, 2, self.index, dict(zip(self.names, seen, strict=True)))
         z = self.heads(new, 2, self.index, z)[:, -1]
-        return self.heads.logits(z[:, None], self.index)[:, 0]
+        return answer(self.heads, z)
 
 
 class Exits:
@@ -80,7 +80,7 @@ class Exits:
         runtime: str = "eager", threads: int = 1,
     ):  # fmt: skip
         """rdn: as `deploy` gives it. images: a batch of the size that is to come, on which the two ways are timed."""
-        self.lam = torch.tensor([lam if math.isfinite(lam) else INFINITE], dtype=torch.float32)
+        self.lam = _as_tensor(lam)
         first = First(rdn, policy, saved)
         self.first = prepare(first, (images, self.lam), runtime, threads=threads)
         self.ways: dict[int, str] = {}
@@ -97,6 +97,12 @@ class Exits:
                 self.ways[index] = min(seconds, key=seconds.get)
                 self._go_on[index] = ready[self.ways[index]]
 
+    def at(self, lam: float) -> "Exits":
+        """The same networks with another λ."""
+        other = copy(self)
+        other.lam = _as_tensor(lam)
+        return other
+
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits, exits, *state = self.first(images, self.lam)
@@ -112,6 +118,18 @@ class Exits:
                 given = [each[rows] for each in (state if self.ways[index] == "increment" else [images])]
                 logits[rows] = self._go_on[index](*given)
         return logits, exits
+
+
+def _as_tensor(lam: float) -> Tensor:
+    return torch.tensor([lam if math.isfinite(lam) else INFINITE], dtype=torch.float32)
+
+
+def answer(heads: nn.Module, z: Tensor) -> Tensor:
+    """z_i (B, D[, H, W]) → logits (B, classes), by the heads of N_i alone; without an axis over sub-networks, whose reshaping would fix
+    the batch size of an exported graph."""
+    for layer in () if heads.tail is None else heads.tail.values():
+        z = layer(z)
+    return heads.classifier(z)
 
 
 def _parts(rdn: RDN, index: int) -> tuple[nn.Module, nn.Module]:

@@ -81,6 +81,33 @@ def tune(network: SubNetwork, images: Tensor) -> SubNetwork:
     return network
 
 
+def schemes(network: SubNetwork) -> dict[str, SubNetwork]:
+    """Copies of a sub-network whose nested convolutions are all merged alike; a runtime that plans whole graphs is timed on each.
+
+    "one product": a dense convolution with zeros. "by group": none. "halves": the original k groups as two products, as which they have
+    12 of 16 blocks at k = 4, and each new group alone.
+    """
+    ways = {
+        "one product": lambda conv, count: [(1, count)],
+        "by group": lambda conv, count: [(j, j) for j in range(1, count + 1)],
+        "halves": lambda conv, count: _halves(conv.k, count),
+    }
+    copies = {name: deepcopy(network).eval() for name in (ways if network.index > 1 else ["one product"])}
+    for name, merged in copies.items():
+        for step, layer in merged.trunk.layers.items():
+            if isinstance(layer, NestedConv2d):
+                runs = ways[name](layer, len(layer.weight))
+                merged.trunk.layers[step] = PlannedConv(layer, [candidates(layer, *run)[-1] for run in runs])
+    return copies
+
+
+def _halves(k: int, count: int) -> list[tuple[int, int]]:
+    """Groups 1…count as runs: the two halves of the first k, then each alone."""
+    half = (k + 1) // 2
+    runs = [(1, min(half, count)), (half + 1, min(k, count)), *((j, j) for j in range(k + 1, count + 1))]
+    return [(first, last) for first, last in runs if first <= last]
+
+
 def fastest(conv: NestedConv2d, x: Tensor) -> list[Product]:
     """The products that compute all groups of `conv` for an input x (B, ΣC_in, H, W) in the least time, by measurement."""
     count = len(conv.weight)

@@ -12,6 +12,8 @@ from rdnlib import madds, to_rdn
 from rdnlib.deployment import bench as module
 from rdnlib.deployment.bench import bench
 from rdnlib.models import mobilenext
+from rdnlib.policy.inference import DynamicRDN
+from rdnlib.policy.network import PolicyNetwork
 
 
 def test_every_network_is_timed_at_every_batch_with_its_madds():
@@ -54,6 +56,40 @@ def test_a_smaller_sub_network_takes_less_time():
     model = mobilenext(width_mult=0.5, num_classes=10).eval()
     table = bench(model, 64, batches=(16,), repeats=3, threads=1).set_index("network")
     assert table.loc["N_1", "to_largest"] < 0.8  # multiply-adds say 0.24; generous, for machines under load
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])
+def test_real_exits_are_timed_against_the_whole_network_and_the_base(runtime, images):
+    model = settle_norms(mobilenext(width_mult=0.2, num_classes=6), images)
+    rdn = to_rdn(model, 2, select="identity")
+    policy = PolicyNetwork(rdn.first_channels, 3, (4,)).eval()
+    costs = np.array([1.0, 2.0, 3.0]) * madds.count_subnetworks(rdn, 32)["madds"].iloc[-1] / 3
+    lams = (0.0, np.inf)
+    settings = {"base": model, "batch": 3, "runtime": runtime, "threads": 1}
+    table = module.bench_exits(rdn, policy, [0.6, 0.3, 0.0], lams, images, costs, **settings)
+    assert list(table["lam"]) == [*lams]
+    for lam, row in zip(lams, table.to_dict("records"), strict=True):
+        _, exits = DynamicRDN(rdn, policy, [0.6, 0.3, 0.0], lam)(images)
+        assert row["exits"] == pytest.approx(exits.double().mean().item())
+        assert row["predicted"] == pytest.approx(exits.double().mean().item() / 3)
+        saving = 1 - row["predicted"]
+        assert saving == 0 or row["realised"] == pytest.approx((1 - row["measured"]) / saving)
+        assert row["measured"] > 0 and row["to_base"] > 0
+
+
+@pytest.mark.slow
+def test_leaving_early_takes_less_time():
+    torch.manual_seed(0)
+    rdn, images = (
+        to_rdn(mobilenext(width_mult=0.5, num_classes=10).eval(), select="identity"),
+        torch.randn(32, 3, 64, 64),
+    )
+    policy = PolicyNetwork(rdn.first_channels, 7, (4,)).eval()
+    table = module.bench_exits(
+        rdn, policy, np.linspace(0.7, 0, 7), [0.0], images, np.arange(1, 8) * 1e6, batch=16, threads=1
+    )
+    assert table["exits"].item() == 1 and table["measured"].item() < 0.8  # N_1 has 0.24 of the multiply-adds
 
 
 def test_on_the_command_line(capsys):

@@ -9,7 +9,7 @@ from torch import nn
 
 from rdnlib import deploy
 from rdnlib.deployment import tune as module
-from rdnlib.deployment.tune import PlannedConv, candidates, fastest, tune
+from rdnlib.deployment.tune import PlannedConv, candidates, fastest, schemes, tune
 from rdnlib.errors import ConfigError
 from rdnlib.nn.conv import NestedConv2d, NestedLinear
 from rdnlib.nn.groups import Space, nested_sizes
@@ -73,6 +73,24 @@ def test_the_cheapest_partition_is_chosen(monkeypatch):
     assert [(each.first, each.last) for each in fastest(conv, torch.zeros(1))] == [(1, 3), (4, 5)]
     prices |= {(1, 5): 2.5}  # putting parts together costs something, too
     assert [(each.first, each.last) for each in fastest(conv, torch.zeros(1))] == [(1, 5)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("index", [1, 3, 7])
+def test_every_scheme_gives_the_same_logits(index, images):
+    network = deploy(make("mobilenext", images)).subnetwork(index)
+    wanted = network(images)
+    for name, merged in schemes(network).items():
+        torch.testing.assert_close(merged(images), wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max().item(), msg=name)
+        assert not any(isinstance(layer, NestedConv2d) for layer in merged.trunk.layers.values())
+
+
+@pytest.mark.parametrize(
+    ("k", "count", "runs"),
+    [(4, 7, [(1, 2), (3, 4), (5, 5), (6, 6), (7, 7)]), (4, 3, [(1, 2), (3, 3)]), (3, 1, [(1, 1)]), (2, 3, [(1, 1), (2, 2), (3, 3)])],
+)  # fmt: skip
+def test_halves(k, count, runs):
+    assert module._halves(k, count) == runs
 
 
 def test_only_sub_networks_are_tuned(images):
