@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from rdnlib.errors import ConfigError
@@ -41,6 +42,25 @@ def policy_network(policy: PolicyNetwork) -> Figure:
     return figure
 
 
+@styled
+def who_is_right(correct: np.ndarray) -> Figure:
+    """A row for each sub-network, a column for each image, coloured where it is right; correct: (N, K) bool.
+
+    The images are sorted: further right those that more sub-networks get right.
+    """
+    correct = correct[np.lexsort([*correct.T, correct.sum(axis=1)])]
+    count, k = correct.shape
+    pixels = np.empty((k, count, 4))  # RGBA
+    pixels[..., :3] = np.array([to_rgb(owner_colour(v)) for v in range(1, k + 1)])[:, None]
+    pixels[..., 3] = correct.T
+    figure, ax = plt.subplots(figsize=(5.6, 2.6))
+    ax.imshow(pixels, aspect="auto", interpolation="none", extent=(0, count, k + 0.5, 0.5))
+    name_subnetworks(ax.yaxis, k)
+    ax.set(xlabel="images, sorted by how many sub-networks are right")
+    ax.grid(False)
+    return figure
+
+
 def _unit_places(size: int) -> np.ndarray:
     """Heights of a layer's units, from the top; of a large layer the first and last few, with a gap for the dots."""
     places = np.linspace(1, -1, max(2, min(size, MOST_UNITS)))[: max(1, size)]
@@ -50,31 +70,26 @@ def _unit_places(size: int) -> np.ndarray:
 def reliability(ax: Axes, points: Mapping[str, tuple], **style) -> None:
     """How often answers are right (y, perhaps with low and high) against the probability given for it (x); see `curves`."""
     curves(ax, points, **style)
-    ax.plot([0, 1], [0, 1], label="perfect", **DOTTED)
+    ax.plot([0, 1], [0, 1], label="calibrated", **DOTTED)
     ax.set(xlabel="probability that the policy gives", ylabel="share that was right")
-
-
-def exit_colours(count: int) -> np.ndarray:
-    """Colours (count, 4) of the exits, the darker the later."""
-    return plt.get_cmap("viridis_r")(np.linspace(0.08, 0.72, count))
 
 
 def value_lines(ax: Axes, p: np.ndarray, saved: np.ndarray, *, up_to: float) -> None:
     """What leaving at each sub-network is worth for one image, (r_v + λ) p_v, for λ from 0 to `up_to`, and the envelope.
 
-    A multiple of λ is subtracted from all lines, so that the envelope begins and ends at the same height. p, saved: (K,).
+    The same multiple of λ is subtracted from all lines, so that the envelope begins and ends at the same height. p, saved: (K,).
     """
     lam = np.linspace(0, up_to, 300)[:, None]
     value = (saved + lam) * p  # (λ, K)
     best = value.max(axis=1)
     value -= lam * (best[-1] - best[0]) / up_to
     envelope = value.max(axis=1)
-    for v, colour in enumerate(exit_colours(len(p)), start=1):
-        ax.plot(lam, value[:, v - 1], linewidth=1.2, color=colour, label=f"$N_{{{v}}}$")
+    for v in range(1, len(p) + 1):
+        ax.plot(lam, value[:, v - 1], linewidth=1.5, color=owner_colour(v), label=f"$N_{{{v}}}$")
     ax.plot(lam, envelope, linewidth=5, color=INK, alpha=0.3, label="envelope")
     low, high = envelope.min(), envelope.max() + 1e-3
     margin = 1.2 * (high - low)
-    ax.set(xlim=(0, up_to), ylim=(low - margin, high + margin), ylabel="value, tilted")
+    ax.set(xlim=(0, up_to), ylim=(low - margin, high + margin), ylabel="value − multiple of λ")
 
 
 @styled
@@ -85,8 +100,9 @@ def accuracy_and_exits(curve: pd.DataFrame, *, largest: float) -> Figure:
     top.step(lam, 100 * curve["accuracy"], where="post", color=VERMILLION)
     top.axhline(100 * largest, **DOTTED)
     top.set(ylabel="top-1 accuracy (%)")
-    names = [f"$N_{{{v}}}$" for v in range(1, shares.shape[1] + 1)]
-    bottom.stackplot(lam, shares.T, colors=exit_colours(len(names)), labels=names, step="post")
+    exits = range(1, shares.shape[1] + 1)
+    names, colours = [f"$N_{{{v}}}$" for v in exits], [owner_colour(v) for v in exits]
+    bottom.stackplot(lam, shares.T, colors=colours, labels=names, step="post")
     bottom.set(ylabel="images leaving (%)", ylim=(0, 100), xscale="log", xlabel="λ", xlim=(lam.min(), lam.max()))
     bottom.grid(False)
     legend_below(figure, ncols=4)
@@ -95,16 +111,16 @@ def accuracy_and_exits(curve: pd.DataFrame, *, largest: float) -> Figure:
 
 @styled
 def promises(trials: Mapping[str, pd.DataFrame]) -> Figure:
-    """How far the accuracy lies from the promise in each split, with the guarantee and without; `trials`: as of `coverage`."""
+    """How far the accuracy lies from the target in each split, with the guarantee and without; `trials`: as of `coverage`."""
     figure, axes = plt.subplots(len(trials), 1, figsize=(5.6, 2.5 * len(trials)), sharex=True, squeeze=False)
     beyond = {name: 100 * (trial["test"] - trial["target"]).dropna() for name, trial in trials.items()}
     every = pd.concat(beyond.values())
     bins = np.arange(np.floor(every.min()), np.ceil(every.max()) + 1, 0.5) if len(every) else 1
     for ax, (name, trial) in zip(axes.flat, trials.items(), strict=True):
-        for rule, colour in (("measured", VERMILLION), ("guaranteed", BLUE)):
-            ax.hist(beyond[name][trial["rule"] == rule], bins=bins, color=colour, alpha=0.6, label=rule)
+        for rule, colour, label in (("measured", VERMILLION, "λ*"), ("guaranteed", BLUE, "guaranteed λ")):
+            ax.hist(beyond[name][trial["rule"] == rule], bins=bins, color=colour, alpha=0.6, label=label)
         ax.axvline(0, **DOTTED)
-        ax.set(ylabel=f"splits ({name})")
+        ax.set(ylabel="splits", title=f"target: {name}")
     ax.set(xlabel="accuracy on other images minus target (points)")
     axes[0, 0].legend(loc="upper right")
     return figure
@@ -123,13 +139,14 @@ def exit_difficulty(difficulty: np.ndarray, exits: np.ndarray, *, count: int) ->
     n, mean = groups.size(), groups.mean()
     error = 1.96 * groups.std(ddof=0) / np.sqrt(np.maximum(n - 1, 1))  # normal approximation
     figure, ax = plt.subplots()
-    ax.errorbar(n.index, mean, error, color=BLUE, marker="o", linestyle="none")
+    for exit_, middle in mean.items():
+        ax.errorbar(exit_, middle, error[exit_], color=owner_colour(exit_), marker="o")
     for exit_, top in (mean + error).items():
         text = f"{100 * n[exit_] / n.sum():.0f} %"
         ax.annotate(text, (exit_, top), xytext=(0, 5), textcoords="offset points", ha="center")
     ax.axhline(difficulty.mean(), label="mean over all images", **DOTTED)
     name_subnetworks(ax.xaxis, count)
-    ax.set(xlim=(0.5, count + 0.5), xlabel="exit taken (share of the images above it)")
+    ax.set(xlim=(0.5, count + 0.5), xlabel="exit taken (above: share of the images)")
     ax.set_ylabel("mean difficulty (0 easy – 1 hard)")
     ax.margins(y=0.15)
     ax.legend(loc="best")

@@ -41,15 +41,18 @@ def training_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callabl
 
 @cpu_threads(1)
 @flushing_denormals()
-def compare(model: nn.Module, *, k: int, size: int, batch_size: int, repeats: int = 5, seed: int = 0) -> pd.DataFrame:
-    """Time and memory of one training step on random images (batch_size, 3, size, size), on the CPU.
+def compare(
+    model: nn.Module, *, k: int, size: int, batch_size: int, plain: float | list[str] | None = None,
+    repeats: int = 5, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Time and memory of one training step on random images (batch_size, 3, size, size), on the CPU; k, plain: as in `to_rdn`.
 
     Columns: network ("base", "RDN", "slimmable"), answers (how many are trained), seconds (median of `repeats`), ratio (median
     of the quotients to the base's step beside it), peak_mb (10⁶ bytes), peak_ratio.
     """
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(batch_size, 3, size, size, generator=generator).contiguous(memory_format=torch.channels_last)
-    rdn, slimmable = to_rdn(model, k, select="identity"), Slimmable(model, widths(k))
+    rdn, slimmable = to_rdn(model, k, select="identity", plain=plain), Slimmable(model, widths(k))
     networks = {"base": deepcopy(model), "RDN": rdn, "slimmable": slimmable}
     steps = {}
     for name, network in networks.items():

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 
 from rdnlib.calibration.multiplier import choose, sweep
 from rdnlib.errors import ConfigError
@@ -65,7 +66,21 @@ def test_a_policy_network_is_drawn_with_its_sizes(features, hidden, outputs):
 def test_reliability_is_drawn_beside_the_diagonal():
     ax = plt.subplots()[1]
     policy.reliability(ax, {"$N_1$": ([0.2, 0.8], [0.3, 0.7])})
-    assert {line.get_label(): tuple(line.get_ydata()) for line in ax.lines} == {"$N_1$": (0.3, 0.7), "perfect": (0, 1)}
+    assert {line.get_label(): tuple(line.get_ydata()) for line in ax.lines} == {
+        "$N_1$": (0.3, 0.7),
+        "calibrated": (0, 1),
+    }
+
+
+def test_every_outcome_has_a_place_in_the_picture():
+    """As many coloured cells as right answers, in the colour of the sub-network, the easiest image last."""
+    correct = np.array([[True, True, True], [False, False, False], [True, False, True], [False, False, True]])
+    (image,) = policy.who_is_right(correct).axes[0].images
+    pixels = image.get_array()
+    assert pixels.shape == (3, 4, 4)
+    np.testing.assert_array_equal(pixels[..., 3].sum(axis=0), [0, 1, 2, 3])
+    np.testing.assert_array_equal(pixels[..., 3].sum(axis=1), correct.sum(axis=0))
+    np.testing.assert_allclose(pixels[1, 3, :3], to_rgb(style.owner_colour(2)))
 
 
 def test_the_envelope_is_where_the_policy_chooses():
@@ -100,8 +115,10 @@ def test_exit_difficulty_plots_the_means_and_their_intervals():
     rng = np.random.default_rng(1)
     difficulty, exits = rng.random(200), rng.integers(1, 4, 200)
     ax = policy.exit_difficulty(difficulty, exits, count=5).axes[0]
-    x, y = ax.lines[0].get_data()
+    points = [line for line in ax.lines if line.get_marker() == "o"]
+    x, y = np.transpose([np.ravel(line.get_data()) for line in points])
     assert list(x) == [1, 2, 3]  # nothing left at exits 4 and 5
+    assert [line.get_color() for line in points] == [style.owner_colour(v) for v in (1, 2, 3)]
     np.testing.assert_allclose(y.astype(float), [difficulty[exits == v].mean() for v in (1, 2, 3)])
     first = difficulty[exits == 1]
     low, high = ax.collections[0].get_segments()[0][:, 1]

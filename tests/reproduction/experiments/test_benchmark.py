@@ -6,6 +6,7 @@ from support.networks import build
 
 from rdnlib.models import mobilenext
 from rdnlib.models.slimmable import Slimmable
+from rdnlib.reproduction.experiments import benchmark
 from rdnlib.reproduction.experiments.benchmark import compare, peak_memory, training_step
 
 
@@ -17,6 +18,21 @@ def test_peak_of_known_allocations():
         del second, third
 
     assert peak_memory(step) == pytest.approx(6e6, rel=0.01)
+
+
+def test_the_layers_that_stay_plain_can_be_chosen(monkeypatch):
+    """More plain layers, fewer of them doubled: the RDN that is timed has fewer parameters."""
+    model, made = mobilenext(width_mult=0.2, depth_mult=0.1, num_classes=10), []
+
+    def remembered(*args, surgery=benchmark.to_rdn, **settings):
+        made.append(surgery(*args, **settings))
+        return made[-1]
+
+    monkeypatch.setattr(benchmark, "to_rdn", remembered)
+    for plain in (0.1, 0.6):
+        compare(model, k=2, size=16, batch_size=2, plain=plain, repeats=1)
+    few, many = (sum(p.numel() for p in rdn.parameters()) for rdn in made)
+    assert many < few
 
 
 def test_a_slimmable_step_is_the_joint_step_in_parts(images):
