@@ -3,21 +3,20 @@
 Both are HTML fragments that the chapter "Why" computes (`chapter.write_fragment`).
 """
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
-from rdnlib.calibration.families import calibrate_and_apply
+from rdnlib.calibration.families import Outcome, calibrate_and_apply
+from rdnlib.data.datasets import ImageSet
 from rdnlib.reproduction.analysis.claims import COMPARABLE, printed
-from rdnlib.reproduction.analysis.outcomes import families, split_rows
+from rdnlib.reproduction.analysis.outcomes import Dynamic, families, split_rows
 from rdnlib.reproduction.analysis.statistics import Estimate, Evidence, accuracy, calibrated_estimates, same_images
-from rdnlib.reproduction.analysis.verdicts import near_chance
+from rdnlib.reproduction.analysis.verdicts import ENOUGH_SEEDS, near_chance
 from rdnlib.reproduction.book.style import GREEN, VERMILLION, owner_colour
+from rdnlib.reproduction.book.thumbnails import thumbnail
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,6 @@ def result_in_words(found: AtTheBase) -> str:
         reason = html.escape("; ".join(found.obstacles)) or "there is nothing to compare"
         return f"In this run nothing can be said about accuracy and cost: {reason}."
     (low, high), (cheapest, dearest) = ((round(end, 1) for end in each.hull) for each in (found.gain, found.share))
-    cost = f"<b>{found.share.value:.0f} % of the base network’s multiply-adds</b>"
     points = f"{abs(found.gain.value):.1f} points"
     if low > 0:
         gained = f"is {points} more accurate than"
@@ -80,9 +78,11 @@ def result_in_words(found: AtTheBase) -> str:
     else:
         verdict = "the RDN is the better choice" if low > 0 else "neither is clearly the better choice"
     seeds = f"{found.gain.seeds} seed{'' if found.gain.seeds == 1 else 's'}"
+    caution = ": illustrates, does not test" if found.gain.seeds < ENOUGH_SEEDS else ""
+    missed = f"; at {found.missed} of them no λ reaches the accuracy of the base network" if found.missed else ""
     return (
-        f"In this run dynamic inference uses {cost} and {gained} it, when the base network is trained equally long "
-        f"({found.base.value:.1f} %): {verdict} ({seeds})."
+        f"In this run, dynamic inference uses <b>{found.share.value:.0f} % of the multiply-adds</b> of the base network and {gained} it, "
+        f"if the base network ({found.base.value:.1f} %) is trained equally long: {verdict} ({seeds}{caution}{missed})."
     )
 
 
@@ -113,11 +113,26 @@ def representative(exits: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.concatenate(rows)) if rows else np.empty(0, int)
 
 
-def thumbnail(image: np.ndarray) -> str:
-    """An image uint8 (3, H, W) as a data URI of a JPEG."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def exits_picture(images: ImageSet, samples: Dynamic, outcome: Outcome, *, count: int = 24) -> str:
+    """The `moving_picture` of some of the images of a split: where a calibrated policy lets them leave.
+
+    samples: the policy's on that split; outcome: what the calibrated member does with it.
+    """
+    exits = samples.exits(outcome.parameter)
+    shares = np.bincount(exits, minlength=len(samples.saved)) / len(exits)
+    rows, order = representative(exits, count), np.argsort(images.ids)
+    places = order[np.searchsorted(images.ids, samples.ids[rows], sorter=order)]
+    used = f"{outcome.madds.mean() / samples.madds[-1]:.0%} of the multiply-adds that all of them would need at "
+    accuracies = f"accuracy {outcome.accuracy:.1%} instead of {samples.correct[:, -1].mean():.1%}"
+    busiest = f"most leave at N {shares.argmax() + 1} ({shares.max():.0%})"
+    caption = (
+        f"{len(rows)} of {len(exits)} validation images, and the share of all that leaves at each sub-network. Together they use "
+        f"{used}N<sub>{len(shares)}</sub>; {accuracies}. Solid frames: right answers; dashed: wrong."
+    )
+    alt = f"Images enter the smallest of {len(shares)} nested networks and leave at different ones: {busiest}."
+    return moving_picture(
+        images.take(places).images, exits[rows], outcome.correct[rows], shares, alt=alt, caption=caption
+    )
 
 
 WIDTH, LEFT, LANE, TRAY, SIZE, PITCH = (
