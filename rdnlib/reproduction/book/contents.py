@@ -7,7 +7,7 @@ import ast
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -40,13 +40,6 @@ READERS: dict[str, Callable[[Profile], list[str]]] = {  # functions that chapter
     "table4": lambda profile: [*graph.table4(profile).values()],
     "table5": lambda profile: [*graph.table5(profile).values()],
 }
-KINDS = {
-    "base": "network",
-    "rdn": "RDN",
-    "depth": "RDN, also in depth",
-    "policy": "policies",
-    "surgery": "surgery only",
-}
 
 
 class Chapter(NamedTuple):
@@ -57,8 +50,8 @@ class Chapter(NamedTuple):
     title: str
 
     @property
-    def number(self) -> str:
-        return self.title.partition(" · ")[0]
+    def number(self) -> int:
+        return int(self.title.partition(" · ")[0])
 
     @property
     def link(self) -> str:
@@ -77,8 +70,8 @@ def chapters() -> list[Chapter]:
 def runs(profile: Profile, seeds: int | None = None) -> pd.DataFrame:
     """Every experiment of a profile, a row each.
 
-    Columns: run, kind, network (its name and width), px, epochs, lr, select, init, seeds (how many), chapters (their numbers). NaN or
-    an empty text where a run has none.
+    Columns: run, network (its name and width), px, epochs, lr (of its own training), select, init, seeds (how many), chapters ("1, 3–5").
+    NaN or an empty text where a run has none.
     """
     nodes, times, shown = graph.experiments(profile, 0), graph.repeats(profile, seeds), shown_in(profile)
     rows = []
@@ -87,17 +80,28 @@ def runs(profile: Profile, seeds: int | None = None) -> pd.DataFrame:
         recipe = next(
             of.config.get("recipe", of.config) for of in _line(nodes, node) if {"recipe", "size"} & set(of.config)
         )
-        about = {"run": name, "kind": KINDS.get(node.kind, node.kind)}
+        about: dict = {"run": name}
         about["network"] = f"{model['name']} {model.get('width_mult', '')}".strip()
         about |= {"px": recipe["size"], **_training(node)}
         about |= {key: node.config.get(key, "") for key in ("select", "init")}
-        rows.append(about | {"seeds": times[name], "chapters": ", ".join(shown.get(name, ()))})
+        rows.append(about | {"seeds": times[name], "chapters": spans(shown.get(name, ()))})
     return pd.DataFrame(rows)
 
 
-def shown_in(profile: Profile) -> dict[str, list[str]]:
+def spans(numbers: Sequence[int]) -> str:
+    """Ascending numbers with what follows each other joined: "1, 3–5"."""
+    groups: list[list[int]] = []
+    for number in numbers:
+        if groups and number == groups[-1][-1] + 1:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return ", ".join(f"{own[0]}–{own[-1]}" if len(own) > 2 else ", ".join(map(str, own)) for own in groups)
+
+
+def shown_in(profile: Profile) -> dict[str, list[int]]:
     """Experiment → numbers of the chapters that read it."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[int]] = {}
     for chapter in chapters():
         for name in dict.fromkeys(_read_by(chapter.name, profile)):
             found.setdefault(name, []).append(chapter.number)

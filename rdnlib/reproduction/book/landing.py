@@ -55,34 +55,37 @@ def at_the_base(evidence: Evidence) -> AtTheBase:
 
 
 def result_in_words(found: AtTheBase) -> str:
-    """One sentence of HTML that the numbers decide, and how many seeds it rests on."""
+    """Cost, accuracy and a verdict that the numbers decide, as HTML, and how many seeds they rest on."""
     if found.obstacles or not np.isfinite([*found.gain.hull, *found.share.hull]).all():
         reason = html.escape("; ".join(found.obstacles)) or "there is nothing to compare"
         return f"In this run nothing can be said about accuracy and cost: {reason}."
     (low, high), (cheapest, dearest) = ((round(end, 1) for end in each.hull) for each in (found.gain, found.share))
     points = f"{abs(found.gain.value):.1f} points"
     if low > 0:
-        gained = f"is {points} more accurate than"
+        gained = f"is {points} more accurate"
     elif high < 0:
-        gained = f"is {points} less accurate than"
+        gained = f"is {points} less accurate"
     else:
-        gained = "is as accurate as" if low >= -COMPARABLE else "cannot be told apart in accuracy from"
+        gained = "is as accurate" if low >= -COMPARABLE else "cannot be told apart from it in accuracy"
+    better = {True: "The RDN is the better choice", False: "The base network is the better choice"}
     if high < 0:
-        verdict = "a trade of accuracy for cost" if dearest < 100 else "the base network is the better choice"
+        verdict = "Accuracy is given up for computation" if dearest < 100 else better[False]
     elif dearest < 100:
-        verdict = (
-            "the RDN is the better choice" if low >= -COMPARABLE else "fewer multiply-adds, but a loss is not excluded"
-        )
+        verdict = better[True] if low >= -COMPARABLE else "It saves computation, but a loss of accuracy is not excluded"
     elif cheapest > 100:
-        verdict = "a trade of cost for accuracy" if low > 0 else "the base network is the better choice"
+        verdict = "Accuracy is gained for more computation" if low > 0 else better[False]
     else:
-        verdict = "the RDN is the better choice" if low > 0 else "neither is clearly the better choice"
+        verdict = better[True] if low > 0 else "Neither is clearly the better choice"
     seeds = f"{found.gain.seeds} seed{'' if found.gain.seeds == 1 else 's'}"
     caution = ": illustrates, does not test" if found.gain.seeds < ENOUGH_SEEDS else ""
-    missed = f"; at {found.missed} of them no λ reaches the accuracy of the base network" if found.missed else ""
+    missed = (
+        f" No λ reaches the base network’s accuracy on the held-out images at {found.missed} of them."
+        if found.missed
+        else ""
+    )
     return (
-        f"In this run, dynamic inference uses <b>{found.share.value:.0f} % of the multiply-adds</b> of the base network and {gained} it, "
-        f"if the base network ({found.base.value:.1f} %) is trained equally long: {verdict} ({seeds}{caution}{missed})."
+        f"In this run ({seeds}{caution}), dynamic inference uses <b>{found.share.value:.0f} % of the multiply-adds</b> of the base network "
+        f"that was trained equally long ({found.base.value:.1f} %), and {gained}.{missed} <b>{verdict}.</b>"
     )
 
 
