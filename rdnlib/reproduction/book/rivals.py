@@ -54,7 +54,7 @@ RIVALS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
 def rivals_figure(rivals: Mapping[str, tuple[Sequence[str], Sequence[str]]] = RIVALS) -> Figure:
     """A row for each rival: its name, and its blocks for an easy image and for a hard one; see `RIVALS`."""
     figure, axes = plt.subplots(
-        len(rivals), 3, figsize=(5.6, 1.05 * len(rivals) + 1.2), squeeze=False, width_ratios=(1.1, 1, 1)
+        len(rivals), 3, figsize=(5.0, 1.05 * len(rivals) + 1.2), squeeze=False, width_ratios=(1.1, 1, 1)
     )
     for (label, *places), (name, pictures) in zip(axes, rivals.items(), strict=True):
         label.text(0, 0.5, name, va="center", fontsize=12, transform=label.transAxes)
