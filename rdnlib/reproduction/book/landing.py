@@ -78,11 +78,9 @@ def result_in_words(found: AtTheBase) -> str:
         verdict = better[True] if low > 0 else "Neither is clearly the better choice"
     seeds = f"{found.gain.seeds} seed{'' if found.gain.seeds == 1 else 's'}"
     caution = ": illustrates, does not test" if found.gain.seeds < ENOUGH_SEEDS else ""
-    missed = (
-        f" No λ reaches the base network’s accuracy on the held-out images at {found.missed} of them."
-        if found.missed
-        else ""
-    )
+    where = " at any seed" if found.missed == found.gain.seeds else f" at {found.missed} of {seeds}"
+    where = where if found.gain.seeds > 1 else ""
+    missed = f" No λ reaches the base network’s accuracy on the held-out images{where}." if found.missed else ""
     return (
         f"In this run ({seeds}{caution}), dynamic inference uses <b>{found.share.value:.0f} % of the multiply-adds</b> of the base network "
         f"that was trained equally long ({found.base.value:.1f} %), and {gained}.{missed} <b>{verdict}.</b>"

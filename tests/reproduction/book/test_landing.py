@@ -52,7 +52,9 @@ def test_the_verdict_follows_from_the_numbers(gain, share, says):
 def test_little_evidence_and_targets_out_of_reach_are_said():
     found = AtTheBase(estimate(70, seeds=1), estimate(-1, seeds=1), estimate(90, seeds=1), missed=1)
     text = result_in_words(found)
-    assert "1 seed: illustrates, does not test" in text and "No λ reaches" in text
+    assert "1 seed: illustrates, does not test" in text and "on the held-out images." in text
+    some = [result_in_words(AtTheBase(estimate(70), estimate(-1), estimate(90), missed=missed)) for missed in (2, 3)]
+    assert "held-out images at 2 of 3 seeds." in some[0] and "held-out images at any seed." in some[1]
     nothing = AtTheBase(estimate(10), estimate(0), estimate(50), obstacles=["N_K is at chance (10 % < 11 %)"])
     text = result_in_words(nothing)
     assert text.endswith("nothing can be said about accuracy and cost: N_K is at chance (10 % &lt; 11 %).")
