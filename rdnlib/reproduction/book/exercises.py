@@ -4,21 +4,20 @@ import functools
 from collections.abc import Callable
 
 
-def check(examine: Callable[..., None]) -> Callable[..., bool]:
-    """Turn a function that asserts things about a reader's answer into one that says "Right." or "Not yet: …" and returns which.
+def check(examine: Callable[..., None]) -> Callable[..., None]:
+    """Turn a function that asserts things about a reader's answer into one that says "Right." or "Not yet: …".
 
     An answer that is still open raises whatever it raises, TypeError for `...` among it; that, too, is "Not yet".
     """
 
     @functools.wraps(examine)
-    def checked(*answer) -> bool:
+    def checked(*answer) -> None:
         try:
             examine(*answer)
         except Exception as error:  # of the reader's code, of any kind
             wrong = isinstance(error, AssertionError)
             print(f"Not yet: {error if wrong and str(error) else repr(error)}")
-            return False
-        print("Right.")
-        return True
+        else:
+            print("Right.")
 
     return checked
