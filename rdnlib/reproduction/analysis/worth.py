@@ -14,6 +14,7 @@ from rdnlib.calibration.families import Family, calibrate_and_apply
 from rdnlib.reproduction.analysis.claims import COMPARABLE
 from rdnlib.reproduction.analysis.outcomes import families, split_rows
 from rdnlib.reproduction.analysis.statistics import (
+    RESAMPLES,
     Estimate,
     Evidence,
     accuracy,
@@ -78,7 +79,7 @@ class Comparison:
         }
 
 
-def comparisons(evidence: Evidence) -> dict[tuple[str, str], Comparison]:
+def comparisons(evidence: Evidence, *, resamples: int = RESAMPLES) -> dict[tuple[str, str], Comparison]:
     """(what, rival) → `Comparison`, for the profile's reconstructed RDN.
 
     What and rival are "N_K", "base", "longer" (the base trained equally long), "single" (the cheapest sub-network that reaches the accuracy of
@@ -112,7 +113,7 @@ def comparisons(evidence: Evidence) -> dict[tuple[str, str], Comparison]:
         sizes = (len(split["dynamic"].correct) for split in (held_out, test))
         seeds.append((*sizes, apply))
     shared = same_images([split_rows(run, "validation") for run in rdn])
-    numbers = iter(calibrated_estimates(seeds, same_images=shared))
+    numbers = iter(calibrated_estimates(seeds, same_images=shared, resamples=resamples))
     for pair in CHOSEN:
         found[pair] = Comparison(next(numbers), next(numbers), lost, missed[pair])
     for index in evidence.profile.alone:

@@ -18,7 +18,7 @@ from rdnlib.reproduction.book.style import BLUE, DOTTED, GREEN, INK, VERMILLION,
 
 Found = Mapping[tuple[str, str], Comparison]
 NAMES = {
-    "N_K": "$N_K$", "base": "its base", "longer": "the base trained equally long", "single": "the chosen sub-network",
+    "N_K": "$N_K$", "base": "its base", "longer": "the base trained equally long", "single": "one sub-network, chosen for the base’s accuracy,",
     "dynamic at the base": "dynamic inference at the base’s accuracy", "dynamic": "dynamic inference",
     "best single": "the best single sub-network at its cost", "sequential": "sequential inference",
 }  # fmt: skip

@@ -38,7 +38,7 @@ class Strong(Between):
 
 @pytest.fixture(scope="module")
 def found():
-    return comparisons(Between())
+    return comparisons(Between(), resamples=10)
 
 
 def estimate(low, high, seeds=3):
@@ -99,13 +99,13 @@ def test_the_best_single_sub_network_costs_no_more_than_adapting(found):
 
 
 def test_an_accuracy_out_of_reach_is_counted():
-    found = comparisons(Strong())
+    found = comparisons(Strong(), resamples=2)
     assert found["single", "longer"].missed == found["dynamic at the base", "longer"].missed == 3
     assert found["N_K", "longer"].verdict == DOES_NOT and found["dynamic", "N_K"].missed == 0
 
 
 def test_one_seed_illustrates():
-    assert all(each.illustrates for each in comparisons(Between(seeds=1)).values())
+    assert all(each.illustrates for each in comparisons(Between(seeds=1), resamples=2).values())
 
 
 def test_what_a_choice_brings():
