@@ -20,10 +20,10 @@ def field_list(lines: Iterable[str], parameters: Iterable[str]) -> list[str]:
                 result.append("")
             result.append(f":param {match['names']}: {match['text']}")
             inside = True
-        elif inside and line.strip():
+        elif inside and line.strip() and not line.startswith(("Raises ", "Returns ")):
             result.append(f"    {line.strip()}")
         else:
-            result.append(line)
+            result += ["", line] if inside else [line]
             inside = False
     return result
 

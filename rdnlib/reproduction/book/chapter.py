@@ -23,8 +23,8 @@ def with_interval(value: float, *ends: float, signed: bool = False, digits: int 
     """
     sign, to = ("+", " to ") if signed else ("", "–")
     pairs = zip(ends[::2], ends[1::2], strict=True)
-    texts = [f"{low:{sign}.{digits}f}{to}{high:{sign}.{digits}f}" for low, high in pairs if low == low]
-    return f"{value:{sign}.{digits}f} ({'; '.join(texts)})"
+    texts = [f"{low:{sign}z.{digits}f}{to}{high:{sign}z.{digits}f}" for low, high in pairs if low == low]
+    return f"{value:{sign}z.{digits}f} ({'; '.join(texts)})"
 
 
 def intervals(table: pd.DataFrame, column: str, **style) -> list[str]:

@@ -28,9 +28,9 @@ VERDICTS = {
 def ours_in_words(claim) -> str:
     """Our number in a row of the ledger, its interval over the images (if it is not exact) and that over the seeds."""
     ends = claim.ours_low, claim.ours_high
-    text = f"{claim.ours:+.1f}" if ends[0] == ends[1] else with_interval(claim.ours, *ends, signed=True)
+    text = f"{claim.ours:+z.1f}" if ends[0] == ends[1] else with_interval(claim.ours, *ends, signed=True)
     if pd.notna(claim.ours_seeds_low):
-        text += f"; {claim.ours_seeds_low:+.1f} to {claim.ours_seeds_high:+.1f}"
+        text += f"; {claim.ours_seeds_low:+z.1f} to {claim.ours_seeds_high:+z.1f}"
     return text if claim.unit == "points" else f"{text} %"
 
 
@@ -46,10 +46,10 @@ def verdict_tables(ledger: pd.DataFrame) -> Iterator[Styler]:
     shown["remark"] = corrected + np.where(both, "; ", "") + ledger["reason"]
     for where, part in shown.groupby(ledger["where"], sort=False):
         style = part.style.hide(axis="index").set_caption(where)
-        style = style.set_properties(subset=["verdict"], **{"font-weight": "bold", "min-width": "6em"})
-        yield style.set_properties(subset=["claim"], **{"min-width": "12em"}).set_properties(
-            subset=["remark"], **{"min-width": "14em"}
-        )
+        style = style.set_properties(subset=["verdict"], **{"font-weight": "bold"})
+        for column, width in {"verdict": 6, "claim": 12, "ours": 8, "paper": 7, "remark": 14}.items():
+            style = style.set_properties(subset=[column], **{"min-width": f"{width}em"})
+        yield style
 
 
 def bars(ax: Axes, y: float, estimate: Estimate, *, color: str, marker: str = "o") -> None:

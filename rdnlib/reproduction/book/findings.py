@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from rdnlib.reproduction.analysis.statistics import Estimate
 from rdnlib.reproduction.analysis.worth import DOES_NOT, NOTHING, OPEN, PAYS, TRADE, Comparison
-from rdnlib.reproduction.book.chapter import comparison
+from rdnlib.reproduction.book.chapter import comparison, hulls, with_interval
 from rdnlib.reproduction.book.style import BLUE, DOTTED, GREEN, INK, VERMILLION, legend_below, owner_colour, styled
 
 Found = Mapping[tuple[str, str], Comparison]
@@ -184,6 +184,18 @@ def paper_in_words(paper: pd.DataFrame) -> list[str]:
 def table(found: Found) -> pd.DataFrame:
     """A row for each comparison: what, against, gain and cost with their intervals, seeds, verdict."""
     return pd.DataFrame([{"what": a, "against": b, **each.columns()} for (a, b), each in found.items()])
+
+
+def shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """`table` for display, the verdict first; in brackets both intervals together."""
+
+    def number(column: str) -> list[str]:
+        ends = hulls(rows, column)
+        return [with_interval(*each, signed=True) for each in zip(rows[column], ends["low"], ends["high"], strict=True)]
+
+    names = {column: rows[column].str.replace("longer", "base, longer").str.replace(r"N_(\w)", r"N<sub>\1</sub>", regex=True)
+             for column in ("what", "against")}  # fmt: skip
+    return pd.DataFrame({"verdict": rows["verdict"], **names, "points": number("gain"), "MAdds (%)": number("cost")})
 
 
 @styled

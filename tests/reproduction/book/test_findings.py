@@ -196,3 +196,12 @@ def test_the_same_picture_twice_and_points_where_they_belong(found):
 
 def test_names():
     assert findings.name_in_words("N_3 alone") == "$N_3$ trained alone" and findings.name_in_words("N_3") == "$N_3$"
+
+
+@given(st.dictionaries(pairs, any_comparison, min_size=1))
+def test_the_table_has_the_numbers_of_the_sentences(found):
+    rows = findings.shown(findings.table(found))
+    assert list(rows["verdict"]) == [each.verdict for each in found.values()]
+    for row, each in zip(rows.itertuples(index=False), found.values(), strict=True):
+        if each.verdict != NOTHING:
+            assert read(row[3]) == [each.ends[:2]] and read(row[4]) == [each.ends[2:]]
