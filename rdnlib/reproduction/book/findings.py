@@ -265,7 +265,7 @@ def _missed(found: Comparison) -> str:
     if not found.missed:
         return ""
     where = f"at {found.missed} of {_seeds(found.gain.seeds)}"
-    return f" On the held-out images that accuracy was out of reach {where}; the most accurate choice stands for it."
+    return f" On the held-out images the accuracy aimed at was out of reach {where}; the most accurate choice stands for it."
 
 
 def _seeds(count: int) -> str:
