@@ -3,6 +3,7 @@
 Words are chosen by the numbers as they are printed, so a reader can check each sentence against its own brackets.
 """
 
+import re
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -187,15 +188,20 @@ def table(found: Found) -> pd.DataFrame:
 
 
 def shown(rows: pd.DataFrame) -> pd.DataFrame:
-    """`table` for display, the verdict first; in brackets both intervals together."""
+    """`table` for display, the verdict first; in brackets both intervals together, none where a number is exact."""
 
     def number(column: str) -> list[str]:
-        ends = hulls(rows, column)
-        return [with_interval(*each, signed=True) for each in zip(rows[column], ends["low"], ends["high"], strict=True)]
+        ends = zip(rows[column], *hulls(rows, column).to_numpy().T, strict=True)
+        return [
+            f"{value:+z.1f}" if low == high else with_interval(value, low, high, signed=True)
+            for value, low, high in ends
+        ]
 
-    names = {column: rows[column].str.replace("longer", "base, longer").str.replace(r"N_(\w)", r"N<sub>\1</sub>", regex=True)
-             for column in ("what", "against")}  # fmt: skip
-    return pd.DataFrame({"verdict": rows["verdict"], **names, "points": number("gain"), "MAdds (%)": number("cost")})
+    both = (rows["what"] + "<br>against " + rows["against"]).str.replace("longer", "base, longer")
+    both = both.str.replace(r"N_(\w)", r"N<sub>\1</sub>", regex=True)
+    return pd.DataFrame(
+        {"verdict": rows["verdict"], "what": both, "points": number("gain"), "MAdds (%)": number("cost")}
+    )
 
 
 @styled
@@ -258,7 +264,7 @@ def _typeset(name: str) -> str:
 
 
 def _why(found: Comparison) -> str:
-    return "; ".join(found.obstacles).replace("N_K", "$N_K$") or "there is nothing to compare"
+    return re.sub(r"N_(\w)", r"$N_\1$", "; ".join(found.obstacles)) or "there is nothing to compare"
 
 
 def _missed(found: Comparison) -> str:

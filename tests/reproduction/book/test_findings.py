@@ -204,4 +204,4 @@ def test_the_table_has_the_numbers_of_the_sentences(found):
     assert list(rows["verdict"]) == [each.verdict for each in found.values()]
     for row, each in zip(rows.itertuples(index=False), found.values(), strict=True):
         if each.verdict != NOTHING:
-            assert read(row[3]) == [each.ends[:2]] and read(row[4]) == [each.ends[2:]]
+            assert read(row[2]) == [each.ends[:2]] and read(row[3]) == [each.ends[2:]]
