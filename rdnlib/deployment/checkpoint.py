@@ -18,10 +18,10 @@ from rdnlib.utils.files import read_json, write_json, write_tensors
 def save(path: Path, network: nn.Module, description: dict) -> None:
     """Write `path` (.safetensors) and, beside it, `path` with suffix .json.
 
-    description: what it takes to rebuild the network before its numbers are loaded. {"model": {"name", **options}} of the super-net,
-    with {"rdn": rdn.config} for an RDN or {"slimmable": {"widths"}} for a slimmable network; {"policy": policy.config()} or
-    {"sequential": policy.config()} for a policy. With a policy, {"network": `network_hash` of the RDN} makes it refuse any other; more may stand beside it: on which
-    split it was fitted and calibrated, ε, δ, λ, the curve.
+    description: what it takes to rebuild the network before its numbers are loaded. Of the super-net `{"model": {"name": …, …}}` with its
+        options, with `{"rdn": rdn.config}` for an RDN or `{"slimmable": {"widths": …}}` for a slimmable network; of a policy
+        `{"policy": policy.config()}` or `{"sequential": policy.config()}`. Then `{"network": …}`, the `network_hash` of the RDN, makes it refuse
+        any other. More may stand beside it: on which split it was fitted and calibrated, ε, δ, λ, the curve.
     """
     write_tensors(path, network.state_dict())
     write_json(path.with_suffix(".json"), description)

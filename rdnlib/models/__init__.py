@@ -28,6 +28,7 @@ def register_model(name: str, builder: Builder) -> None:
     """Make a network of one's own known by a name, to profiles and to checkpoints of it.
 
     builder: called with `num_classes` and the other options of the profile's `model`; returns a network as `to_rdn` takes it.
+
     A name may be registered again. Raises ConfigError for a name that the library uses, or that cannot be part of a file's name.
     """
     if not re.fullmatch(r"\w[\w.-]*(:\w+)?", name):

@@ -121,6 +121,7 @@ class RDN(nn.Module):
 
     @property
     def num_subnetworks(self) -> int:
+        """K = 2k − 1."""
         return 2 * self.k - 1
 
     def forward(self, x: Tensor, upto: int | None = None) -> Tensor:

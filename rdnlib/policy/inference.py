@@ -45,6 +45,7 @@ class DynamicRDN(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) → logits (B, classes), each of its image's own exit, and the exits (B,), from 1."""
         state = self.rdn.start(x)
         if isinstance(self.policy, SequentialPolicy):
             return self._sequentially(state)

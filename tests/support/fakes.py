@@ -4,8 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from support.profiles import TINY
 
 from rdnlib.policy.sequential import going_on
+from rdnlib.reproduction.analysis.statistics import Evidence
+from rdnlib.reproduction.experiments.config import load_profile
 
 K = 3
 MADDS, PARAMS = [10_000_000, 20_000_000, 40_000_000], [1_000_000, 2_000_000, 4_000_000]
@@ -73,3 +76,31 @@ def fake_base(n=2000, seed=5, *, ids=0, madds=30_000_000, accuracy=0.8):
     columns = {"id": ids, "split": split, "label": 0, "difficulty": np.nan}
     frame = pd.DataFrame(columns | {"top1_1": outcome, "top5_1": True})
     return FakeRun({"name": "base", "kind": "base", "madds": [madds], "params": [3_000_000]}, frame)
+
+
+class FakeEvidence(Evidence):
+    """Runs made up by name: RDNs share one network, in which `better` is more accurate and `worse` less."""
+
+    profile = load_profile(TINY)
+
+    def __init__(self, *, better=(), worse=(), seeds=3):
+        object.__setattr__(self, "made", (better, worse, seeds))
+
+    def runs(self, name):
+        return [self.run(name, seed) for seed in range(self.made[2])]
+
+    def run(self, name, seed):
+        better, worse, _ = self.made
+        rdn, policy = fake_runs(seed=seed)
+        if name.startswith("policy"):
+            return policy
+        if name.startswith("base"):
+            return fake_base(ids=seed, accuracy=0.95 if "base" in better else 0.6)
+        change = np.random.default_rng(1).random(len(rdn.frame)) < (0.7 if name in better else 0.2)
+        frame = rdn.frame.copy()
+        for index in range(1, K + 1):
+            if name in better:
+                frame[f"top1_{index}"] |= change
+            if name in worse:
+                frame[f"top1_{index}"] &= ~change
+        return FakeRun(rdn.result, frame)

@@ -69,7 +69,7 @@ class Estimate:
 
     def text(self, sign: str = "") -> str:
         """For readers: the value and its interval over the images, and if there are several seeds the one over them."""
-        number = f"{{:{sign}.1f}}".format
+        number = f"{{:{sign}z.1f}}".format  # z: no "-0.0"
         over = f"; {self.seeds} seeds: {number(self.seeds_low)} to {number(self.seeds_high)}" if self.seeds > 1 else ""
         return f"{number(self.value)} ({number(self.low)} to {number(self.high)}{over})"
 

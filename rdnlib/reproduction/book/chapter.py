@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import HTML, Markdown, display
 
 from rdnlib.reproduction.book.style import STYLE
 from rdnlib.reproduction.experiments import Workspace, open_workspace
@@ -31,8 +31,8 @@ def with_interval(value: float, *ends: float, signed: bool = False, digits: int 
     """
     sign, to = ("+", " to ") if signed else ("", "–")
     pairs = zip(ends[::2], ends[1::2], strict=True)
-    texts = [f"{low:{sign}.{digits}f}{to}{high:{sign}.{digits}f}" for low, high in pairs if low == low]
-    return f"{value:{sign}.{digits}f} ({'; '.join(texts)})"
+    texts = [f"{low:{sign}z.{digits}f}{to}{high:{sign}z.{digits}f}" for low, high in pairs if low == low]
+    return f"{value:{sign}z.{digits}f} ({'; '.join(texts)})"
 
 
 def intervals(table: pd.DataFrame, column: str, **style) -> list[str]:
@@ -68,6 +68,19 @@ def about_the_run(workspace: Workspace, *, seeds: int = 1) -> str:
         f"{seeds} seed{'s' if seeds > 1 else ''}. In brackets 95 % intervals over the images"
         f"{', then over the seeds' if seeds > 1 else ''}."
     )
+
+
+def toy_banner(workspace: Workspace) -> HTML | None:
+    """The warning at the head of a page of results from drawn images: "illustrates, does not test"; None on photographs."""
+    data = workspace.data
+    if data.name != "dolls":
+        return None
+    text = (
+        f"These numbers are from the profile {workspace.profile.name}: small networks on {data.images['train']} drawn images, trained "
+        "for minutes. They show how the method is judged. They say little about photographs."
+    )
+    title = "Toy run: illustrates, does not test"
+    return HTML(f'<div class="admonition warning"><p class="admonition-title">{title}</p><p>{text}</p></div>')
 
 
 def bullet_list(lines: Iterable[str], *, intro: str = "") -> Markdown:

@@ -1,6 +1,8 @@
 """Differences and verdicts, drawn and in words: Tables 1 to 5 and the ledger."""
 
-from collections.abc import Iterator, Sequence
+import re
+import textwrap
+from collections.abc import Iterator
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,27 +28,28 @@ VERDICTS = {
 def ours_in_words(claim) -> str:
     """Our number in a row of the ledger, its interval over the images (if it is not exact) and that over the seeds."""
     ends = claim.ours_low, claim.ours_high
-    text = f"{claim.ours:+.1f}" if ends[0] == ends[1] else with_interval(claim.ours, *ends, signed=True)
+    text = f"{claim.ours:+z.1f}" if ends[0] == ends[1] else with_interval(claim.ours, *ends, signed=True)
     if pd.notna(claim.ours_seeds_low):
-        text += f"; {claim.ours_seeds_low:+.1f} to {claim.ours_seeds_high:+.1f}"
+        text += f"; {claim.ours_seeds_low:+z.1f} to {claim.ours_seeds_high:+z.1f}"
     return text if claim.unit == "points" else f"{text} %"
 
 
 def verdict_tables(ledger: pd.DataFrame) -> Iterator[Styler]:
-    """The ledger for display, one table for each table or figure of the paper."""
+    """The ledger for display, one table for each table or figure of the paper; the verdict comes first, where a phone shows it."""
     bounds = ledger["holds_if"].str.replace(r"(\d+\.\d)\d+", r"\1", regex=True)
-    shown = ledger[["statement", "paper", "verdict"]].rename(columns={"statement": "claim"})
-    shown.insert(2, "ours", [ours_in_words(claim) for claim in ledger.itertuples()])
-    shown.insert(3, "holds if", bounds.str.replace("<", "below").str.replace(">", "above"))
-    corrected = "; " + ledger["corrected"] + " among all of these"
-    notes = corrected.where(ledger["corrected"] != ledger["verdict"], "") + ("; " + ledger["reason"]).where(
-        ledger["reason"] != "", ""
-    )
-    shown["verdict"] += notes
+    shown = ledger[["verdict", "statement"]].rename(columns={"statement": "claim"})
+    shown["ours"] = [ours_in_words(claim) for claim in ledger.itertuples()]
+    shown["paper"] = ledger["paper"]
+    shown["holds if"] = bounds.str.replace("<", "below").str.replace(">", "above")
+    corrected = (ledger["corrected"] + " among all of these").where(ledger["corrected"] != ledger["verdict"], "")
+    both = (corrected != "") & (ledger["reason"] != "")
+    shown["remark"] = corrected + np.where(both, "; ", "") + ledger["reason"]
     for where, part in shown.groupby(ledger["where"], sort=False):
         style = part.style.hide(axis="index").set_caption(where)
         style = style.set_properties(subset=["verdict"], **{"font-weight": "bold"})
-        yield style.set_properties(subset=["claim"], **{"min-width": "14em"})
+        for column, width in {"verdict": 6, "claim": 12, "ours": 8, "paper": 7, "remark": 14}.items():
+            style = style.set_properties(subset=[column], **{"min-width": f"{width}em"})
+        yield style
 
 
 def bars(ax: Axes, y: float, estimate: Estimate, *, color: str, marker: str = "o") -> None:
@@ -75,16 +78,22 @@ def gains(ours: dict[str, Estimate], paper: dict[str, float]) -> Figure:
 
 
 @styled
-def forest(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
-    """Claims in points: ours with its intervals, the bound as a tick, the verdict as colour and marker."""
-    fig, ax = plt.subplots(figsize=(5.6, 1.2 + 0.36 * len(table)))
+def forest(table: pd.DataFrame) -> Figure:
+    """Claims in points, each below its statement: ours with its intervals, the bound as a tick, the verdict as colour and marker."""
+    texts = [textwrap.fill(f"{claim.where}. {claim.statement}", 64) for claim in table.itertuples()]
+    tops = np.cumsum([0.0, *(1.4 + 0.6 * text.count("\n") for text in texts)])  # the y of each bar is below its text
+    fig, ax = plt.subplots(figsize=(5.6, 1.2 + 0.32 * tops[-1]))
     bound = {"marker": "|", "color": INK, "markersize": 13, "linestyle": "none", "label": "bound"}
-    for row, claim in enumerate(table.itertuples()):
+    for text, top, end, claim in zip(texts, tops, tops[1:], table.itertuples(), strict=False):
         colour, marker = VERDICTS[claim.verdict]
         ends = (claim.ours_low, claim.ours_high, 1, claim.ours_seeds_low, claim.ours_seeds_high)
-        bars(ax, -row, Estimate(claim.ours, *ends), color=colour, marker=marker)
-        ax.plot(float(claim.holds_if[2:]), -row, **bound)
-    ax.set(yticks=-np.arange(len(table)), yticklabels=list(labels), xlabel="points")
+        row = -end + 0.5
+        bars(ax, row, Estimate(claim.ours, *ends), color=colour, marker=marker)
+        ax.plot(float(claim.holds_if[2:]), row, **bound)
+        ax.text(0, -top, re.sub(r"N_(\w)", r"$N_\1$", text), transform=ax.get_yaxis_transform(), va="top")
+    ax.set(yticks=[], ylim=(-tops[-1], 0.2), xlabel="points")
+    ax.spines["left"].set_visible(False)
+    ax.grid(False, axis="y")
     found = {name: look for name, look in VERDICTS.items() if name in set(table["verdict"])}
     looks = ({"color": c, "marker": m, "linewidth": 3.5, "label": name} for name, (c, m) in found.items())
     legend_below(fig, *looks, bound)

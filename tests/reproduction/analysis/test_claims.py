@@ -4,43 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import norm
-from support.fakes import MADDS, FakeRun, K, fake_base, fake_runs
-from support.profiles import TINY
+from support.fakes import MADDS, FakeEvidence, FakeRun, K, fake_base
 
 from rdnlib.reproduction.analysis import claims as claims_module
 from rdnlib.reproduction.analysis.claims import CLAIMS, ledger
 from rdnlib.reproduction.analysis.statistics import Evidence
 from rdnlib.reproduction.analysis.verdicts import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 from rdnlib.reproduction.experiments import graph
-from rdnlib.reproduction.experiments.config import load_profile
-
-
-class FakeEvidence(Evidence):
-    """Runs made up by name: RDNs share one network, in which `better` is more accurate and `worse` less."""
-
-    profile = load_profile(TINY)
-
-    def __init__(self, *, better=(), worse=(), seeds=3):
-        object.__setattr__(self, "made", (better, worse, seeds))
-
-    def runs(self, name):
-        return [self.run(name, seed) for seed in range(self.made[2])]
-
-    def run(self, name, seed):
-        better, worse, _ = self.made
-        rdn, policy = fake_runs(seed=seed)
-        if name.startswith("policy"):
-            return policy
-        if name.startswith("base"):
-            return fake_base(ids=seed, accuracy=0.95 if "base" in better else 0.6)
-        change = np.random.default_rng(1).random(len(rdn.frame)) < (0.7 if name in better else 0.2)
-        frame = rdn.frame.copy()
-        for index in range(1, K + 1):
-            if name in better:
-                frame[f"top1_{index}"] |= change
-            if name in worse:
-                frame[f"top1_{index}"] &= ~change
-        return FakeRun(rdn.result, frame)
 
 
 def verdicts(evidence, where):

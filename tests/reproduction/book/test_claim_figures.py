@@ -15,17 +15,17 @@ def table():
     rows = [("> -1", "reproduced"), ("> 0", "inconclusive"), ("< 16.4038", "not reproduced")]
     estimates = [Estimate(1, 0.5, 2), Estimate(1, -1, 3, 3, 0, 2), Estimate(20, 20, 20)]
     made = [e.columns("ours") | {"holds_if": h, "verdict": v} for e, (h, v) in zip(estimates, rows, strict=True)]
-    return pd.DataFrame(made)
+    return pd.DataFrame(made).assign(where="Table 1", statement=["one", "two " * 30, "three"])
 
 
 @pytest.mark.parametrize(
-    "draw", [lambda: claim_figures.gains(OURS, {"a − b": -0.5}), lambda: claim_figures.forest(table(), ["1", "2", "3"])]
+    "draw", [lambda: claim_figures.gains(OURS, {"a − b": -0.5}), lambda: claim_figures.forest(table())]
 )
 def test_the_same_picture_twice_with_labels(draw):
     one, other = draw(), draw()
     assert style.svg(one) == style.svg(other)
     (ax,) = one.axes
-    assert ax.get_xlabel() and len(ax.get_yticklabels()) in (2, 3)
+    assert ax.get_xlabel() and len(ax.get_yticklabels()) + len(ax.texts) in (2, 3)
     plt.close("all")
 
 
@@ -33,7 +33,7 @@ def test_intervals_are_where_they_belong():
     (ax,) = claim_figures.gains(OURS, {"a − b": -0.5}).axes
     drawn = [tuple(line.get_xdata()) for line in ax.lines]
     assert (-1.0, 3.0) in drawn and (-4.0, 8.0) in drawn and (-0.5,) in [tuple(np.atleast_1d(x)) for x in drawn]
-    (ax,) = claim_figures.forest(table(), ["1", "2", "3"]).axes
+    (ax,) = claim_figures.forest(table()).axes
     assert 16.4038 in [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "|"]
     plt.close("all")
 
@@ -60,9 +60,22 @@ def test_our_number_in_words(estimate, unit, text):
 
 
 def test_the_ledger_is_shown_by_table_of_the_paper():
-    ledger = table().assign(unit="points", statement="s", paper="+1", where=["Table 1", "Table 1", "Table 3"])
+    ledger = table().assign(unit="points", paper="+1", where=["Table 1", "Table 1", "Table 3"])
     ledger = ledger.assign(reason=["", "", "it is so"], corrected=["inconclusive", "inconclusive", "not reproduced"])
     first, second = claim_figures.verdict_tables(ledger)
     assert (first.caption, second.caption) == ("Table 1", "Table 3") and len(first.data) == 2
-    assert second.data["holds if"].tolist() == ["below 16.4"]
+    assert second.data["holds if"].tolist() == ["below 16.4"] and second.data["remark"].tolist() == ["it is so"]
+    assert first.data["remark"].tolist() == ["inconclusive among all of these", ""] and first.columns[0] == "verdict"
     assert "font-weight: bold" in first.to_html()
+
+
+def test_every_statement_stands_whole_above_its_own_bar():
+    (ax,) = claim_figures.forest(table()).axes
+    drawn = [" ".join(text.get_text().split()) for text in ax.texts]
+    assert drawn == ["Table 1. one", "Table 1. " + "two " * 29 + "two", "Table 1. three"]
+    bounds = [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "|"]
+    tops = [text.get_position()[1] for text in ax.texts]
+    assert all(bar < top for bar, top in zip(bounds, tops, strict=True)) and all(
+        top < bar for bar, top in zip(bounds, tops[1:], strict=False)
+    )
+    plt.close("all")

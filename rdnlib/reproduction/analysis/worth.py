@@ -1,0 +1,204 @@
+"""When is an RDN worth having (beyond the paper)? Each use of one, against what would serve instead: accuracy and MAdds.
+
+The yardstick is the base trained equally long. Whatever is chosen (λ, a sub-network) is chosen on the calibration split and judged on
+the validation split; where something was chosen, the intervals count the noise of both (`statistics.calibrated_estimates`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from rdnlib.calibration.families import Family, calibrate_and_apply
+from rdnlib.reproduction.analysis.claims import COMPARABLE
+from rdnlib.reproduction.analysis.outcomes import families, split_rows
+from rdnlib.reproduction.analysis.statistics import (
+    RESAMPLES,
+    Estimate,
+    Evidence,
+    accuracy,
+    calibrated_estimates,
+    difference,
+    same_images,
+)
+from rdnlib.reproduction.analysis.verdicts import ENOUGH_SEEDS, far_from_plateau, near_chance
+from rdnlib.reproduction.experiments import Run, graph
+
+PAYS, DOES_NOT, TRADE, OPEN, NOTHING = "pays", "does not pay", "a trade", "open", "says nothing"
+# what is chosen on the calibration split, against what; the names of `_choices`
+CHOSEN = (
+    ("single", "longer"), ("dynamic at the base", "longer"), ("dynamic", "N_K"), ("dynamic", "best single"),
+    ("sequential", "N_K"), ("dynamic", "longer"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One use of an RDN against a rival: accuracy gained (points) and MAdds (% more than the rival's; below zero: fewer).
+
+    obstacles: why the numbers say nothing; missed: at how many seeds the accuracy aimed at was not reached on the calibration split.
+    """
+
+    gain: Estimate
+    cost: Estimate
+    obstacles: Sequence[str] = ()
+    missed: int = 0
+
+    @property
+    def illustrates(self) -> bool:
+        """Fewer seeds than a verdict on training needs."""
+        return self.gain.seeds < ENOUGH_SEEDS
+
+    @property
+    def ends(self) -> tuple[float, float, float, float]:
+        """The intervals of gain and cost over images and seeds together, rounded as they are printed."""
+        return tuple(round(end, 1) + 0.0 for end in (*self.gain.hull, *self.cost.hull))
+
+    @property
+    def verdict(self) -> str:
+        """PAYS: more accurate at no more MAdds, or fewer MAdds and a loss of more than COMPARABLE excluded. DOES_NOT: more MAdds and
+        not clearly more accurate, or less accurate and not clearly cheaper. TRADE: more of one for less of the other. Else OPEN."""
+        if self.obstacles or not np.isfinite(self.ends).all():
+            return NOTHING
+        low, high, cheapest, dearest = self.ends
+        better, worse, cheaper, dearer = low > 0, high < 0, dearest < 0, cheapest > 0
+        if (better and not dearer) or (cheaper and not worse and low >= -COMPARABLE):
+            return PAYS
+        if (better and dearer) or (worse and cheaper):
+            return TRADE
+        return DOES_NOT if dearer or worse else OPEN
+
+    def columns(self) -> dict[str, float | str]:
+        """As columns of a table."""
+        return {
+            **self.gain.columns("gain"),
+            **self.cost.columns("cost"),
+            "seeds": self.gain.seeds,
+            "verdict": self.verdict,
+        }
+
+
+def comparisons(evidence: Evidence, *, resamples: int = RESAMPLES) -> dict[tuple[str, str], Comparison]:
+    """(what, rival) → `Comparison`, for the profile's reconstructed RDN.
+
+    What and rival are "N_K", "base", "longer" (the base trained equally long), "single" (the cheapest sub-network that reaches the accuracy of
+    "longer"), "dynamic" and "sequential" (calibrated to N_K's accuracy), "dynamic at the base" (to that of "longer"), "best single" (the
+    most accurate sub-network at the cost of "dynamic"), and "N_i" against "N_i alone" for those that the profile trains alone.
+    """
+    rdn, policy, base, longer = evidence.together("rdn-reconstruct", "policy-reconstruct", "base", "base-longer")
+    share = rdn[0].result["madds"][-1] / base[0].result["madds"][0]
+    lost = near_chance("N_K", rdn, -1) + near_chance("the base trained as long", longer, 1)
+    plateau = far_from_plateau(base, longer)
+    found = {
+        ("N_K", "base"): Comparison(difference(rdn, base), _exact(100 * (share - 1), len(rdn)), lost + plateau),
+        ("N_K", "longer"): Comparison(difference(rdn, longer), _exact(100 * (share - 1), len(rdn)), lost),
+    }
+    seeds, missed = [], dict.fromkeys(CHOSEN, 0)
+    for own in zip(rdn, policy, longer, strict=True):
+        held_out, test = (_families(*own, split=split) for split in ("calibration", "validation"))
+        for pair in CHOSEN:
+            missed[pair] += bool(_choices(held_out, test)[pair[0]][2])
+
+        def apply(rows, others, held_out=held_out, test=test) -> list[float]:
+            parts = (
+                {name: family.rows(index) for name, family in split.items()}
+                for split, index in ((held_out, rows), (test, others))
+            )
+            chosen = _choices(*parts)
+            return [
+                value for a, b in CHOSEN for value in (chosen[a][0] - chosen[b][0], chosen[a][1] / chosen[b][1] - 1)
+            ]
+
+        sizes = (len(split["dynamic"].correct) for split in (held_out, test))
+        seeds.append((*sizes, apply))
+    shared = same_images([split_rows(run, "validation") for run in rdn])
+    numbers = iter(calibrated_estimates(seeds, same_images=shared, resamples=resamples))
+    for pair in CHOSEN:
+        found[pair] = Comparison(next(numbers), next(numbers), lost, missed[pair])
+    for index in evidence.profile.alone:
+        own, alone = evidence.together("rdn-reconstruct", graph.alone(index))
+        lost = near_chance(f"N_{index}", own, index) + near_chance(f"N_{index} alone", alone, index)
+        found[f"N_{index}", f"N_{index} alone"] = Comparison(difference(own, alone, index), _exact(0.0, len(own)), lost)
+    return found
+
+
+def _families(rdn: Run, policy: Run, longer: Run, *, split: str) -> dict[str, Family]:
+    return families(rdn, policy, {"longer": longer}, split=split)
+
+
+def _choices(own: dict[str, Family], test: dict[str, Family]) -> dict[str, tuple[float, float, str]]:
+    """Everything that `comparisons` names: accuracy and mean MAdds on `test`, chosen on `own`; a note where the aim was not reached."""
+    full, yardstick = own["dynamic"].correct[:, -1], own["base networks"].correct[:, 0]
+    aims = {
+        "single": ("one sub-network", yardstick), "dynamic at the base": ("dynamic", yardstick), "dynamic": ("dynamic", full),
+        "sequential": ("sequential", full),
+    }  # fmt: skip
+    outcomes = {name: calibrate_and_apply(own[family], test[family], aim) for name, (family, aim) in aims.items()}
+    found = {name: (outcome.accuracy, outcome.madds.mean(), outcome.note) for name, outcome in outcomes.items()}
+    fixed = own["one sub-network"]
+    budget = own["dynamic"].take(outcomes["dynamic"].parameter)[1].mean()  # N_1 and the policy, or more
+    best = fixed.correct[:, fixed.madds <= budget].mean(axis=0).argmax()
+    found["best single"] = (test["one sub-network"].correct[:, best].mean(), fixed.madds[best], "")
+    found["N_K"] = (test["dynamic"].correct[:, -1].mean(), fixed.madds[-1], "")
+    found["longer"] = (test["base networks"].correct.mean(), test["base networks"].madds[0], "")
+    return found
+
+
+def against_the_base(evidence: Evidence) -> pd.DataFrame:
+    """Every sub-network against the base trained equally long, and the base before that: for the picture.
+
+    Columns: name ("N_1" … "N_K", "base"), share (of the base's MAdds), params (of the base's), top1 (%), and with their intervals (see
+    `Estimate.columns`) gap (points, paired).
+    """
+    rdn, base, longer = evidence.together("rdn-reconstruct", "base", "base-longer")
+    results = {"base": (base, 1)} | {f"N_{i}": (rdn, i) for i in range(1, len(rdn[0].result["madds"]) + 1)}
+    rows = []
+    for name, (runs, index) in results.items():
+        row = {"name": name, "top1": accuracy(runs, index).value}
+        for column, key in (("share", "madds"), ("params", "params")):
+            row[column] = runs[0].result[key][index - 1] / base[0].result[key][0]
+        rows.append(row | difference(runs, longer, index, 1).columns("gap"))
+    return pd.DataFrame(rows)
+
+
+def levers(evidence: Evidence) -> dict[str, dict[str, Comparison]]:
+    """What each choice brings: its name → "N_1" and "N_K" → what the RDN made with it has more than the one without.
+
+    The start of the weights, the profile's variants, and where it has ablations the choice of channels, the trained super-net and (N_K
+    alone) joint training.
+    """
+    profile = evidence.profile
+    pairs = {"reconstruct instead of copy": ("rdn-reconstruct", "rdn-copy")}
+    pairs |= {
+        f"this book’s choices instead of “{name}”": ("rdn-reconstruct", f"rdn-{name}") for name in profile.variants
+    }
+    if profile.ablations:
+        own = graph.reference(profile)
+        pairs[f"{profile.rdn.select} select instead of random"] = (own, graph.table4(profile)["random"])
+        pairs["a trained super-net instead of none, in all equally long"] = (own, [*graph.table3(profile).values()][2])
+        pairs["training all sub-networks instead of N_K alone"] = (own, [*graph.table5(profile).values()][2])
+    found = {}
+    for name, experiments in pairs.items():
+        made, without = evidence.together(*experiments)
+        both = {"N_1": 1, "N_K": -1} if "alone" not in name else {"N_K": -1}
+        found[name] = {
+            label: Comparison(
+                difference(made, without, index, index), _exact(_cost(made, without, index), len(made)),
+                near_chance(f"{label} with it", made, index) + near_chance(f"{label} without", without, index),
+            )
+            for label, index in both.items()
+        }  # fmt: skip
+    return found
+
+
+def _cost(made: Sequence[Run], without: Sequence[Run], index: int) -> float:
+    """% of MAdds that N_index of the first has more."""
+    index -= index > 0
+    return 100 * (made[0].result["madds"][index] / without[0].result["madds"][index] - 1)
+
+
+def _exact(value: float, seeds: int) -> Estimate:
+    """A count, the same at all seeds."""
+    over = (value, value) if seeds > 1 else (np.nan, np.nan)
+    return Estimate(value, value, value, seeds, *over)

@@ -1,0 +1,125 @@
+"""What an RDN is worth: made-up networks whose accuracies and costs are known, and every choice made again the obvious way."""
+
+import numpy as np
+import pytest
+from support.fakes import MADDS, FakeEvidence, fake_base
+
+from rdnlib.reproduction.analysis.outcomes import split_rows
+from rdnlib.reproduction.analysis.statistics import Estimate, difference
+from rdnlib.reproduction.analysis.worth import (
+    DOES_NOT,
+    NOTHING,
+    OPEN,
+    PAYS,
+    TRADE,
+    Comparison,
+    against_the_base,
+    comparisons,
+    levers,
+)
+
+BASE_MADDS = 30_000_000
+
+
+class Between(FakeEvidence):
+    """A base whose accuracy lies between those of N_1 and N_2."""
+
+    accuracy = 0.68
+
+    def run(self, name, seed):
+        return fake_base(ids=seed, accuracy=self.accuracy) if name.startswith("base") else super().run(name, seed)
+
+
+class Strong(Between):
+    """A base that is more accurate than any sub-network."""
+
+    accuracy = 0.97
+
+
+@pytest.fixture(scope="module")
+def found():
+    return comparisons(Between(), resamples=10)
+
+
+def estimate(low, high, seeds=3):
+    over = (low, high) if seeds > 1 else (np.nan, np.nan)
+    return Estimate((low + high) / 2, low, high, seeds, *over)
+
+
+@pytest.mark.parametrize(
+    ("gain", "cost", "verdict"),
+    [
+        ((0.5, 2), (-30, -20), PAYS),
+        ((0.5, 2), (-1, 1), PAYS),
+        ((-0.2, 0.3), (-30, -20), PAYS),  # a loss of more than 0.2 points is excluded
+        ((-0.3, 0.3), (-30, -20), OPEN),
+        ((-0.2, 0.3), (-1, 1), OPEN),
+        ((0.5, 2), (10, 20), TRADE),
+        ((-2, -0.5), (-30, -20), TRADE),
+        ((-0.2, -0.1), (-30, -20), TRADE),
+        ((-0.2, 0.3), (10, 20), DOES_NOT),
+        ((-2, -0.5), (-1, 1), DOES_NOT),
+        ((-2, -0.5), (10, 20), DOES_NOT),
+        ((0.04, 2), (10, 20), DOES_NOT),  # it is printed as 0.0
+        ((np.nan, np.nan), (10, 20), NOTHING),
+    ],
+)
+def test_what_two_intervals_mean(gain, cost, verdict):
+    assert Comparison(estimate(*gain), estimate(*cost)).verdict == verdict
+    assert Comparison(estimate(*gain), estimate(*cost), ["it is at chance"]).verdict == NOTHING
+
+
+def test_the_largest_against_the_base_is_a_paired_difference_and_a_count(found):
+    evidence = Between()
+    rdn, longer = evidence.together("rdn-reconstruct", "base-longer")
+    each = found["N_K", "longer"]
+    assert each.gain == difference(rdn, longer)
+    assert each.cost.hull == pytest.approx((100 / 3, 100 / 3)) and each.gain.seeds == 3
+    assert found["N_1", "N_1 alone"].cost.value == 0
+
+
+def test_choices_are_made_on_held_out_images_and_judged_on_others(found):
+    """The cheapest sub-network that reaches the base's accuracy, again by a loop."""
+    gains, costs = [], []
+    for rdn, base in zip(*Between().together("rdn-reconstruct", "base-longer"), strict=True):
+        held_out, test = (split_rows(rdn, split) for split in ("calibration", "validation"))
+        aim = split_rows(base, "calibration")["top1_1"].mean()
+        chosen = next(i for i in (1, 2, 3) if held_out[f"top1_{i}"].mean() >= aim)
+        gains.append(100 * (test[f"top1_{chosen}"].mean() - split_rows(base, "validation")["top1_1"].mean()))
+        costs.append(100 * (MADDS[chosen - 1] / BASE_MADDS - 1))
+    each = found["single", "longer"]
+    assert each.gain.value == pytest.approx(np.mean(gains)) and each.cost.value == pytest.approx(np.mean(costs))
+    assert each.verdict == PAYS and each.missed == 0
+
+
+def test_the_best_single_sub_network_costs_no_more_than_adapting(found):
+    assert found["dynamic", "best single"].cost.value > -1  # not below zero on the held-out images
+    assert found["dynamic", "N_K"].cost.hull.high < 0
+    assert found["dynamic", "best single"].gain.value > found["dynamic", "N_K"].gain.value
+
+
+def test_an_accuracy_out_of_reach_is_counted():
+    found = comparisons(Strong(), resamples=2)
+    assert found["single", "longer"].missed == found["dynamic at the base", "longer"].missed == 3
+    assert found["N_K", "longer"].verdict == DOES_NOT and found["dynamic", "N_K"].missed == 0
+
+
+def test_one_seed_illustrates():
+    assert all(each.illustrates for each in comparisons(Between(seeds=1), resamples=2).values())
+
+
+def test_what_a_choice_brings():
+    found = levers(FakeEvidence(worse=("rdn-copy",), better=("rdn-random",)))
+    start, select = found["reconstruct instead of copy"], found["greedy-relative select instead of random"]
+    assert set(start) == {"N_1", "N_K"} and all(each.ends[0] > 0 for each in start.values())
+    assert all(each.ends[1] < 0 for each in select.values())
+    assert all(each.cost.value == 0 for both in found.values() for each in both.values())
+    assert set(found["training all sub-networks instead of N_K alone"]) == {"N_K"}
+
+
+def test_sub_networks_against_the_base():
+    table = against_the_base(FakeEvidence()).set_index("name")
+    assert list(table.index) == ["base", "N_1", "N_2", "N_3"]
+    np.testing.assert_allclose(table["share"], [1, 1 / 3, 2 / 3, 4 / 3])
+    np.testing.assert_allclose(table["params"], [1, 1 / 3, 2 / 3, 4 / 3])
+    assert table.loc["base", "gap"] == 0 and table.loc[["N_1", "N_2", "N_3"], "gap"].is_monotonic_increasing
