@@ -24,8 +24,13 @@ def test_the_order_is_drawn_on_the_grid_and_by_cost():
     grid = pd.DataFrame(nodes, columns=["width", "depth"])
     accuracy = pd.Series([50.0, 60.0, 70.0, 80.0])
     grid = grid.assign(madds=[10, 20, 30, 40], accuracy=accuracy, low=accuracy - 1, high=accuracy + 1)
-    grid, plane = nesting.nesting_order(order_table(grid)).axes
+    table = order_table(grid)
+    grid, plane = nesting.nesting_order(table).axes
     marked = {tuple(point) for line in grid.lines if line.get_marker() != "None" for point in line.get_xydata()}
     assert marked == set(nodes)
-    assert [text.get_text() for text in plane.texts] == ["1,0", "2,0", "1,1", "2,1"]
+    chosen = table[table["place"] > 0]
+    assert [text.get_text() for text in plane.texts] == [f"{row.width},{row.depth}" for row in chosen.itertuples()]
+    hollow = {tuple(line.get_xydata()[0]) for line in plane.lines if line.get_fillstyle() == "none"}
+    skipped = table[table["place"] == 0]
+    assert hollow == set(zip(skipped["madds"] / 1e6, skipped["accuracy"], strict=True)) and hollow
     plt.close("all")
