@@ -1,4 +1,4 @@
-"""Pictures of depth-wise nesting, drawn from the network's own graph (Figure 5), and of the nesting order (Figure 6)."""
+"""Depth-wise nesting, drawn from the network's own graph (Figure 5), and the nesting order, drawn (Figure 6) and in words."""
 
 from itertools import pairwise
 
@@ -106,3 +106,21 @@ def nesting_order(table: pd.DataFrame) -> Figure:
     hollow = {"color": INK, "marker": "o", "fillstyle": "none", "linestyle": "none", "label": "skipped"}
     legend_below(figure, *lines, *({**dot, "linestyle": "none"} for dot in dots), hollow, ncols=3)
     return figure
+
+
+def order_in_words(table: pd.DataFrame) -> str:
+    """What the order of `order_table` visits and skips, and how its area stands to that of the convex hull."""
+    chosen, hull = table[table["place"] > 0], table[table["hull"]]
+    skipped = [f"({row.width}, {row.depth})" for row in table[table["place"] == 0].itertuples()]
+    left_out = f"skips {', '.join(skipped)}" if skipped else "skips none"
+    text = f"The order visits {len(chosen)} of {len(table)} sub-networks and {left_out}."
+    unreached = hull[hull["place"] == 0]
+    if unreached.empty:
+        return f"{text} It visits every corner of the upper convex hull, so no order can have a larger area."
+    area, bound = (np.trapezoid(rows["accuracy"], rows["madds"]) for rows in (chosen.sort_values("place"), hull))
+    lost = f"{1 - area / bound:.2%}" if round(1 - area / bound, 4) else "less than 0.01 %"
+    corners = ", ".join(f"({row.width}, {row.depth})" for row in unreached.itertuples())
+    return (
+        f"{text} Its area is {lost} smaller than that of the upper convex hull, which no order can exceed. Of the hull's corners it skips "
+        f"{corners}: no order visits all of them, since each sub-network of an order must contain the one before."
+    )
