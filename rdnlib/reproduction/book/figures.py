@@ -116,13 +116,15 @@ def figure8(frame: pd.DataFrame) -> Figure:
         rows = rows.sort_values("madds", kind="stable")
         label = re.sub(r"N_(\w)", r"$N_\1$", name)
         look = SERIES.get(name) or {"color": next(others), **(STAR if len(rows) == 1 else {"marker": "s"})}
-        if name.endswith(CALIBRATED):  # one entry for all of them
+        if name.endswith(CALIBRATED):
             look = {"color": SERIES[name.removesuffix(CALIBRATED)]["color"], "marker": "D", "linestyle": "none"}
-            label = "chosen on held-out images"
+            label = None
         if name == "dynamic":  # one band is enough to show how wide they are
             ax.fill_between(rows["madds"] / 1e6, rows["low"], rows["high"], color=look["color"], alpha=0.15, lw=0)
         x, y, without = rows["madds"] / 1e6, rows["top1"], name in CURVES or rows["low"].isna().all()
         ax.errorbar(x, y, None if without else _reach(y, rows["low"], rows["high"]), label=label, **look)
+    if frame["series"].str.endswith(CALIBRATED).any():  # one entry for all of them
+        ax.plot([], [], color=INK, marker="D", linestyle="none", label="chosen on held-out images")
     _zoom(ax, frame)
     legend_below(figure)
     return figure

@@ -100,7 +100,7 @@ def seeds_in_words(seeds: Mapping[str, int]) -> str:
     """At how many seeds each network was trained, and what the intervals of a single one leave out."""
     groups = {}
     for name, count in seeds.items():
-        groups.setdefault(count, []).append(name)
+        groups.setdefault(count, []).append(f"“{name}”")
     parts = [f"{count} seed{'' if count == 1 else 's'}: {', '.join(names)}" for count, names in groups.items()]
     text = "; ".join(parts) + "."
     return (

@@ -145,8 +145,8 @@ def test_a_trade_neither_wins_nor_loses():
 
 def test_seeds_in_words():
     text = results.seeds_in_words({"base": 3, "copy": 1, "reconstruct": 3})
-    assert text.startswith("3 seeds: base, reconstruct; 1 seed: copy. At one seed")
-    assert results.seeds_in_words({"base": 3}) == "3 seeds: base."
+    assert text.startswith("3 seeds: “base”, “reconstruct”; 1 seed: “copy”. At one seed")
+    assert results.seeds_in_words({"base": 3}) == "3 seeds: “base”."
 
 
 def test_networks_near_chance_are_named():
