@@ -16,7 +16,7 @@ from rdnlib.reproduction.book.style import INK, YELLOW, legend_below, owner_colo
 
 PARTS = {"front": "#c3cad1", "early_exit": YELLOW, "back": "#7d8790"}  # no colour of a sub-network
 BLOCK = 1.25  # width of a block of the trunk
-HEAD = "white"
+HEAD = "#404b57"
 LABELS = {"front": "in front of the cut", "early_exit": "early exit (new)", "back": "behind the cut"}
 
 

@@ -83,7 +83,13 @@ def duel_in_words(name: str, rival: str, gain: Estimate, cost: Estimate) -> str:
     if np.isnan([*gain.hull, *cost.hull]).any():
         return f"**{name}** against {rival}: there is nothing to compare."
     (worst, best), (least, most) = gain.hull, cost.hull
-    price = "costs more" if least > 0 else "costs less" if most < 0 else "costs about the same"
+    price = (
+        "costs more"
+        if least > 0
+        else "costs less"
+        if most < 0
+        else "is neither clearly cheaper nor clearly more expensive"
+    )
     text = f"**{name}** is {comparison(worst, best)} {rival}, {gain.text('+')} points, and {price}, {cost.text('+')} % of $N_K$'s MAdds"
     if (least > 0 and worst <= 0) or (best < 0 and most >= 0):
         return f"{text}: **it loses.**"

@@ -123,7 +123,7 @@ NONE, ABOUT = Estimate(0, -1, 1), Estimate(0.0, -1.0, 1.0, 3, -2.0, 2.0)
         (
             NONE,
             NONE,
-            "is not distinguishable from the cascade, +0.0 (-1.0 to +1.0) points, and costs about the same, +0.0",
+            "is not distinguishable from the cascade, +0.0 (-1.0 to +1.0) points, and is neither clearly cheaper nor clearly more expensive, +0.0",
         ),
         (NONE, Estimate(2, 1, 3), "costs more, +2.0 (+1.0 to +3.0) % of $N_K$'s MAdds: **it loses.**"),
         (Estimate(-2, -3, -1), NONE, "% of $N_K$'s MAdds: **it loses.**"),
