@@ -142,7 +142,8 @@ def _zoom(ax: Axes, frame: pd.DataFrame) -> None:
     for row in frame[frame["series"].str.startswith(("sub-networks", "oracle"))].itertuples():
         name = re.sub(r"N_(\w+)", r"$N_{\1}$", row.name or "oracle")
         if low <= row.top1 <= high:
-            ax.annotate(name, (row.madds / 1e6, row.top1), xytext=(5, -14), textcoords="offset points")
+            below = -14 if row.name else 6
+            ax.annotate(name, (row.madds / 1e6, row.top1), xytext=(5, below), textcoords="offset points")
             continue
         edge, inside = (high, -26) if row.top1 > high else (low, 20)
         arrow = {"arrowstyle": "-|>", "color": INK}

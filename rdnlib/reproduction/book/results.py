@@ -78,11 +78,14 @@ def loss_in_words(change: Estimate) -> str:
     return f"the change of the accuracy may be chance; the interval excludes a loss of more than {loss:.1f} points"
 
 
-def duel_in_words(name: str, rival: str, gain: Estimate, cost: Estimate) -> str:
-    """One policy against another at the same target: accuracy (points) and cost (% of N_K's MAdds), and what follows."""
+def duel_in_words(name: str, rival: str, gain: Estimate, cost: Estimate, *, judge: bool = True) -> str:
+    """One policy against another at the same target: accuracy (points) and cost (% of N_K's MAdds), and what follows.
+
+    The words are chosen by the intervals as they are printed. judge: whether anything may follow; not from networks at chance.
+    """
     if np.isnan([*gain.hull, *cost.hull]).any():
         return f"**{name}** against {rival}: there is nothing to compare."
-    (worst, best), (least, most) = gain.hull, cost.hull
+    worst, best, least, most = (round(end, 1) + 0.0 for end in (*gain.hull, *cost.hull))
     price = (
         "costs more"
         if least > 0
@@ -91,6 +94,8 @@ def duel_in_words(name: str, rival: str, gain: Estimate, cost: Estimate) -> str:
         else "is neither clearly cheaper nor clearly more expensive"
     )
     text = f"**{name}** is {comparison(worst, best)} {rival}, {gain.text('+')} points, and {price}, {cost.text('+')} % of $N_K$'s MAdds"
+    if not judge:
+        return f"{text}."
     if (least > 0 and worst <= 0) or (best < 0 and most >= 0):
         return f"{text}: **it loses.**"
     if worst > 0 and least <= 0:
@@ -119,7 +124,8 @@ def chance_in_words(reasons: Sequence[str], classes: int) -> str:
     level = f"chance, {100 / classes:.3g} % for {classes} classes"
     if not reasons:
         return f"Every network here is clearly above {level}."
-    return f"**Differences of these say nothing**, they are close to {level}: {'; '.join(reasons)}."
+    few = reasons if len(reasons) <= 3 else [*reasons[:2], f"and {len(reasons) - 2} more"]
+    return f"**Differences of these say nothing**, they are close to {level}: {'; '.join(few)}."
 
 
 def costs_in_words(ratios: Mapping[str, tuple[float, float]]) -> str:
@@ -181,7 +187,7 @@ def shares_above_in_words(shares: Mapping[str, float]) -> str:
     if any(np.isnan(share) for share in shares.values()):
         return "This profile trains no networks of other costs beside the base, so there is no line through them."
     parts = " and ".join(f"the {name} policy over **{share:.0%}**" for name, share in shares.items())
-    return f"A line joins the separately trained networks. Of the range of their costs, {parts} lies above it."
+    return f"A line joins the separately trained networks. Of the range of their costs, above this line are {parts}."
 
 
 @styled

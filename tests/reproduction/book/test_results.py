@@ -131,11 +131,21 @@ NONE, ABOUT = Estimate(0, -1, 1), Estimate(0.0, -1.0, 1.0, 3, -2.0, 2.0)
         (Estimate(2, 1, 3), Estimate(2, 1, 3), "is more accurate than the cascade"),
         (ABOUT, Estimate(-2, -3, -1), "It saves computation, and a loss of more than 2.0 points is excluded."),
         (Estimate(2, 1, 3), Estimate(2, -3, -1), "**it wins.**"),
+        (
+            NONE,
+            Estimate(0.02, 0.01, 0.03),
+            "is neither clearly cheaper nor clearly more expensive, +0.0 (+0.0 to +0.0)",
+        ),
         (Estimate(np.nan, np.nan, np.nan), NONE, "there is nothing to compare"),
     ],
 )
 def test_a_duel_in_words(gain, cost, text):
     assert text in results.duel_in_words("dynamic", "the cascade", gain, cost)
+
+
+def test_nothing_follows_from_networks_at_chance():
+    text = results.duel_in_words("a", "b", NONE, Estimate(2, 1, 3), judge=False)
+    assert "costs more" in text and "loses" not in text
 
 
 def test_a_trade_neither_wins_nor_loses():
@@ -152,6 +162,7 @@ def test_seeds_in_words():
 def test_networks_near_chance_are_named():
     assert results.chance_in_words([], 10) == "Every network here is clearly above chance, 10 % for 10 classes."
     assert results.chance_in_words(["a is at chance"], 1000).endswith("chance, 0.1 % for 1000 classes: a is at chance.")
+    assert results.chance_in_words(["a", "b", "c", "d"], 10).endswith(": a; b; and 2 more.")
 
 
 def test_costs_in_words():
