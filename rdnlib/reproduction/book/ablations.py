@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rdnlib.reproduction.analysis.statistics import Estimate, accuracy
-from rdnlib.reproduction.analysis.verdicts import near_chance
+from rdnlib.reproduction.analysis.verdicts import Claim, near_chance
+from rdnlib.reproduction.book.chapter import bullet_list
 from rdnlib.reproduction.book.figures import curves, name_subnetworks
 from rdnlib.reproduction.book.results import epochs, with_ends
 from rdnlib.reproduction.book.style import DOTTED, GREY, INK, legend_below, owner_colour, styled
@@ -43,6 +45,11 @@ def departures_in_words(profile: Profile) -> str:
         found.append(f"the loss of $N_K$ has the weight {rdn.largest:g} instead of an equal share")
     listed = "; ".join(found) or "in nothing"
     return f"Besides data, network and length of training, our settings differ from the paper's in this: {listed}."
+
+
+def paper_and_ours(profile: Profile, claims: Sequence[Claim], paper: str) -> Markdown:
+    """The section of that name: what became of each claim, and in what the experiments differ; paper: what the paper did."""
+    return bullet_list([*(claim.sentence() for claim in claims), departures_in_words(profile), f"The paper: {paper}."])
 
 
 def signed_list(values: Mapping[str, float], unit: str = "points") -> str:
@@ -75,15 +82,41 @@ def depth_grid(grid: pd.DataFrame, alone: pd.DataFrame) -> Figure:
     return figure
 
 
+def training_path(run: Run, supernet: Run | None = None) -> tuple[Sequence[float], Sequence[float]]:
+    """Accuracy of N_K on the images trained on (%) by epochs of training in all, those of the super-net first.
+
+    Of an RDN from random weights the path begins at 0 epochs, with its accuracy on validation.
+    """
+    after = run.history()
+    if supernet is None:
+        x, y = [0, *after["epoch"]], [run.result["before_training"]["top1"][-1], *after["accuracy_K"]]
+    else:
+        before = supernet.history()
+        x, y = [*before["epoch"], *(after["epoch"] + len(before))], [*before["accuracy"], *after["accuracy_K"]]
+    return x, 100 * np.asarray(y)
+
+
 @styled
-def training_paths(rows: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """Accuracy of N_K by epochs of training in all, of its super-net too: name → points (epochs, accuracy); a row of one is a point."""
+def training_paths(rows: Mapping[str, tuple[Sequence[float], Sequence[float]]], surgery: float) -> Figure:
+    """Each name's `training_path`; surgery: after which epoch the pre-trained RDN was made."""
     figure, ax = plt.subplots(figsize=(5.6, 3.5))
-    for (name, points), look in zip(rows.items(), LOOKS, strict=True):
-        ax.plot(*np.transpose(points), label=name, **look)
-    ax.set(xlabel="epochs of training in all (with the super-net's)", ylabel="training accuracy of $N_K$ (%)")
+    for (name, path), look in zip(rows.items(), LOOKS, strict=True):
+        ax.plot(*path, label=name, **look, markersize=4)
+    ax.axvline(surgery + 0.5, **DOTTED, label="the surgery")
+    ax.set(xlabel="epochs of training, the super-net’s included", ylabel="training accuracy (%)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_below(figure, ncols=1)
+    legend_below(figure)
+    return figure
+
+
+@styled
+def scores(values: Sequence[float], chosen: Sequence[int]) -> Figure:
+    """Scores of channels in ascending order; those `chosen` for group 1 are filled with its colour."""
+    figure, ax = plt.subplots(figsize=(5.6, 3.0))
+    order = np.argsort(values)
+    colours = [owner_colour(1) if channel in set(map(int, chosen)) else "none" for channel in order]
+    ax.bar(range(len(order)), np.asarray(values)[order], color=colours, edgecolor=INK)
+    ax.set(xticks=range(len(order)), xticklabels=order, xlabel="output channel", ylabel="violating input")
     return figure
 
 

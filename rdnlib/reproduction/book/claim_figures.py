@@ -1,6 +1,7 @@
 """Differences and verdicts, drawn and in words: Tables 1 to 5 and the ledger."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,6 +22,8 @@ VERDICTS = {
     NOT_TESTABLE: (GREY, "v"),
     **dict.fromkeys(SEEDS.values(), (BLUE, "d")),
 }
+
+PRINTED = {"color": INK, "marker": "D", "markerfacecolor": "none", "linestyle": "none"}  # a number of the paper
 
 
 def ours_in_words(claim) -> str:
@@ -57,20 +60,26 @@ def bars(ax: Axes, y: float, estimate: Estimate, *, color: str, marker: str = "o
 
 
 @styled
-def gains(ours: dict[str, Estimate], paper: dict[str, float]) -> Figure:
-    """Differences in points from top to bottom, ours with intervals; the paper's are in the same row if named alike."""
+def gains(
+    ours: dict[str, Estimate], paper: dict[str, float], colours: Mapping[str, str] = MappingProxyType({})
+) -> Figure:
+    """Differences in points from top to bottom, ours with intervals; the paper's are in the same row if named alike.
+
+    colours: name → that of the sub-network it is about.
+    """
     names = list(dict.fromkeys([*ours, *paper]))
     fig, ax = plt.subplots(figsize=(5.6, 1.3 + (0.55 if len(names) < 6 else 0.36) * len(names)))
     for row, name in enumerate(names):
         if name in ours:
-            bars(ax, -row, ours[name], color=VERMILLION)
+            bars(ax, -row, ours[name], color=colours.get(name, INK))
         if name in paper:
-            ax.plot(paper[name], -row - 0.25 * (name in ours), color=BLUE, marker="D", linestyle="none")
+            ax.plot(paper[name], -row - 0.25 * (name in ours), **PRINTED)
     ax.axvline(0, **DOTTED)
     ax.set(yticks=-np.arange(len(names)), yticklabels=names, xlabel="difference (points)")
     ax.set(ylim=(0.5 - len(names), 0.5))
-    printed = {"color": BLUE, "marker": "D", "linestyle": "none", "label": "the paper's"}
-    legend_below(fig, {"color": VERMILLION, "marker": "o", "linewidth": 3.5, "label": "ours"}, printed)
+    legend_below(
+        fig, {"color": INK, "marker": "o", "linewidth": 3.5, "label": "ours"}, {**PRINTED, "label": "the paper's"}
+    )
     return fig
 
 
