@@ -19,7 +19,7 @@ from rdnlib.reproduction.analysis.verdicts import Claim, near_chance
 from rdnlib.reproduction.book.chapter import bullet_list
 from rdnlib.reproduction.book.figures import curves, name_subnetworks
 from rdnlib.reproduction.book.results import epochs, with_ends
-from rdnlib.reproduction.book.style import DOTTED, GREY, INK, legend_below, owner_colour, styled
+from rdnlib.reproduction.book.style import DOTTED, GREY, INK, STAR, legend_below, owner_colour, styled
 from rdnlib.reproduction.experiments.config import Profile
 from rdnlib.reproduction.experiments.workspace import Run
 
@@ -66,19 +66,30 @@ def learned_little(networks: Mapping[str, tuple[Sequence[Run], int]]) -> list[st
 @styled
 def depth_grid(grid: pd.DataFrame, alone: pd.DataFrame) -> Figure:
     """Early exits and full depth of one network against an RDN without exits; `grid_table` and `subnetwork_table`."""
+    names = {"accuracy": "top1", "low": "top1_low", "high": "top1_high"}
+    early, full = (grid[grid["depth"] == depth].rename(columns=names) for depth in (0, 1))
+    return _by_cost({"trained without exits": alone, "trained with exits: full depth": full, "its early exits": early})
+
+
+@styled
+def two_families(rdn: pd.DataFrame, slimmable: pd.DataFrame, base: pd.DataFrame) -> Figure:
+    """An RDN, a slimmable network and the super-net of both, as `subnetwork_table`s."""
+    return _by_cost({"RDN": rdn, "slimmable": slimmable}, base)
+
+
+def _by_cost(families: Mapping[str, pd.DataFrame], base: pd.DataFrame | None = None) -> Figure:
+    """Accuracy against MAdds; the points of a family of as many as the first has sub-networks have their colours."""
     figure, ax = plt.subplots(figsize=(5.6, 4.0))
-    early, full = (grid[grid["depth"] == depth] for depth in (0, 1))
-    rows = {
-        "trained without exits": (alone["madds"], alone["top1"], alone["top1_low"], alone["top1_high"]),
-        "trained with exits: full depth": tuple(full[["madds", "accuracy", "low", "high"]].to_numpy().T),
-        "its early exits": tuple(early[["madds", "accuracy", "low", "high"]].to_numpy().T),
-    }
-    for (name, (madds, *series)), look in zip(rows.items(), LOOKS, strict=True):
-        curves(ax, {name: (np.asarray(madds) / 1e6, *series)}, colors=[look["color"]], **_without_colour(look))
-        for number, (x, y) in enumerate(zip(madds, series[0], strict=True), start=1):
-            ax.plot(x / 1e6, y, color=owner_colour(number), marker=look["marker"], linestyle="none", zorder=3)
+    count = len(next(iter(families.values())))
+    for (name, rows), look in zip(families.items(), LOOKS, strict=False):
+        x = rows["madds"].to_numpy() / 1e6
+        curves(ax, {name: with_ends(x, rows, "top1")}, colors=[look["color"]], **_without_colour(look))
+        for number, point in enumerate(zip(x, rows["top1"], strict=True), start=1) if len(rows) == count else ():
+            ax.plot(*point, color=owner_colour(number), marker=look["marker"], linestyle="none", zorder=3)
+    if base is not None:
+        curves(ax, {"super-net": with_ends(base["madds"] / 1e6, base, "top1")}, colors=[INK], **STAR)
     ax.set(xlabel="MAdds per image (millions)", ylabel="top-1 accuracy (%)")
-    legend_below(figure, ncols=1)
+    legend_below(figure, ncols=1 if base is None else 3)
     return figure
 
 
@@ -134,6 +145,18 @@ def accuracies_by_subnetwork(rows: Mapping[str, Sequence[Run]]) -> Figure:
     ax.set(xlabel="sub-network", ylabel="top-1 (%)")
     legend_below(fig, ncols=len(rows))
     return fig
+
+
+@styled
+def cosines(values: Sequence[float]) -> Figure:
+    """Between the gradient of every sub-network and that of N_K."""
+    figure, ax = plt.subplots(figsize=(5.6, 3.0))
+    numbers = range(1, 1 + len(values))
+    ax.bar(numbers, values, color=[owner_colour(number) for number in numbers])
+    ax.axhline(0, color=INK, linewidth=1)
+    name_subnetworks(ax.xaxis, len(values))
+    ax.set(xlabel="sub-network", ylabel="cosine with $N_K$'s gradient")
+    return figure
 
 
 def gains_most(light: Estimate, full: Estimate, more: Estimate) -> str:
@@ -276,6 +299,17 @@ def first_steps(accuracies: Mapping[float, np.ndarray]) -> Figure:
     ax.set(ylabel="top-1 (%)")
     legend_below(figure)
     return figure
+
+
+def steps_in_words(accuracies: Mapping[float, np.ndarray]) -> str:
+    """What the largest of the learning rates costs N_1 and N_K against the smallest; as `first_steps`."""
+    rates = sorted(accuracies)
+    lost = accuracies[rates[0]] - accuracies[rates[-1]]  # (K,)
+    parts = [
+        f"{name} has {abs(points):.0f} points {'less' if points > 0 else 'more'}"
+        for name, points in (("$N_1$", lost[0]), ("$N_K$", lost[-1]))
+    ]
+    return f"At the learning rate {rates[-1]:g}, {' and '.join(parts)} than at {rates[0]:g}, after as many steps."
 
 
 def _without_colour(look: Mapping) -> dict:
