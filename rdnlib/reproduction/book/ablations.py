@@ -43,8 +43,9 @@ def departures_in_words(profile: Profile) -> str:
         found.append(f"nesting begins {where} instead of behind the first two blocks")
     if rdn.largest is not None:
         found.append(f"the loss of $N_K$ has the weight {rdn.largest:g} instead of an equal share")
-    listed = "; ".join(found) or "in nothing"
-    return f"Besides data, network and length of training, our settings differ from the paper's in this: {listed}."
+    if not found:
+        return "Besides data, network and length of training, our settings are as the paper's."
+    return f"Besides data, network and length of training, our settings differ from the paper's in this: {'; '.join(found)}."
 
 
 def paper_and_ours(profile: Profile, claims: Sequence[Claim], paper: str) -> Markdown:
@@ -111,7 +112,7 @@ def training_path(run: Run, supernet: Run | None = None) -> tuple[Sequence[float
 def training_paths(rows: Mapping[str, tuple[Sequence[float], Sequence[float]]], surgery: float) -> Figure:
     """Each name's `training_path`; surgery: after which epoch the pre-trained RDN was made."""
     figure, ax = plt.subplots(figsize=(5.6, 3.5))
-    for (name, path), look in zip(rows.items(), LOOKS, strict=True):
+    for (name, path), look in zip(rows.items(), LOOKS, strict=False):
         ax.plot(*path, label=name, **look, markersize=4)
     ax.axvline(surgery + 0.5, **DOTTED, label="the surgery")
     ax.set(xlabel="epochs of training, the super-net’s included", ylabel="training accuracy (%)")
@@ -262,7 +263,7 @@ def repaired_in_words(share: pd.DataFrame, longest: int) -> str:
     text += "ahead of it" if last["given"] >= 0 else "behind it"
     if last["share"] > 0:
         part = f"{last['share']:.0%}" if last["share"] < 1 else "all"
-        text += f": **{part}** of what training gives to `copy`, by solving regressions on some images"
+        text += f", which is **{part}** of what training gives to `copy`, from regressions on some images alone"
     if np.isnan(last["epochs"]):
         return f"{text}. At none of our lengths does `reconstruct` reach the final accuracy of `copy`."
     if not last["epochs"]:
