@@ -93,7 +93,7 @@ def bench_exits(
     policy included. Columns: lam, exits (mean number of the sub-network), predicted (mean MAdds ÷ those of N_K alone), measured
     (seconds ÷ N_K's), realised (saving measured ÷ saving predicted), to_base (seconds ÷ the base's, where one is given).
     """
-    threads, rdn = threads or torch.get_num_threads(), deploy(rdn)
+    threads, rdn, lams = threads or torch.get_num_threads(), deploy(rdn), list(lams)
     largest, index = rdn.subnetwork(rdn.num_subnetworks), rdn.num_subnetworks
     sample = images[:batch]
     with cpu_threads(threads):

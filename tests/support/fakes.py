@@ -104,3 +104,9 @@ class FakeEvidence(Evidence):
             if name in worse:
                 frame[f"top1_{index}"] &= ~change
         return FakeRun(rdn.result, frame)
+
+
+def with_ends(**columns) -> pd.DataFrame:
+    """Columns with the ends of their intervals one below and two above."""
+    table = pd.DataFrame(columns)
+    return pd.concat([table, table.add_suffix("_low") - 1, table.add_suffix("_high") + 2], axis=1)

@@ -142,7 +142,8 @@ def table2(pairs: dict[str, tuple[Sequence[Run], Sequence[Run]]]) -> tuple[pd.Da
     """The paper's Table 2 on validation: the largest sub-network, trained with 6 others or with 13.
 
     pairs: base model → (runs of the RDN, runs of the same nested along its depth as well), one for each seed. Returns the table
-    [base_model, integrated_nets, seeds, madds_m, top1 with its intervals], and for each base model the paired difference 14 − 7.
+    [base_model, integrated_nets, seeds, madds_m, top1 with its intervals], and for each base model the points that the largest loses,
+    7 − 14, paired by image.
     """
     if not pairs:
         raise ConfigError("Table 2 needs mobilenext or mobilenet_v2, as the profile's model or among its architectures")
@@ -156,7 +157,7 @@ def table2(pairs: dict[str, tuple[Sequence[Run], Sequence[Run]]]) -> tuple[pd.Da
             }
             cost = {"madds_m": _mean(run.result["madds"][-1] for run in runs) / 1e6}
             rows.append(about | cost | accuracy(runs, -1).columns("top1"))
-    return pd.DataFrame(rows), {name: difference(more, fewer) for name, (fewer, more) in pairs.items()}
+    return pd.DataFrame(rows), {name: difference(fewer, more) for name, (fewer, more) in pairs.items()}
 
 
 def comparison(rows: dict[str, list[Run]], subnetworks: dict[str, int]) -> pd.DataFrame:

@@ -2,7 +2,8 @@
 
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,6 +24,8 @@ VERDICTS = {
     NOT_TESTABLE: (GREY, "v"),
     **dict.fromkeys(SEEDS.values(), (BLUE, "d")),
 }
+
+PRINTED = {"color": INK, "marker": "D", "markerfacecolor": "none", "linestyle": "none"}  # a number of the paper
 
 
 def ours_in_words(claim) -> str:
@@ -60,20 +63,26 @@ def bars(ax: Axes, y: float, estimate: Estimate, *, color: str, marker: str = "o
 
 
 @styled
-def gains(ours: dict[str, Estimate], paper: dict[str, float]) -> Figure:
-    """Differences in points from top to bottom, ours with intervals; the paper's are in the same row if named alike."""
+def gains(
+    ours: dict[str, Estimate], paper: dict[str, float], colours: Mapping[str, str] = MappingProxyType({})
+) -> Figure:
+    """Differences in points from top to bottom, ours with intervals; the paper's are in the same row if named alike.
+
+    colours: name → that of the sub-network it is about.
+    """
     names = list(dict.fromkeys([*ours, *paper]))
     fig, ax = plt.subplots(figsize=(5.6, 1.3 + (0.55 if len(names) < 6 else 0.36) * len(names)))
     for row, name in enumerate(names):
         if name in ours:
-            bars(ax, -row, ours[name], color=VERMILLION)
+            bars(ax, -row, ours[name], color=colours.get(name, INK))
         if name in paper:
-            ax.plot(paper[name], -row - 0.25 * (name in ours), color=BLUE, marker="D", linestyle="none")
+            ax.plot(paper[name], -row - 0.25 * (name in ours), **PRINTED)
     ax.axvline(0, **DOTTED)
     ax.set(yticks=-np.arange(len(names)), yticklabels=names, xlabel="difference (points)")
     ax.set(ylim=(0.5 - len(names), 0.5))
-    printed = {"color": BLUE, "marker": "D", "linestyle": "none", "label": "the paper's"}
-    legend_below(fig, {"color": VERMILLION, "marker": "o", "linewidth": 3.5, "label": "ours"}, printed)
+    legend_below(
+        fig, {"color": INK, "marker": "o", "linewidth": 3.5, "label": "ours"}, {**PRINTED, "label": "the paper's"}
+    )
     return fig
 
 

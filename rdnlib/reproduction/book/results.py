@@ -1,4 +1,4 @@
-"""Pictures and sentences of the chapters on results: Table 1, Figure 8, Tables 4 and 5, and the lengths of training.
+"""Pictures and sentences of the chapters on results: Table 1, Figure 8, and what makes a good RDN.
 
 Accuracies are per cent, differences points; `x_low` and `x_high` are the ends of the 95 % interval of column `x`.
 """
@@ -9,25 +9,21 @@ from itertools import cycle
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rdnlib.reproduction.analysis.statistics import Estimate, accuracy
+from rdnlib.reproduction.analysis.statistics import Estimate
 from rdnlib.reproduction.book.chapter import comparison, hulls, with_interval
-from rdnlib.reproduction.book.figures import curves, name_subnetworks
 from rdnlib.reproduction.book.style import (
     BLUE,
     CYCLE,
     DOTTED,
     INK,
     MARKERS,
-    SKY,
     VERMILLION,
     legend_below,
     owner_colour,
     styled,
 )
-from rdnlib.reproduction.experiments.workspace import Run
 
 
 def epochs(count: float) -> str:
@@ -190,35 +186,6 @@ def shares_above_in_words(shares: Mapping[str, float]) -> str:
     return f"A line joins the separately trained networks. Of the range of their costs, above this line are {parts}."
 
 
-@styled
-def accuracies_by_subnetwork(rows: dict[str, Sequence[Run]]) -> Figure:
-    """Accuracy of every sub-network, one series for each name; its runs are one for each seed."""
-    fig, ax = plt.subplots(figsize=(5.6, 3.4))
-    numbers = np.arange(1, len(next(iter(rows.values()))[0].result["madds"]) + 1)
-    series, shifts = {}, 0.15 * (np.arange(len(rows)) - (len(rows) - 1) / 2)  # the bars lie beside each other
-    for (name, runs), shift in zip(rows.items(), shifts, strict=True):
-        table = pd.DataFrame([accuracy(runs, int(number)).columns("top1") for number in numbers])
-        series[name] = with_ends(numbers + shift, table, "top1")
-    curves(ax, series)
-    name_subnetworks(ax.xaxis, len(numbers))
-    ax.set(xlabel="sub-network", ylabel="top-1 (%)")
-    legend_below(fig, ncols=len(rows))
-    return fig
-
-
-def widths_in_words(slimmable: pd.DataFrame, rdn: pd.DataFrame) -> list[str]:
-    """Each width of a slimmable network beside the RDN at its cost, interpolated between sub-networks.
-
-    Widths outside the costs of N_1 … N_K are left out. Both are `subnetwork_table`s, `slimmable` with a column `width`.
-    """
-    inside = slimmable[slimmable["madds"].between(rdn["madds"].min(), rdn["madds"].max())]
-    ahead = inside["top1"] - np.interp(inside["madds"], rdn["madds"], rdn["top1"])
-    return [
-        f"width {r.width:g}: {r.madds / 1e6:.1f} M MAdds, {r.top1:.1f} %, {change:+.1f} points to the RDN at that cost."
-        for r, change in zip(inside.itertuples(), ahead, strict=True)
-    ]
-
-
 LEVERS = {"plain": "plain part", "init": "initialisation", "lr": "learning rate", "largest": "share of N_K in the loss"}
 
 
@@ -273,69 +240,3 @@ def verdict_on_levers(levers: pd.DataFrame) -> list[str]:
         ]
         lines.append(f"**{name}**: {'; '.join(parts)}.")
     return lines
-
-
-def length_axis(ax: Axes, table: pd.DataFrame, numbers: Sequence[int], columns: Mapping[str, str]) -> None:
-    """Columns of a length table, for some sub-networks, by epochs: from 0 on, equal ratios at equal distances.
-
-    columns: column → its name in the legend, in which {} stands for the sub-network's number.
-    """
-    series, lengths = {}, sorted(set(table["epochs"]))
-    for number in numbers:
-        part = table[table["subnetwork"] == number].sort_values("epochs")
-        series |= {label.format(number): with_ends(part["epochs"], part, column) for column, label in columns.items()}
-    curves(ax, series)
-    ax.set_xscale("symlog", linthresh=1)
-    ax.set(xticks=lengths, xticklabels=lengths, xlabel="epochs after the surgery")
-    ax.minorticks_off()
-
-
-@styled
-def length_curves(table: pd.DataFrame, supernet: Estimate) -> Figure:
-    """Accuracy of N_1 and N_K by length of training, for both initialisations; table of `lengths.length_table`."""
-    fig, axes = plt.subplots(1, 2, figsize=(5.6, 3.6), sharey=True)
-    for ax, number in zip(axes, (1, table["subnetwork"].max()), strict=True):
-        length_axis(ax, table, [number], {"copy": "copy", "reconstruct": "reconstruct"})
-        ax.axhline(supernet.value, **DOTTED, label="super-net")
-        ax.set(title=f"$N_{number}$")
-    axes[0].set(ylabel="top-1 (%)")
-    legend_below(fig, ncols=3)
-    return fig
-
-
-@styled
-def lead_by_length(table: pd.DataFrame) -> Figure:
-    """Points by which `reconstruct` leads, of N_1 and N_K by length of training."""
-    fig, ax = plt.subplots(figsize=(5.6, 3.2))
-    length_axis(ax, table, [1, table["subnetwork"].max()], {"gain": "$N_{}$"})
-    ax.axhline(0, **DOTTED)
-    ax.set(ylabel="reconstruct − copy (points)")
-    ax.legend()
-    return fig
-
-
-@styled
-def repaired_bars(share: pd.DataFrame) -> Figure:
-    """What training gives to `copy` and what `reconstruct` has without any; table of `lengths.repaired`."""
-    fig, ax = plt.subplots(figsize=(5.6, 3.2))
-    numbers = share["subnetwork"]
-    ax.bar(numbers, share["trained"], color=SKY, label="trained, of copy")
-    ax.bar(numbers, share["given"], width=0.4, color=VERMILLION, label="given, of reconstruct")
-    ax.axhline(0, color=INK, linewidth=1)
-    name_subnetworks(ax.xaxis, len(share))
-    ax.set(xlabel="sub-network", ylabel="points above copy, untrained")
-    legend_below(fig)
-    return fig
-
-
-def repaired_in_words(share: pd.DataFrame, longest: int) -> str:
-    """The row of N_K, for a longest training of so many epochs."""
-    last = share.iloc[-1]
-    text = f"After {epochs(longest)} of training $N_K$ of `copy` has gained {last['trained']:+.1f} points. "
-    text += f"`reconstruct` starts {last['given']:+.1f} points ahead"
-    if last["share"] > 0:
-        text += f": **{last['share']:.0%}** of what training gives can be had by solving regressions, in one pass over "
-        text += "some images"
-    if np.isnan(last["epochs"]):
-        return f"{text}. It does not reach the end of `copy` at any of our lengths."
-    return f"{text}. It reaches the end of `copy` after {epochs(last['epochs'])}."

@@ -7,7 +7,7 @@ by torch's profiler, beyond parameters and momentum; scratch memory inside of th
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import numpy as np
@@ -43,17 +43,23 @@ def training_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callabl
 @flushing_denormals()
 def compare(
     model: nn.Module, *, k: int, size: int, batch_size: int, plain: float | list[str] | None = None,
-    repeats: int = 5, seed: int = 0,
+    slimmed: Sequence[float] = (), repeats: int = 5, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """Time and memory of one training step on random images (batch_size, 3, size, size), on the CPU; k, plain: as in `to_rdn`.
 
-    Columns: network ("base", "RDN", "slimmable"), answers (how many are trained), seconds (median of `repeats`), ratio (median
+    A slimmable network is trained at as many widths as the RDN has sub-networks and, if they are other ones, at those of `slimmed`.
+    Columns: network ("base", "RDN", "slimmable, 7 widths", …), answers (how many are trained), seconds (median of `repeats`), ratio (median
     of the quotients to the base's step beside it), peak_mb (10⁶ bytes), peak_ratio.
     """
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(batch_size, 3, size, size, generator=generator).contiguous(memory_format=torch.channels_last)
-    rdn, slimmable = to_rdn(model, k, select="identity", plain=plain), Slimmable(model, widths(k))
-    networks = {"base": deepcopy(model), "RDN": rdn, "slimmable": slimmable}
+    networks, answers = (
+        {"base": deepcopy(model), "RDN": to_rdn(model, k, select="identity", plain=plain)},
+        [1, 2 * k - 1],
+    )
+    for chosen in filter(None, {tuple(widths(k)): 1, tuple(slimmed): 1}):
+        networks[f"slimmable, {len(chosen)} widths"] = Slimmable(model, chosen)
+        answers.append(len(chosen))
     steps = {}
     for name, network in networks.items():
         network.cpu().to(memory_format=torch.channels_last).train().requires_grad_(True)
@@ -65,7 +71,7 @@ def compare(
         step()  # the first is slower: it makes gradients, momentum and buffers
     seconds = pd.DataFrame([{name: _seconds(step) for name, step in steps.items()} for _ in range(repeats)])
     peaks = pd.Series({name: peak_memory(step) for name, step in steps.items()})
-    columns = {"answers": [1, 2 * k - 1, 2 * k - 1], "seconds": seconds.median()}
+    columns = {"answers": answers, "seconds": seconds.median()}
     columns |= {"ratio": seconds.div(seconds["base"], axis=0).median(), "peak_mb": peaks / 1e6}
     columns |= {"peak_ratio": peaks / peaks["base"]}
     return pd.DataFrame(columns).rename_axis("network").reset_index()

@@ -6,8 +6,11 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from support.profiles import TINY
+from IPython.core.interactiveshell import InteractiveShell
+from PIL import Image
+from support.profiles import TINY, write_profile
 
+from rdnlib.data import dolls
 from rdnlib.reproduction.book.execute import execute
 from rdnlib.reproduction.experiments import ensure_all, open_workspace
 
@@ -116,3 +119,47 @@ def test_all_notebooks_run_and_write_the_results(tmp_path):
     definite = claims["verdict"].isin(["reproduced", "not reproduced"])  # one seed: nothing but counts has a verdict
     assert (claims["ours_low"] == claims["ours_high"])[definite].all() and definite.any()
     assert (out / "figures" / "figure8.svg").read_text().lstrip().startswith("<?xml")
+
+
+def write_photographs(root: Path, *, train: int, validation: int) -> Path:
+    """Images of one's own, so many of each of the ten classes, as files of different sizes."""
+    for split, folder, count in (("train", "train", train), ("validation", "val", validation)):
+        for size in (16, 20):
+            images, labels, *_ = dolls.draw(10 * count // 2, size=size, split=split)
+            for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+                path = root / folder / f"class{label}" / f"{size}_{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    return root
+
+
+def run_here(path: Path, parameters: dict) -> None:
+    """Run a notebook's cells in this process, where everything is imported already, with other values of its parameters."""
+    shell = InteractiveShell.instance()
+    shell.reset(new_session=False)
+    for number, cell in enumerate(code_cells(path), start=1):
+        done = shell.run_cell(cell.source, silent=True)
+        assert done.success, f"{path.name}, code cell {number}: {done.error_in_exec or done.error_before_exec!r}"
+        if "parameters" in cell.metadata.get("tags", []):
+            shell.push({name: value for name, value in parameters.items() if name in shell.user_ns})
+
+
+@pytest.fixture(scope="module")
+def another(tmp_path_factory) -> dict:
+    """Parameters with finished experiments of another k, on images in folders."""
+    folder = tmp_path_factory.mktemp("another")
+    root = write_photographs(folder / "photographs", train=20, validation=10)
+    profile = write_profile(
+        folder / "another.yaml", rdn={"k": 3}, architectures={"mobilenet_v2": None},
+        data={"name": "folder", "train": None, "validation": None}, recipe={"batch_size": 32},
+    )  # fmt: skip
+    found = {"profile": profile, "data_root": str(root), "seed": 1, "out": str(folder / "out")}
+    ensure_all(open_workspace(profile, data_root=root, seed=1, out=folder / "out"), progress=False)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_with_another_k_and_other_images(path, another, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    run_here(path, another)

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from support.fakes import with_ends
 
 from rdnlib.reproduction.analysis.statistics import Estimate
 from rdnlib.reproduction.book import results, style
@@ -15,29 +16,6 @@ def close_figures():
     plt.close("all")
 
 
-class Finished:
-    """A run of three sub-networks on four images: N_1 has one right, N_2 two, N_3 three."""
-
-    def __init__(self):
-        self.result = {"name": "run", "madds": [1.0, 2.0, 3.0]}
-
-    def samples(self):
-        right = {f"top1_{v}": np.arange(4) < v for v in (1, 2, 3)}
-        return pd.DataFrame({"split": "validation", "id": range(4), "label": 0, "difficulty": np.nan, **right})
-
-
-def with_ends(**columns) -> pd.DataFrame:
-    """Columns with the ends of their intervals one below and two above."""
-    table = pd.DataFrame(columns)
-    return pd.concat([table, table.add_suffix("_low") - 1, table.add_suffix("_high") + 2], axis=1)
-
-
-def length_table() -> pd.DataFrame:
-    numbers = pd.DataFrame({"epochs": [0, 0, 4, 4], "subnetwork": [1, 3, 1, 3]})
-    values = with_ends(copy=[10.0, 20.0, 30.0, 40.0], reconstruct=[15.0, 35.0, 31.0, 41.0], gain=[5.0, 15.0, 1.0, 1.0])
-    return pd.concat([numbers, values], axis=1)
-
-
 def equal_cost() -> pd.DataFrame:
     gains = {"gain": [3.0, 0.0, -4.0, 5.0], "gain_low": [1.0, -1.0, -6.0, 2.0], "gain_high": [5.0, 1.0, -2.0, 8.0]}
     return pd.DataFrame({"subnetwork": [2, 3, 4, 5], "spent": [90.0, 95.0, 100.0, 50.0], **gains})
@@ -47,18 +25,9 @@ def changes() -> pd.DataFrame:
     return pd.DataFrame({"nesting": [541.4], "adapting": [-67.0]}, index=["ours"])
 
 
-def repaired(**last) -> pd.DataFrame:
-    row = {"subnetwork": 3, "trained": 20.0, "given": 15.0, "share": 0.75, "epochs": 4.0}
-    return pd.DataFrame([row | {"subnetwork": 1}, row | last])
-
-
 PICTURES = {
     "madds_bars": lambda: results.madds_bars(changes(), changes()),
     "gains_at_equal_cost": lambda: results.gains_at_equal_cost(equal_cost()),
-    "accuracies_by_subnetwork": lambda: results.accuracies_by_subnetwork({"a": [Finished()], "b": [Finished()]}),
-    "length_curves": lambda: results.length_curves(length_table(), Estimate(50, 45, 55)),
-    "lead_by_length": lambda: results.lead_by_length(length_table()),
-    "repaired_bars": lambda: results.repaired_bars(repaired()),
 }
 
 
@@ -69,25 +38,6 @@ def test_the_same_picture_twice_with_labels(name):
     assert style.svg(one) == style.svg(other)
     assert any(ax.get_xlabel() for ax in one.axes)
     assert one.axes[0].get_ylabel() or one.axes[0].get_yticklabels()
-
-
-def test_intervals_are_drawn_where_they_end():
-    (ax,) = results.lead_by_length(length_table()).axes
-    first = ax.containers[0]  # of N_1
-    np.testing.assert_array_equal(first[0].get_xydata(), [(0, 5), (4, 1)])
-    ends = [tuple(segment[:, 1]) for segment in first[2][0].get_segments()]
-    assert ends == [(4, 7), (0, 3)]
-
-
-def test_accuracies_of_each_series_lie_beside_each_other():
-    (ax,) = results.accuracies_by_subnetwork({"a": [Finished()], "b": [Finished()]}).axes
-    for container, shift in zip(ax.containers, (-0.075, 0.075), strict=True):
-        np.testing.assert_allclose(container[0].get_xydata(), [(1 + shift, 25), (2 + shift, 50), (3 + shift, 75)])
-
-
-def test_lengths_are_ticks_from_zero_on():
-    for ax in results.length_curves(length_table(), Estimate(50, 45, 55)).axes:
-        assert [text.get_text() for text in ax.get_xticklabels()] == ["0", "4"] and ax.get_xscale() == "symlog"
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 epochs"), (1, "1 epoch"), (2.0, "2 epochs")])
@@ -213,24 +163,6 @@ def test_reference_points_are_read_off_at_the_cost_of_the_policy(oracle, text):
     assert "44% of $N_K$'s MAdds" in practice and "68.0 (67.0–69.0) %" in practice
     assert "59.0 %" in practice and "65.0 %" in practice  # 50 + 24 · 30/80; half-way between 60 and 70
     assert "90.0 % with" in best and text in best
-
-
-def test_widths_are_compared_inside_of_the_rdn_only():
-    rdn = pd.DataFrame({"madds": [20e6, 40e6], "top1": [50.0, 60.0]})
-    slimmable = pd.DataFrame({"width": [0.1, 0.5, 1.0], "madds": [10e6, 30e6, 50e6], "top1": [40.0, 58.0, 70.0]})
-    assert results.widths_in_words(slimmable, rdn) == [
-        "width 0.5: 30.0 M MAdds, 58.0 %, +3.0 points to the RDN at that cost."
-    ]
-
-
-def test_repair_in_words():
-    text = results.repaired_in_words(repaired(), 4)
-    assert text.startswith(
-        "After 4 epochs of training $N_K$ of `copy` has gained +20.0 points. `reconstruct` starts +15.0"
-    )
-    assert "**75%** of what training gives" in text and text.endswith("the end of `copy` after 4 epochs.")
-    none = results.repaired_in_words(repaired(share=np.nan, epochs=np.nan), 1)
-    assert "After 1 epoch of" in none and "**" not in none and none.endswith("at any of our lengths.")
 
 
 def test_shares_above_the_line_are_said_or_that_there_is_none():

@@ -50,9 +50,17 @@ def test_a_slimmable_step_is_the_joint_step_in_parts(images):
 def test_the_table():
     model, threads = mobilenext(width_mult=0.2, depth_mult=0.1, num_classes=10), torch.get_num_threads()
     before = model.classifier.weight.clone()
-    table = compare(model, k=2, size=32, batch_size=4, repeats=1).set_index("network")
-    assert list(table.index) == ["base", "RDN", "slimmable"] and list(table["answers"]) == [1, 3, 3]
+    table = compare(model, k=2, size=32, batch_size=4, slimmed=[0.5, 1.0], repeats=1).set_index("network")
+    assert list(table["answers"].items()) == [
+        ("base", 1), ("RDN", 3), ("slimmable, 3 widths", 3), ("slimmable, 2 widths", 2),
+    ]  # fmt: skip
     assert table["ratio"]["base"] == table["peak_ratio"]["base"] == 1
     assert table["peak_mb"]["RDN"] > table["peak_mb"]["base"] > 0
-    assert table["ratio"]["slimmable"] > 1  # three passes
+    assert table["ratio"]["slimmable, 3 widths"] > 1  # three passes
     assert torch.equal(model.classifier.weight, before) and torch.get_num_threads() == threads
+
+
+def test_a_slimmable_network_of_the_same_widths_is_timed_once():
+    model = mobilenext(width_mult=0.2, depth_mult=0.1, num_classes=10)
+    table = compare(model, k=2, size=16, batch_size=2, slimmed=[0.5, 0.75, 1.0], repeats=1)
+    assert list(table["network"]) == ["base", "RDN", "slimmable, 3 widths"]
