@@ -21,7 +21,7 @@ from rdnlib.nn.conv import NestedConv2d
 from rdnlib.nn.groups import Space, split_channels
 from rdnlib.nn.rdn import RDN
 from rdnlib.reproduction.book.figures import curves, text_box
-from rdnlib.reproduction.book.style import BLUE, CYCLE, GREY, INK, VERMILLION, legend_below, owner_colour, styled
+from rdnlib.reproduction.book.style import BLUE, GREY, INK, VERMILLION, legend_below, owner_colour, styled
 from rdnlib.surgery.layout import Layout
 
 
@@ -236,7 +236,7 @@ def selection_rounds(scores: np.ndarray, order: np.ndarray, *, k: int) -> Figure
     for g, (ax, score) in enumerate(zip(axes.flat, scores, strict=True), start=1):
         start, end = ends[g - 1 : g + 1]
         ax.bar(range(end, len(order)), score[order[end:]], color=INK, alpha=0.3, label="not taken")
-        ax.bar(range(start, end), score[order[start:end]], color=CYCLE[g - 1], label=f"taken for group {g}")
+        ax.bar(range(start, end), score[order[start:end]], color=owner_colour(g), label=f"taken for group {g}")
         ax.set(ylabel=f"round {g}")
         ax.legend(loc="upper left")
     ax.set(xlabel="output channels, in the order they are taken", xticks=[])
