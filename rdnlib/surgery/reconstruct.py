@@ -56,6 +56,7 @@ class _Reconstruction:
         self.done: set[str] = {self.traced.image}
         self.sizes = [len(images) for images in batches]
         self.sampling = Sampling(ROWS, images=sum(self.sizes))
+        self.scale: Tensor | None = None  # of the features, see `balance_groups`
         for batch, images in enumerate(batches):
             cache.put(f"supernet-{self.traced.image}", batch, images)
 
@@ -168,23 +169,26 @@ class _Reconstruction:
     def fit_heads(self) -> None:
         """Fit the heads to what the super-net's classifier, or its own align layer, makes of its features."""
         features, norm_step = self.traced.features, feature_norm(self.traced)
-        scale = None
         if norm_step is not None:
             outputs = [self.nested(features, batch) for batch in self.batches]
-            scale = balance_groups(self.trunk.layers[norm_step.name], outputs)
+            self.scale = balance_groups(self.trunk.layers[norm_step.name], outputs)
 
         def pair(batch: int) -> tuple[Tensor, Tensor]:
-            x, target = self.nested(features, batch), self.supernet(features, batch)
-            x = x if scale is None else x * scale.view(1, -1, *(1,) * (x.ndim - 2))
-            return x, target if self.traced.align is None else self.traced.align.module(target)
+            target = self.supernet(features, batch)
+            return self._features(batch), target if self.traced.align is None else self.traced.align.module(target)
 
         fit_heads(self.rdn.heads, map(pair, self.batches))
+
+    def _features(self, batch: int) -> Tensor:
+        """What the RDN's heads read, with the scale that `balance_groups` gave them."""
+        x = self.nested(self.traced.features, batch)
+        return x if self.scale is None else x * self.scale.view(1, -1, *(1,) * (x.ndim - 2))
 
     def agreement(self) -> dict[str, list[float]]:
         """See `reconstruct`."""
         same, first = {"fitted": [], "held_out": []}, 0
         for batch, size in enumerate(self.sizes):
-            logits = self.rdn.classify(self.nested(self.traced.features, batch))  # (B, K, classes)
+            logits = self.rdn.classify(self._features(batch))  # (B, K, classes)
             expected = _answers(self.traced, self.supernet(self.traced.features, batch))  # (B, classes)
             agree = logits.argmax(dim=-1) == expected.argmax(dim=-1, keepdim=True)
             for part, own in zip(same.values(), self.sampling.split(first, size), strict=True):

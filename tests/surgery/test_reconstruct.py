@@ -1,5 +1,7 @@
 """Reconstruction keeps the function of the super-net."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -111,6 +113,24 @@ def test_surgery_says_how_much_of_its_fit_generalises(images):
     assert fitted == pytest.approx(same[~rows].double().mean(dim=0).tolist(), **one_tie[1])
     assert sum(held_out) < sum(fitted)
     assert "agreement" not in to_rdn(model, 3, calibration=few).config
+
+
+def test_the_agreement_is_that_of_the_network_that_is_returned(small, images):
+    """Also where the features are rescaled: these are tiny, so that without their scale the classifier's bias decides alone."""
+    model = deepcopy(small)
+    norm = feature_norm(trace(model)).module
+    with torch.no_grad():
+        norm.weight.mul_(0.01)
+        norm.bias.mul_(0.01)
+        spread = (model(images) - model.classifier.bias).std()
+        model.classifier.weight.div_(spread)
+        model.classifier.bias.copy_(torch.linspace(0, 1, 10))
+        rdn = to_rdn(model, 4, init="reconstruct", calibration=images)
+        same = (rdn(images).argmax(dim=-1) == model(images).argmax(dim=-1, keepdim=True)).double()
+    held_out = torch.arange(len(images)) % 8 == 7
+    for name, rows in (("fitted", ~held_out), ("held_out", held_out)):
+        expected = same[rows].mean(dim=0).tolist() if rows.any() else [-1] * 7
+        assert rdn.config["agreement"][name] == pytest.approx(expected, abs=1.5 / max(1, int(rows.sum())))
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 Colour says which sub-network owns a group, a weight block or a connection, as in Figure 2 of the paper.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -20,8 +20,8 @@ from rdnlib.madds import kind
 from rdnlib.nn.conv import NestedConv2d
 from rdnlib.nn.groups import Space, split_channels
 from rdnlib.nn.rdn import RDN
-from rdnlib.reproduction.book.figures import curves, text_box
-from rdnlib.reproduction.book.style import BLUE, CYCLE, GREY, INK, VERMILLION, legend_below, owner_colour, styled
+from rdnlib.reproduction.book.figures import text_box
+from rdnlib.reproduction.book.style import GREY, INK, legend_below, owner_colour, styled
 from rdnlib.surgery.layout import Layout
 
 
@@ -210,22 +210,6 @@ def channel_spaces(layout: Layout) -> pd.DataFrame:
 
 
 @styled
-def channels_before_and_after(spaces: Mapping[str, pd.DataFrame]) -> Figure:
-    """Channels of each space before and after the surgery, a panel for each network; `spaces`: as of `channel_spaces`."""
-    figure, axes = plt.subplots(len(spaces), 1, figsize=(5.6, 2 * len(spaces)), squeeze=False)
-    for ax, (name, table) in zip(axes.flat, spaces.items(), strict=True):
-        ax.vlines(table.index, table["channels"], table["nested"], color=INK, alpha=0.5)
-        plain, nested = table[table["plain"]], table[~table["plain"]]
-        dots = {"plain": (plain.index, plain["channels"]), "in the super-net": (nested.index, nested["channels"])}
-        dots["with new groups"] = (nested.index, nested["nested"])
-        curves(ax, dots, colors=(INK, BLUE, VERMILLION), linestyle="none", markersize=4)
-        ax.set(title=name, xticks=[], yscale="log", ylabel="channels")
-    ax.set(xlabel="channel space, from the image to the classifier")
-    legend_below(figure, ncols=3)
-    return figure
-
-
-@styled
 def selection_rounds(scores: np.ndarray, order: np.ndarray, *, k: int) -> Figure:
     """Algorithm 1 on one layer: the violation scores (k − 1 rounds, channels) of the channels that are left in each round.
 
@@ -236,7 +220,7 @@ def selection_rounds(scores: np.ndarray, order: np.ndarray, *, k: int) -> Figure
     for g, (ax, score) in enumerate(zip(axes.flat, scores, strict=True), start=1):
         start, end = ends[g - 1 : g + 1]
         ax.bar(range(end, len(order)), score[order[end:]], color=INK, alpha=0.3, label="not taken")
-        ax.bar(range(start, end), score[order[start:end]], color=CYCLE[g - 1], label=f"taken for group {g}")
+        ax.bar(range(start, end), score[order[start:end]], color=owner_colour(g), label=f"taken for group {g}")
         ax.set(ylabel=f"round {g}")
         ax.legend(loc="upper left")
     ax.set(xlabel="output channels, in the order they are taken", xticks=[])
