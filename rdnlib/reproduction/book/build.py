@@ -2,6 +2,9 @@
 
 The steps: run (or find) the experiments, execute every notebook with papermill, build the book from the executed copies,
 write the manifest. Everything is written below `out`; the project's own files are only read.
+
+What a notebook computes can stand on another page: the notebook writes a fragment (`chapter.write_fragment`), which takes the
+place of the file of the same name in `book/_assets` that the page includes. That file stands in where the notebook was not executed.
 """
 
 import os
@@ -19,6 +22,7 @@ import yaml
 
 from rdnlib.errors import ConfigError, RdnError
 from rdnlib.reproduction.book import assets
+from rdnlib.reproduction.book.chapter import FRAGMENTS
 from rdnlib.reproduction.book.execute import execute_all, timed
 from rdnlib.reproduction.experiments import ensure_all, graph, open_workspace
 from rdnlib.reproduction.experiments.config import Profile, load_profile
@@ -123,11 +127,14 @@ def _publish(
     out.mkdir(parents=True, exist_ok=True)
     with timed("experiments", seconds):
         prepare()
-    source = out / "book"
+    source, fragments = out / "book", out / FRAGMENTS
     with timed(
         "assets", seconds
     ):  # a fresh copy of the pages and configuration, with the front-end files beside our own
         shutil.rmtree(source, ignore_errors=True)
+        shutil.rmtree(
+            fragments, ignore_errors=True
+        )  # of an earlier run, perhaps by notebooks that are not executed now
         shutil.copytree(project / "book", source)
         config = yaml.safe_load((project / "_config.yml").read_text(encoding="utf-8"))
         numbers = f"seeds {seed} to {seed + seeds - 1}" if seeds > 1 else f"seed {seed}"
@@ -139,6 +146,8 @@ def _publish(
     for notebook in notebooks:  # those that are not executed are in the book as they are
         shutil.copy(notebook, source / "notebooks")
     execute_all(chosen, source / "notebooks", parameters=parameters, jobs=jobs, seconds=seconds)
+    if fragments.is_dir():
+        shutil.copytree(fragments, source / "_assets", dirs_exist_ok=True)
     with timed("book", seconds):
         build(source, out / "html")
     manifest = {"profile": name, "seed": seed, "seeds": seeds, "data_fingerprint": fingerprint}

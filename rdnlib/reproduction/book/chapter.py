@@ -8,12 +8,20 @@ from IPython.display import Markdown, display
 
 from rdnlib.reproduction.book.style import STYLE
 from rdnlib.reproduction.experiments import Workspace, open_workspace
+from rdnlib.utils.files import write_text
+
+FRAGMENTS = "fragments"  # folder below `out`: see `write_fragment`
 
 
 def open_chapter(profile: str, *, data_root=None, seed: int = 0, out=None) -> Workspace:
     """Set the book's plotting style and return the workspace of the chapter's experiments."""
     plt.rcParams.update(STYLE)
     return open_workspace(profile, data_root=data_root, seed=seed, out=out)
+
+
+def write_fragment(workspace: Workspace, name: str, text: str) -> None:
+    """Keep computed HTML or SVG for a page of the book, which includes it as `_assets/<name>`; see `build`."""
+    write_text(workspace.out / FRAGMENTS / name, text)
 
 
 def with_interval(value: float, *ends: float, signed: bool = False, digits: int = 1) -> str:

@@ -84,6 +84,24 @@ def test_from_experiments_to_book(project, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_what_a_notebook_computes_takes_the_place_of_a_page_s_fragment(project, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["rdnlib.reproduction.book.build"], "build", lambda source, html: None)
+    (project.path / "book" / "_assets").mkdir()
+    for name in ("result", "other"):
+        (project.path / "book" / "_assets" / f"{name}.html").write_text(f"{name}: not executed")
+
+    def fragments(cell: str) -> list[str]:
+        make_notebook(project.path / "notebooks" / "01_chapter.ipynb", cell)
+        reproduce("quick", out=tmp_path / "out", project=project.path)
+        return [(tmp_path / "out" / "book" / "_assets" / f"{name}.html").read_text() for name in ("result", "other")]
+
+    write = "from rdnlib.reproduction.book.chapter import open_chapter, write_fragment\n"
+    write += "write_fragment(open_chapter(profile, out=out), 'result.html', f'the answer is {6 * 7}')"
+    assert fragments(write) == ["the answer is 42", "other: not executed"]
+    assert fragments("1 + 1")[0] == "result: not executed"  # what the run before computed is no result of this one
+
+
+@pytest.mark.slow
 def test_all_seeds_are_one_graph_and_the_notebooks_that_want_to_know_are_told(project, tmp_path, monkeypatch):
     path = make_notebook(project.path / "notebooks" / "02_seeds.ipynb", "assert seeds == 2")
     notebook = nbformat.read(path, 4)
