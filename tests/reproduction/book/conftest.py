@@ -57,7 +57,8 @@ FRAME = "pd.DataFrame({'network': ['N1', 'N2'], 'top-1 (%)': [55.0, 64.0]})"
 
 
 def notebook(title: str, *cells: str) -> nbformat.NotebookNode:
-    made = nbformat.v4.new_notebook()
+    language = {"name": "python", "pygments_lexer": "ipython3"}
+    made = nbformat.v4.new_notebook(metadata={"language_info": language})
     made.cells = [
         nbformat.v4.new_markdown_cell(
             f"# {title}\n\nWhat this page is about, in a sentence of words alone.\n\nA formula: $f_\\lambda(x) = \\arg\\max_v$."
