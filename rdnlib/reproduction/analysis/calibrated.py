@@ -4,14 +4,22 @@
 part of what is not known. So everything is calibrated anew on random halves of both splits (`statistics.halves`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rdnlib.calibration.families import ByExit, Outcome, calibrate_and_apply
-from rdnlib.reproduction.analysis.outcomes import Bases, families
-from rdnlib.reproduction.analysis.statistics import RESAMPLES, Estimate, halves, reach, resampled
+from rdnlib.reproduction.analysis.outcomes import Bases, dynamic, families, split_rows
+from rdnlib.reproduction.analysis.statistics import (
+    RESAMPLES,
+    Estimate,
+    calibrated_estimates,
+    halves,
+    reach,
+    resampled,
+    same_images,
+)
 from rdnlib.reproduction.experiments.workspace import Run
 
 
@@ -66,6 +74,19 @@ def calibrated(
             gain = outcome.accuracy - full[test].mean()
             anew[name][number] = outcome.accuracy, gain, outcome.madds.mean() / largest
     return Calibrated(gap, outcomes, full, largest, anew)
+
+
+def dynamic_estimates(rdn: Sequence[Run], policy: Sequence[Run], apply: Callable) -> list[Estimate]:
+    """`calibrated_estimates` of apply(held-out images, validation images, the RDN's result), over the seeds."""
+    seeds = []
+    for rdn_run, policy_run in zip(rdn, policy, strict=True):
+        held_out, samples = (dynamic(rdn_run, policy_run, split=split) for split in ("calibration", "validation"))
+
+        def on_rows(own, test, held_out=held_out, samples=samples, result=rdn_run.result):
+            return apply(held_out.rows(own), samples.rows(test), result)
+
+        seeds.append((len(held_out.ids), len(samples.ids), on_rows))
+    return calibrated_estimates(seeds, same_images=same_images([split_rows(run, "validation") for run in rdn]))
 
 
 def accuracy_at_cost(calibration: ByExit, validation: ByExit, budgets: np.ndarray) -> np.ndarray:

@@ -4,22 +4,16 @@ Bounds are the paper's own: where it calls accuracies comparable, it prints loss
 bound. Whether our images and seeds can resolve so much, the verdict says. `CLAIMS` lists what makes the claims.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from rdnlib.calibration.families import calibrate_and_apply
-from rdnlib.reproduction.analysis.outcomes import Dynamic, dynamic, split_rows
-from rdnlib.reproduction.analysis.statistics import (
-    Estimate,
-    Evidence,
-    calibrated_estimates,
-    contrast,
-    difference,
-    same_images,
-)
+from rdnlib.reproduction.analysis.calibrated import dynamic_estimates
+from rdnlib.reproduction.analysis.outcomes import Dynamic
+from rdnlib.reproduction.analysis.statistics import Estimate, Evidence, contrast, difference
 from rdnlib.reproduction.analysis.tradeoff import adaptive_gains
 from rdnlib.reproduction.analysis.verdicts import Claim, far_from_plateau, near_chance, verdict_table
 from rdnlib.reproduction.experiments import Run, graph
@@ -96,33 +90,20 @@ def adaptive_estimates(rdn: Sequence[Run], policy: Sequence[Run], base_madds: fl
         gain = outcome.accuracy - samples.correct[:, -1].mean()
         return gain, 1 - madds / base_madds, 1 - madds / result["madds"][-1], 1 - params / result["params"][-1]
 
-    return _calibrated(rdn, policy, apply)
-
-
-def _calibrated(rdn: Sequence[Run], policy: Sequence[Run], apply: Callable) -> list[Estimate]:
-    """`calibrated_estimates` of apply(held-out images, validation images, the RDN's result), over the seeds."""
-    seeds = []
-    for rdn_run, policy_run in zip(rdn, policy, strict=True):
-        held_out, samples = (dynamic(rdn_run, policy_run, split=split) for split in ("calibration", "validation"))
-
-        def on_rows(own, test, held_out=held_out, samples=samples, result=rdn_run.result):
-            return apply(held_out.rows(own), samples.rows(test), result)
-
-        seeds.append((len(held_out.ids), len(samples.ids), on_rows))
-    return calibrated_estimates(seeds, same_images=same_images([split_rows(run, "validation") for run in rdn]))
+    return dynamic_estimates(rdn, policy, apply)
 
 
 def figure8_claims(evidence: Evidence) -> list[Claim]:
     def apply(held_out: Dynamic, samples: Dynamic, result: dict) -> tuple[float, float]:
-        gains = adaptive_gains(held_out, samples, result["madds"])  # (N, K−1)
-        half = gains.shape[1] // 2
-        low, high = _mean(gains[:, :half]), _mean(gains[:, half:])
+        gains = adaptive_gains(held_out, samples, result["madds"])[:, 0]  # (K−1,)
+        half = len(gains) // 2
+        low, high = _mean(gains[:half]), _mean(gains[half:])
         return low, low - high
 
     claims = []
     for init in INITS:
         rdn, policy = evidence.together(f"rdn-{init}", f"policy-{init}")
-        low, differ = _calibrated(rdn, policy, apply)
+        low, differ = dynamic_estimates(rdn, policy, apply)
         lost = near_chance("N_2", rdn, 2)
         claims += [
             Claim("", f"RDN, {init}: adapting beats the smaller sub-networks at their cost", "“clearly improves”", low, obstacles=lost),
@@ -215,8 +196,8 @@ def _of(where: str, claims: Iterable[Claim]) -> list[Claim]:
 
 
 def _mean(gains: np.ndarray) -> float:
-    """Over the images and the sub-networks whose cost can be met; NaN where there are none."""
-    met = gains[:, ~np.isnan(gains).any(axis=0)]
+    """Over the sub-networks whose cost can be met; NaN where there are none."""
+    met = gains[~np.isnan(gains)]
     return float(met.mean()) if met.size else np.nan
 
 

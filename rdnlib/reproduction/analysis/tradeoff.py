@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from rdnlib.reproduction.analysis.calibrated import Calibrated, band, over_seeds
+from rdnlib.reproduction.analysis.calibrated import Calibrated, band, dynamic_estimates, over_seeds
 from rdnlib.reproduction.analysis.outcomes import (
     Alone,
     Bases,
@@ -18,12 +18,11 @@ from rdnlib.reproduction.analysis.outcomes import (
     split_rows,
     wilson,
 )
-from rdnlib.reproduction.analysis.statistics import Evidence
+from rdnlib.reproduction.analysis.statistics import Estimate, Evidence
 from rdnlib.reproduction.analysis.tables import subnetwork_table
 from rdnlib.reproduction.experiments import graph
 from rdnlib.reproduction.experiments.workspace import Run
 
-GAPS = (0.0, 0.005, 0.01)  # targets: N_K's accuracy on the calibration split, minus these
 CURVES = ("dynamic", "sequential", "confidence cascade")
 
 
@@ -57,36 +56,35 @@ def target_table(targets: Iterable[Sequence[Calibrated]], *, same_images: bool =
     return pd.DataFrame(rows)
 
 
-def duel_table(targets: Iterable[Sequence[Calibrated]], *, same_images: bool = True) -> pd.DataFrame:
-    """The dynamic and the sequential policy, each against every other at the same target, paired by validation image.
-
-    Columns: gap (points), policy, rival, seeds, and with their intervals (see `Estimate.columns`) gain (accuracy, points) and cost
-    (MAdds, points of N_K's): positive where the policy is more accurate, or dearer.
-    """
-    rows = []
-    for seeds in targets:
-        for policy in ("dynamic", "sequential"):
-            for rival in (name for name in seeds[0].outcomes if name != policy):
-                row = {"gap": 100 * seeds[0].gap, "policy": policy, "rival": rival, "seeds": len(seeds)}
-                _, gain, cost = over_seeds(seeds, policy, rival, same_images=same_images)
-                rows.append(row | gain.columns("gain") | cost.columns("cost"))
-    return pd.DataFrame(rows)
-
-
 def adaptive_gains(held_out: Dynamic, samples: Dynamic, madds: Sequence[float]) -> np.ndarray:
-    """What adapting gains on `samples` over each fixed sub-network of about its cost: −1, 0 or 1, (N, K−1), N_2…N_K.
+    """What adapting gains over each fixed sub-network of about its cost, N_2 … N_K: mean gain in accuracy and mean MAdds over its, (K−1, 2).
 
     madds: (K,) of the sub-networks. λ is the largest whose mean cost on `held_out` is not above that of N_i. Where none is that cheap:
     NaN.
     """
-    curve = held_out.curve()
-    gains = np.full((len(samples.ids), len(samples.saved) - 1), np.nan)
-    for column, limit in enumerate(madds[1:]):
+    curve, found = held_out.curve(), np.full((len(madds) - 1, 2), np.nan)
+    for row, limit in enumerate(madds[1:]):
         affordable = curve["lam"][curve["madds"] <= limit]
         if len(affordable):
-            correct, _ = samples.take(affordable.iloc[-1])
-            gains[:, column] = correct.astype(np.float64) - samples.correct[:, column + 1]
-    return gains
+            correct, spent = samples.take(affordable.iloc[-1])
+            found[row] = correct.mean() - samples.correct[:, row + 1].mean(), spent.mean() / limit
+    return found
+
+
+def equal_cost_table(rdn: Sequence[Run], policy: Sequence[Run]) -> pd.DataFrame:
+    """`adaptive_gains` over the seeds, on validation: a row for each sub-network that the policy can run as cheaply as.
+
+    Columns: subnetwork, seeds, spent (MAdds, % of its), and with its intervals (see `Estimate.columns`) gain (points).
+    """
+
+    def apply(held_out: Dynamic, samples: Dynamic, result: dict) -> np.ndarray:
+        return adaptive_gains(held_out, samples, result["madds"]).ravel()
+
+    found, rows = dynamic_estimates(rdn, policy, apply), []
+    for number, (gain, spent) in enumerate(zip(found[::2], found[1::2], strict=True), start=2):
+        if np.isfinite(gain.low):  # that cheap on every half of the images
+            rows.append({"subnetwork": number, "seeds": gain.seeds, "spent": spent.value} | gain.columns("gain"))
+    return pd.DataFrame(rows, columns=["subnetwork", "seeds", "spent", *Estimate(0, 0, 0).columns("gain")])
 
 
 def figure8(

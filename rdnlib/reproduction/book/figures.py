@@ -17,11 +17,11 @@ from rdnlib.reproduction.book import style
 from rdnlib.reproduction.book.style import CYCLE, INK, MARKERS, STAR, legend_below, styled
 
 SERIES = {  # as named by tradeoff.figure8
-    "sub-networks": {"color": style.BLUE, "marker": "o", "linestyle": "--"},
-    "dynamic": {"color": style.VERMILLION},
+    "sub-networks": {"color": INK, "marker": "o", "linestyle": "--", "linewidth": 1},
+    "dynamic": {"color": style.VERMILLION, "linewidth": 2.2},
     "sequential": {"color": style.GREEN},
     "confidence cascade": {"color": style.ORANGE, "linestyle": "-."},
-    "base networks": {"color": style.SKY, **STAR},
+    "base networks": {"color": style.BLUE, **STAR},
     "random mix of N_1 and N_K": {"color": INK, "linestyle": ":", "linewidth": 1},
     "oracle (first correct exit)": {"color": style.PURPLE, "marker": "^", "markersize": 8, "linestyle": "none"},
 }
@@ -104,25 +104,51 @@ def text_box(
 def figure8(frame: pd.DataFrame) -> Figure:
     """Accuracy against computation: the sub-networks alone, base networks and sample-adaptive inference (Figure 8).
 
-    frame: as `tradeoff.figure8` makes it: columns `series`, `madds` (multiply-adds per image), `top1` (%), `low` and `high`
+    frame: as `tradeoff.figure8` makes it: columns `series`, `name`, `madds` (multiply-adds per image), `top1` (%), `low` and `high`
     (its 95 % interval, NaN where there is none). A series that is not a known one is a star if it has one row, otherwise
-    joined points. Raises ConfigError where a column is missing.
+    joined points. The axes show where the policies are; a point above or below is named at the edge. Raises ConfigError where a column
+    is missing.
     """
-    figure, ax = _plane(4.4)
+    figure, ax = _plane(4.8)
     others = itertools.cycle((style.GREEN, style.ORANGE, style.SKY))
-    for name, rows in _having(frame, "series", "madds", "top1", "low", "high").groupby("series", sort=False):
+    frame = _having(frame, "series", "name", "madds", "top1", "low", "high")
+    for name, rows in frame.groupby("series", sort=False):
         rows = rows.sort_values("madds", kind="stable")
         label = re.sub(r"N_(\w)", r"$N_\1$", name)
         look = SERIES.get(name) or {"color": next(others), **(STAR if len(rows) == 1 else {"marker": "s"})}
-        if name.endswith(CALIBRATED):  # no entry of their own: the legend would be twice as long
+        if name.endswith(CALIBRATED):
             look = {"color": SERIES[name.removesuffix(CALIBRATED)]["color"], "marker": "D", "linestyle": "none"}
-            label = "calibrated (colour of its curve)"
+            label = None
         if name == "dynamic":  # one band is enough to show how wide they are
             ax.fill_between(rows["madds"] / 1e6, rows["low"], rows["high"], color=look["color"], alpha=0.15, lw=0)
         x, y, without = rows["madds"] / 1e6, rows["top1"], name in CURVES or rows["low"].isna().all()
         ax.errorbar(x, y, None if without else _reach(y, rows["low"], rows["high"]), label=label, **look)
+    if frame["series"].str.endswith(CALIBRATED).any():  # one entry for all of them
+        ax.plot([], [], color=INK, marker="D", linestyle="none", label="chosen on held-out images")
+    _zoom(ax, frame)
     legend_below(figure)
     return figure
+
+
+def _zoom(ax: Axes, frame: pd.DataFrame) -> None:
+    """Limit y to what is compared from the cost of N_2 on, name the sub-networks, and what lies above or below the limits."""
+    static = frame[frame["series"] == "sub-networks"].sort_values("madds")
+    compared = frame["series"].str.removesuffix(CALIBRATED).isin([*CURVES, "sub-networks", "base networks"])
+    rows = frame[compared & (frame["madds"] >= static["madds"].iloc[:2].max())]
+    low, high = rows["low"].fillna(rows["top1"]).min(), rows["high"].fillna(rows["top1"]).max()
+    margin = max(0.06 * (high - low), 0.5)
+    low, high = low - margin, high + margin
+    ax.set_ylim(low, high)
+    for row in frame[frame["series"].str.startswith(("sub-networks", "oracle"))].itertuples():
+        name = re.sub(r"N_(\w+)", r"$N_{\1}$", row.name or "oracle")
+        if low <= row.top1 <= high:
+            below = -14 if row.name else 6
+            ax.annotate(name, (row.madds / 1e6, row.top1), xytext=(5, below), textcoords="offset points")
+            continue
+        edge, inside = (high, -26) if row.top1 > high else (low, 20)
+        arrow = {"arrowstyle": "-|>", "color": INK}
+        text, look = f"{name}: {row.top1:.1f} %", {"textcoords": "offset points", "arrowprops": arrow}
+        ax.annotate(text, (row.madds / 1e6, edge), xytext=(12, inside), ha="left", **look)
 
 
 @styled

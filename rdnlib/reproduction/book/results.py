@@ -13,9 +13,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rdnlib.reproduction.analysis.statistics import Estimate, accuracy
-from rdnlib.reproduction.book.chapter import comparison, hulls, intervals, with_interval
+from rdnlib.reproduction.book.chapter import comparison, hulls, with_interval
 from rdnlib.reproduction.book.figures import curves, name_subnetworks
-from rdnlib.reproduction.book.style import BLUE, CYCLE, DOTTED, INK, MARKERS, SKY, VERMILLION, legend_below, styled
+from rdnlib.reproduction.book.style import (
+    BLUE,
+    CYCLE,
+    DOTTED,
+    INK,
+    MARKERS,
+    SKY,
+    VERMILLION,
+    legend_below,
+    owner_colour,
+    styled,
+)
 from rdnlib.reproduction.experiments.workspace import Run
 
 
@@ -67,90 +78,116 @@ def loss_in_words(change: Estimate) -> str:
     return f"the change of the accuracy may be chance; the interval excludes a loss of more than {loss:.1f} points"
 
 
-def duels_in_words(duels: pd.DataFrame, rival: str) -> list[str]:
-    """A sentence for each policy and target of `tradeoff.duel_table`: accuracy and cost against one rival."""
-    rows = duels[duels["rival"] == rival]
-    numbers = [intervals(rows, column, signed=True) for column in ("gain", "cost")]
-    ends = [hulls(rows, column).itertuples(index=False) for column in ("gain", "cost")]
-    lines = []
-    for row, gain, price, gained, paid in zip(rows.itertuples(), *numbers, *ends, strict=True):
-        target = f"$N_K$ − {row.gap:g} points" if row.gap else "$N_K$"
-        cost = "more than" if paid.low > 0 else "less than" if paid.high < 0 else "about as much as"
-        lines.append(
-            f"target {target}: **{row.policy}** is {comparison(*gained)} the {rival} in accuracy, "
-            f"{gain} points, and costs {cost} it, {price} % of $N_K$'s MAdds."
-        )
-    return lines
+def duel_in_words(name: str, rival: str, gain: Estimate, cost: Estimate, *, judge: bool = True) -> str:
+    """One policy against another at the same target: accuracy (points) and cost (% of N_K's MAdds), and what follows.
+
+    The words are chosen by the intervals as they are printed. judge: whether anything may follow; not from networks at chance.
+    """
+    if np.isnan([*gain.hull, *cost.hull]).any():
+        return f"**{name}** against {rival}: there is nothing to compare."
+    worst, best, least, most = (round(end, 1) + 0.0 for end in (*gain.hull, *cost.hull))
+    price = (
+        "costs more"
+        if least > 0
+        else "costs less"
+        if most < 0
+        else "is neither clearly cheaper nor clearly more expensive"
+    )
+    text = f"**{name}** is {comparison(worst, best)} {rival}, {gain.text('+')} points, and {price}, {cost.text('+')} % of $N_K$'s MAdds"
+    if not judge:
+        return f"{text}."
+    if (least > 0 and worst <= 0) or (best < 0 and most >= 0):
+        return f"{text}: **it loses.**"
+    if worst > 0 and least <= 0:
+        return f"{text}: **it wins.**"
+    return (
+        f"{text}. It saves computation, and a loss of more than {max(0.0, -worst):.1f} points is excluded."
+        if most < 0 <= best
+        else f"{text}."
+    )
 
 
-def losses_in_words(duels: pd.DataFrame, policy: str, rival: str) -> str:
-    """At how many targets a policy costs more than its rival without being clearly more accurate."""
-    rows = duels[(duels["policy"] == policy) & (duels["rival"] == rival)]
-    lost = ((hulls(rows, "gain")["low"] <= 0) & (hulls(rows, "cost")["low"] > 0)).sum()
-    if not lost:
-        return f"At no target does the policy “{policy}” lose to the {rival} outright."
-    why = "it costs more and is not clearly more accurate"
-    return f"The policy “{policy}” **loses to the {rival}** at {lost} of {len(rows)} targets: {why}."
+def seeds_in_words(seeds: Mapping[str, int]) -> str:
+    """At how many seeds each network was trained, and what the intervals of a single one leave out."""
+    groups = {}
+    for name, count in seeds.items():
+        groups.setdefault(count, []).append(f"“{name}”")
+    parts = [f"{count} seed{'' if count == 1 else 's'}: {', '.join(names)}" for count, names in groups.items()]
+    text = "; ".join(parts) + "."
+    return (
+        f"{text} At one seed an interval covers the choice of validation images, not training." if 1 in groups else text
+    )
 
 
-def shares_in_words(share: pd.Series, rival: str) -> list[str]:
-    """For each policy, its share of N_K's MAdds (a fraction): is it at most half, and less than the rival's?"""
-    return [
-        f"{name}: {value:.0%} of $N_K$'s MAdds, {'at most half' if value <= 0.5 else '**more than half**'}, and "
-        f"{'less' if value < share[rival] else '**not less**'} than the {rival}'s {share[rival]:.0%}."
-        for name, value in share.items()
-        if name != rival
+def chance_in_words(reasons: Sequence[str], classes: int) -> str:
+    """Which networks cannot be told from guessing; reasons: what `verdicts.near_chance` says of each."""
+    level = f"chance, {100 / classes:.3g} % for {classes} classes"
+    if not reasons:
+        return f"Every network here is clearly above {level}."
+    few = reasons if len(reasons) <= 3 else [*reasons[:2], f"and {len(reasons) - 2} more"]
+    return f"**Differences of these say nothing**, they are close to {level}: {'; '.join(few)}."
+
+
+def costs_in_words(ratios: Mapping[str, tuple[float, float]]) -> str:
+    """MAdds and parameters relative to the base's; ratios: a network with its verb, such as "† uses", → both."""
+    parts = [
+        f"{name} {madds:.0%} of the MAdds and {params:.0%} of the parameters"
+        for name, (madds, params) in ratios.items()
     ]
+    return f"Of its base, {', '.join(parts)}." if parts else "There is nothing to compare."
 
 
 @styled
 def gains_at_equal_cost(test: pd.DataFrame) -> Figure:
-    """Points that adapting gains instead of each sub-network; columns subnetwork, spent (relative MAdds) and gain."""
-    fig, ax = plt.subplots(figsize=(5.6, 3.4))
-    curves(ax, {"": with_ends(test["subnetwork"], test, "gain")}, colors=[VERMILLION], linestyle="none")
+    """Points that adapting gains instead of each sub-network; test: as of `tradeoff.equal_cost_table`."""
+    fig, ax = plt.subplots(figsize=(5.6, 3.6))
+    for row, ends in zip(test.itertuples(), hulls(test, "gain").itertuples(), strict=True):
+        look = {"color": owner_colour(row.subnetwork), "linewidth": 1}
+        ax.plot([row.subnetwork] * 2, [ends.low, ends.high], **look)
+        ax.plot([row.subnetwork] * 2, [row.gain_low, row.gain_high], **look | {"linewidth": 4})
+        ax.plot(row.subnetwork, row.gain, "o", color=INK)
     ax.axhline(0, **DOTTED)
-    labels = [f"$N_{row.subnetwork}$\n{row.spent:.0%}" for row in test.itertuples()]
-    ax.set(xticks=test["subnetwork"], xticklabels=labels, xlabel="instead of (below: MAdds used, relative to it)")
+    labels = [f"$N_{row.subnetwork}$\n{row.spent:.0f} %" for row in test.itertuples()]
+    ax.set(xticks=test["subnetwork"], xticklabels=labels, xlabel="instead of (below: MAdds used, of its)")
     ax.set(ylabel="accuracy gained (points)")
     ax.margins(x=0.1)
     return fig
 
 
 def gains_in_words(test: pd.DataFrame) -> str:
-    """The sub-networks of `gains_at_equal_cost` by the outcome of their comparison."""
-    verdicts = [comparison(row.gain_low, row.gain_high) for row in test.itertuples()]
+    """The sub-networks of `gains_at_equal_cost` by the outcome of their comparison, as a sentence."""
+    if test.empty:
+        return "The policy costs more than any sub-network that it could be compared with."
+    verdicts = [comparison(*ends[1:]) for ends in hulls(test, "gain").itertuples()]
     groups = (r"$N_" + test["subnetwork"].astype(str) + "$").groupby(verdicts, sort=False)
-    return "; ".join(f"{verdict} {', '.join(names)}" for verdict, names in groups)
+    parts = (f"{verdict} {', '.join(names)}" for verdict, names in groups)
+    return f"At about equal cost dynamic inference is {'; '.join(parts)}."
 
 
 def reference_points_in_words(frame: pd.DataFrame, static: pd.DataFrame) -> list[str]:
-    """Dynamic inference at λ* beside a random mix at its cost and the oracle; `figure8` and `subnetwork_table`."""
+    """Dynamic inference as chosen on held-out images beside two random mixes and the oracle; `figure8` and `subnetwork_table`."""
     series = frame.groupby("series")
     practice, oracle = (series.get_group(n).iloc[0] for n in ("dynamic, calibrated", "oracle (first correct exit)"))
-    ends, (cost, full) = static.iloc[[0, -1]], static[["madds", "top1"]].iloc[-1]
+    ends, full = static.iloc[[0, -1]], static["madds"].iloc[-1]
     coin, neighbours = (np.interp(practice["madds"], table["madds"], table["top1"]) for table in (ends, static))
     dynamic = series.get_group("dynamic")
     affordable = dynamic["top1"][dynamic["madds"] <= oracle["madds"]].tolist()
-    costly = "even the cheapest exit of the policy costs more"
-    reached = f"the policy reaches {affordable[-1]:.1f} %" if affordable else costly
+    reached = f"the policy reaches {affordable[-1]:.1f} %" if affordable else "the policy cannot be run"
     return [
-        f"With the $\\lambda^*$ for the accuracy of $N_K$, {practice['madds'] / cost:.0%} of its MAdds are used. "
-        f"Accuracy: {with_interval(*practice[['top1', 'low', 'high']])} %; that of $N_K$ is {full:.1f} %.",
-        f"A random choice would give {coin:.1f} % at that cost between $N_1$ and $N_K$, and {neighbours:.1f} % between "
-        "the two sub-networks whose costs are next to it.",
-        f"The oracle reaches {oracle['top1']:.1f} % with {oracle['madds'] / cost:.0%} of the MAdds. At that cost, "
-        f"{reached}.",
+        f"**Dynamic inference** uses {practice['madds'] / full:.0%} of $N_K$'s MAdds and has an accuracy of "
+        f"{with_interval(*practice[['top1', 'low', 'high']])} %. Tossing a coin for each image would give {coin:.1f} % at that "
+        f"cost between $N_1$ and $N_K$, and {neighbours:.1f} % between the two sub-networks whose costs are next to it.",
+        f"**The oracle** has an accuracy of {oracle['top1']:.1f} % with {oracle['madds'] / full:.0%} of the MAdds. "
+        f"At that cost {reached}.",
     ]
 
 
 def shares_above_in_words(shares: Mapping[str, float]) -> str:
     """For each policy, `tradeoff.share_above_base_networks`."""
     if any(np.isnan(share) for share in shares.values()):
-        return "This profile has no networks of other costs beside the base to draw a line through."
+        return "This profile trains no networks of other costs beside the base, so there is no line through them."
     parts = " and ".join(f"the {name} policy over **{share:.0%}**" for name, share in shares.items())
-    return (
-        f"Over how much of the range of costs a curve lies above the line through separately trained networks: {parts}."
-    )
+    return f"A line joins the separately trained networks. Of the range of their costs, above this line are {parts}."
 
 
 @styled
@@ -182,14 +219,18 @@ def widths_in_words(slimmable: pd.DataFrame, rdn: pd.DataFrame) -> list[str]:
     ]
 
 
+LEVERS = {"plain": "plain part", "init": "initialisation", "lr": "learning rate", "largest": "share of N_K in the loss"}
+
+
 def changes_in_words(changes: Mapping) -> str:
-    """What a profile says of a variant: "plain: stem, blocks.0; largest: 0.5"."""
+    """What a profile says of a variant: "plain part: stem, blocks.0; share of N_K in the loss: 0.5"."""
     parts = []
     for key, value in changes.items():
         if isinstance(value, Mapping):
             parts.append(changes_in_words(value))
         else:
-            parts.append(f"{key}: {', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}")
+            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+            parts.append(f"{LEVERS.get(key, key)}: {'as in the paper' if value is None else text}")
     return "; ".join(filter(None, parts)) or "–"
 
 
@@ -208,23 +249,29 @@ def lever_figure(levers: pd.DataFrame, base: Estimate) -> Figure:
         ax.errorbar(
             rows["share"], rows["top1"], errors, color=colour, marker=marker, label=name, lw=1.2, elinewidth=0.7
         )
-    ax.axhline(base.value, **DOTTED)
+    ax.axhline(base.value, label="base, trained equally long", **DOTTED)
     ax.axvline(1, **DOTTED)
     ax.set(xlabel="MAdds, relative to the base", ylabel="top-1 accuracy (%)")
-    legend_below(figure, ncols=3)
+    legend_below(figure)
     return figure
 
 
 def verdict_on_levers(levers: pd.DataFrame) -> list[str]:
-    """A sentence for each variant: how its largest sub-network stands to the base trained as long, and what its smallest is."""
-    lines = []
-    for name, rows in levers[~levers["variant"].str.endswith("alone")].groupby("variant", sort=False):
-        first, last, ends = rows.iloc[0], rows.iloc[-1], hulls(rows, "gap").iloc[-1]
-        place = "on a level with" if ends["low"] <= 0 <= ends["high"] else "above" if last["gap"] > 0 else "below"
-        lines.append(
-            f"**{name}**: $N_{{{last['subnetwork']}}}$ is {place} the base trained equally long ({last['gap']:+.1f} points) at "
-            f"{last['share']:.0%} of its MAdds; $N_1$ is {first['gap']:+.1f} points from it at {first['share']:.0%}."
+    """A sentence for each variant: how its largest and its smallest sub-network stand to the base trained equally long."""
+    rows, lines = (
+        levers[~levers["variant"].str.endswith("alone")].assign(**hulls(levers, "gap").add_prefix("hull_")),
+        [],
+    )
+    for name, variant in rows.groupby("variant", sort=False):
+        first, last = (
+            (row, comparison(row["hull_low"], row["hull_high"])) for _, row in variant.iloc[[0, -1]].iterrows()
         )
+        parts = [
+            f"$N_{{{row['subnetwork']}}}$ is {verdict} the base trained equally long ({row['gap']:+.1f} points) at {row['share']:.0%} of "
+            "its MAdds"
+            for row, verdict in (last, first)
+        ]
+        lines.append(f"**{name}**: {'; '.join(parts)}.")
     return lines
 
 

@@ -8,7 +8,7 @@ from support.fakes import MADDS, POLICY, POLICY_MADDS, FakeRun, K, fake_base, fa
 from rdnlib.calibration.multiplier import choose
 from rdnlib.errors import DataError
 from rdnlib.reproduction.analysis import tradeoff
-from rdnlib.reproduction.analysis.calibrated import accuracy_at_cost, band, calibrated
+from rdnlib.reproduction.analysis.calibrated import accuracy_at_cost, band, calibrated, over_seeds
 from rdnlib.reproduction.analysis.outcomes import dynamic, families
 from rdnlib.reproduction.analysis.tables import table1
 
@@ -118,17 +118,13 @@ def test_nothing_is_chosen_on_validation(runs):
     assert all(chosen[0][name].parameter == chosen[1][name].parameter for name in NAMES)
 
 
-def test_duels_are_paired_and_complete(runs):
+def test_a_duel_is_paired(runs):
     target = calibrated(*runs, resamples=10)
-    table = tradeoff.duel_table([[target]])
-    assert len(table) == 2 * (len(NAMES) - 1)
-    row = table[(table["policy"] == "sequential") & (table["rival"] == "dynamic")].iloc[0]
-    outcomes = target.outcomes
-    gain = outcomes["sequential"].correct.mean() - outcomes["dynamic"].correct.mean()
-    assert row["gain"] == pytest.approx(100 * gain)
-    cost = (outcomes["sequential"].madds - outcomes["dynamic"].madds).mean() / MADDS[-1]
-    assert row["cost"] == pytest.approx(100 * cost)
-    assert row["cost_low"] <= row["cost"] <= row["cost_high"]
+    _, gain, cost = over_seeds([target], "sequential", "dynamic", same_images=True)
+    own, rival = (target.outcomes[name] for name in ("sequential", "dynamic"))
+    assert gain.value == pytest.approx(100 * (own.correct.mean() - rival.correct.mean()))
+    assert cost.value == pytest.approx(100 * (own.madds - rival.madds).mean() / MADDS[-1])
+    assert cost.low <= cost.value <= cost.high
 
 
 def test_base_networks_must_have_seen_the_same_images(runs):
@@ -172,20 +168,27 @@ def splits(rdn, policy):
 
 def test_gains_of_adapting_at_the_cost_of_each_sub_network():
     rdn, policy = fake_runs()
-    gains = tradeoff.adaptive_gains(*splits(rdn, policy), MADDS)
-    held_out, samples = (dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
-    assert gains.shape == (len(samples.ids), K - 1)
-    for column, madds in enumerate(MADDS[1:]):
+    found = tradeoff.adaptive_gains(*splits(rdn, policy), MADDS)
+    held_out, samples = splits(rdn, policy)
+    assert found.shape == (K - 1, 2)
+    for row, madds in enumerate(MADDS[1:]):
         fits = [
             lam
             for lam in np.linspace(0, 50, 5001)
             if held_out.madds[choose(held_out.p, held_out.saved, lam)].mean() <= madds
         ]
         exits = choose(samples.p, samples.saved, max(fits))
-        expected = samples.correct[np.arange(len(exits)), exits].mean() - samples.correct[:, column + 1].mean()
-        assert gains[:, column].mean() == pytest.approx(expected, abs=0.005)
-    dear = FakeRun({**policy.result, "policy_madds": 10**9}, policy.frame)
-    assert np.isnan(tradeoff.adaptive_gains(*splits(rdn, dear), MADDS)).all()
+        gain = samples.correct[np.arange(len(exits)), exits].mean() - samples.correct[:, row + 1].mean()
+        assert found[row, 0] == pytest.approx(gain, abs=0.005)
+        assert found[row, 1] == pytest.approx(samples.madds[exits].mean() / madds, abs=0.02)
+    table = tradeoff.equal_cost_table([rdn], [policy])
+    np.testing.assert_allclose(table[["gain", "spent"]], 100 * found[table["subnetwork"] - 2])
+    assert (table["gain_low"] <= table["gain"]).all() and table["gain_low"][0] < table["gain"][0]
+    assert len(table) == 2 and table["gain_seeds_low"].isna().all()
+    costly = FakeRun({**policy.result, "policy_madds": 10**9}, policy.frame)
+    assert np.isnan(tradeoff.adaptive_gains(*splits(rdn, costly), MADDS)).all()
+    nothing = tradeoff.equal_cost_table([rdn], [costly])
+    assert nothing.empty and list(nothing) == list(table)
 
 
 def test_share_above_the_line_through_base_networks():

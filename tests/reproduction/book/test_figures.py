@@ -23,6 +23,7 @@ def frame() -> pd.DataFrame:
     return pd.DataFrame(
         {
             "series": ["sub-networks"] * 2 + ["dynamic"] * 3 + ["base"] + ["random mix of N_1 and N_K"] * 2,
+            "name": ["N_1", "N_2", "", "", "", "base", "", ""],
             "madds": [20e6, 60e6, 30e6, 40e6, 50e6, 45e6, 20e6, 60e6],
             "top1": [55.0, 72.0, 60.0, 68.0, 71.0, 70.0, 55.0, 72.0],
             "low": [54.0, 71.0, 59.0, 67.0, 70.0, 69.0, np.nan, np.nan],
@@ -66,6 +67,9 @@ def test_figure8_draws_every_series_where_it_is():
     assert {(row.madds / 1e6, row.top1) for row in frame().itertuples()} <= drawn
     labels = [text.get_text() for text in ax.figure.legends[0].get_texts()]
     assert labels == ["sub-networks", "dynamic", "base", "random mix of $N_1$ and $N_K$"]
+    low, high = ax.get_ylim()
+    assert 70 < low < 71 and 73 < high < 74  # what N_2's interval covers; N_1 is named at the lower edge
+    assert [text.get_text() for text in ax.texts] == ["$N_{1}$: 55.0 %", "$N_{2}$"]
 
 
 def test_curves_are_where_they_should_be_with_their_intervals():

@@ -40,7 +40,7 @@ def length_table() -> pd.DataFrame:
 
 def equal_cost() -> pd.DataFrame:
     gains = {"gain": [3.0, 0.0, -4.0, 5.0], "gain_low": [1.0, -1.0, -6.0, 2.0], "gain_high": [5.0, 1.0, -2.0, 8.0]}
-    return pd.DataFrame({"subnetwork": [2, 3, 4, 5], "spent": [0.9, 0.95, 1.0, 0.5], **gains})
+    return pd.DataFrame({"subnetwork": [2, 3, 4, 5], "spent": [90.0, 95.0, 100.0, 50.0], **gains})
 
 
 def changes() -> pd.DataFrame:
@@ -114,70 +114,104 @@ def test_a_loss_in_words(change, text):
     assert results.loss_in_words(change).endswith(text)
 
 
-def duels() -> pd.DataFrame:
-    rows = [
-        {
-            "gap": 0.0,
-            "policy": "dynamic",
-            "gain": 0.0,
-            "gain_low": -1.0,
-            "gain_high": 1.0,
-            "cost": 2.0,
-            "cost_low": 1.0,
-        },
-        {
-            "gap": 0.5,
-            "policy": "dynamic",
-            "gain": 2.0,
-            "gain_low": 1.0,
-            "gain_high": 3.0,
-            "cost": -2.0,
-            "cost_low": -3.0,
-        },
-    ]
-    table = pd.DataFrame(rows).assign(rival="cascade")
-    table["cost_high"] = [3.0, -1.0]
-    return pd.concat([table, table.assign(rival="other")])
+NONE, ABOUT = Estimate(0, -1, 1), Estimate(0.0, -1.0, 1.0, 3, -2.0, 2.0)
 
 
-def test_duels_in_words():
-    equal, ahead = results.duels_in_words(duels(), "cascade")
-    assert equal == (
-        "target $N_K$: **dynamic** is not distinguishable from the cascade in accuracy, +0.0 (-1.0 to +1.0) points, "
-        "and costs more than it, +2.0 (+1.0 to +3.0) % of $N_K$'s MAdds."
+@pytest.mark.parametrize(
+    ("gain", "cost", "text"),
+    [
+        (
+            NONE,
+            NONE,
+            "is not distinguishable from the cascade, +0.0 (-1.0 to +1.0) points, and is neither clearly cheaper nor clearly more expensive, +0.0",
+        ),
+        (NONE, Estimate(2, 1, 3), "costs more, +2.0 (+1.0 to +3.0) % of $N_K$'s MAdds: **it loses.**"),
+        (Estimate(-2, -3, -1), NONE, "% of $N_K$'s MAdds: **it loses.**"),
+        (Estimate(2, 1, 3), NONE, "% of $N_K$'s MAdds: **it wins.**"),
+        (Estimate(2, 1, 3), Estimate(2, 1, 3), "is more accurate than the cascade"),
+        (ABOUT, Estimate(-2, -3, -1), "It saves computation, and a loss of more than 2.0 points is excluded."),
+        (Estimate(2, 1, 3), Estimate(2, -3, -1), "**it wins.**"),
+        (
+            NONE,
+            Estimate(0.02, 0.01, 0.03),
+            "is neither clearly cheaper nor clearly more expensive, +0.0 (+0.0 to +0.0)",
+        ),
+        (Estimate(np.nan, np.nan, np.nan), NONE, "there is nothing to compare"),
+    ],
+)
+def test_a_duel_in_words(gain, cost, text):
+    assert text in results.duel_in_words("dynamic", "the cascade", gain, cost)
+
+
+def test_nothing_follows_from_networks_at_chance():
+    text = results.duel_in_words("a", "b", NONE, Estimate(2, 1, 3), judge=False)
+    assert "costs more" in text and "loses" not in text
+
+
+def test_a_trade_neither_wins_nor_loses():
+    words = results.duel_in_words("a", "b", Estimate(-2, -3, -1), Estimate(-2, -3, -1))
+    assert "**it" not in words and "saves" not in words and words.endswith("% of $N_K$'s MAdds.")
+
+
+def test_seeds_in_words():
+    text = results.seeds_in_words({"base": 3, "copy": 1, "reconstruct": 3})
+    assert text.startswith("3 seeds: “base”, “reconstruct”; 1 seed: “copy”. At one seed")
+    assert results.seeds_in_words({"base": 3}) == "3 seeds: “base”."
+
+
+def test_networks_near_chance_are_named():
+    assert results.chance_in_words([], 10) == "Every network here is clearly above chance, 10 % for 10 classes."
+    assert results.chance_in_words(["a is at chance"], 1000).endswith("chance, 0.1 % for 1000 classes: a is at chance.")
+    assert results.chance_in_words(["a", "b", "c", "d"], 10).endswith(": a; b; and 2 more.")
+
+
+def test_costs_in_words():
+    text = results.costs_in_words({"$N_K$": (1.13, 1.2), "† uses": (0.9, 1.0)})
+    assert (
+        text
+        == "Of its base, $N_K$ 113% of the MAdds and 120% of the parameters, † uses 90% of the MAdds and 100% of the parameters."
     )
-    assert ahead.startswith("target $N_K$ − 0.5 points: **dynamic** is more accurate than the cascade")
-    assert "costs less than it" in ahead
-
-
-def test_a_policy_loses_where_it_costs_more_and_is_not_clearly_more_accurate():
-    assert "**loses to the cascade** at 1 of 2 targets" in results.losses_in_words(duels(), "dynamic", "cascade")
-    assert results.losses_in_words(duels().iloc[[1]], "dynamic", "cascade").startswith("At no target")
-
-
-def test_shares_against_half_and_the_rival():
-    one, other = results.shares_in_words(pd.Series({"dynamic": 0.6, "sequential": 0.4, "cascade": 0.5}), "cascade")
-    assert one == "dynamic: 60% of $N_K$'s MAdds, **more than half**, and **not less** than the cascade's 50%."
-    assert other == "sequential: 40% of $N_K$'s MAdds, at most half, and less than the cascade's 50%."
+    assert "nothing" in results.costs_in_words({})
 
 
 def test_gains_are_grouped_by_what_is_known():
-    assert results.gains_in_words(equal_cost()).split("; ") == [
-        "more accurate than $N_2$, $N_5$",
-        "not distinguishable from $N_3$",
-        "less accurate than $N_4$",
-    ]
+    assert results.gains_in_words(equal_cost()) == (
+        "At about equal cost dynamic inference is more accurate than $N_2$, $N_5$; not distinguishable from $N_3$; less accurate "
+        "than $N_4$."
+    )
+    seeds = equal_cost().assign(gain_seeds_low=-9.0, gain_seeds_high=9.0)
+    assert "more accurate" not in results.gains_in_words(seeds)
+    assert results.gains_in_words(equal_cost()[:0]).startswith("The policy costs more")
 
 
-@pytest.mark.parametrize(("oracle", "text"), [(15.0, "even the cheapest exit"), (50.0, "the policy reaches 60.0 %")])
+def test_a_lever_is_set_against_the_base_trained_equally_long():
+    rows = with_ends(gap=[-9.0, -1.0, -5.0, 4.0]).assign(
+        variant=["as it is"] * 2 + ["paper"] * 2, subnetwork=[1, 7] * 2
+    )
+    one, other = results.verdict_on_levers(rows.assign(share=[0.4, 1.1] * 2))
+    assert one.startswith(
+        "**as it is**: $N_{7}$ is not distinguishable from the base trained equally long (-1.0 points) at 110%"
+    )
+    assert "$N_{1}$ is less accurate than" in one and "**paper**: $N_{7}$ is more accurate than" in other
+
+
+def test_changes_of_a_variant_in_words():
+    changes = {"plain": ["stem", "blocks.0"], "recipe": {"largest": None, "lr": 0.2}}
+    assert results.changes_in_words(changes) == (
+        "plain part: stem, blocks.0; share of N_K in the loss: as in the paper; learning rate: 0.2"
+    )
+    assert results.changes_in_words({}) == "–"
+
+
+@pytest.mark.parametrize(("oracle", "text"), [(15.0, "the policy cannot be run"), (50.0, "the policy reaches 60.0 %")])
 def test_reference_points_are_read_off_at_the_cost_of_the_policy(oracle, text):
     series = ["dynamic", "dynamic", "dynamic, calibrated", "oracle (first correct exit)"]
     frame = pd.DataFrame({"series": series, "madds": [20.0, 60.0, 40.0, oracle], "top1": [60.0, 70.0, 68.0, 90.0]})
     frame["low"], frame["high"] = frame["top1"] - 1, frame["top1"] + 1
     static = pd.DataFrame({"madds": [10.0, 30.0, 50.0, 90.0], "top1": [50.0, 60.0, 70.0, 74.0]})
-    practice, coin, best = results.reference_points_in_words(frame, static)
-    assert "44% of its MAdds" in practice and "68.0 (67.0–69.0) %; that of $N_K$ is 74.0 %" in practice
-    assert "59.0 %" in coin and "65.0 %" in coin  # 50 + 24 · 30/80; half-way between 60 and 70
+    practice, best = results.reference_points_in_words(frame, static)
+    assert "44% of $N_K$'s MAdds" in practice and "68.0 (67.0–69.0) %" in practice
+    assert "59.0 %" in practice and "65.0 %" in practice  # 50 + 24 · 30/80; half-way between 60 and 70
     assert "90.0 % with" in best and text in best
 
 
