@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
 from rdnlib.reproduction.book import assets
 
@@ -88,8 +86,6 @@ def visit(browser, url: str, *, width: int = 1280, theme: str = "light") -> None
     )
     browser.get_log("performance"), browser.get_log("browser")
     browser.get(url)
-    if "10_figure8" in url:
-        WebDriverWait(browser, 20).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".noUi-handle[aria-label]"))
 
 
 def requests(browser) -> list[str]:

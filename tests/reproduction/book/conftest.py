@@ -14,18 +14,15 @@ from rdnlib.reproduction.book.build import reproduce
 PROJECT = Path(__file__).resolve().parents[3]
 REPOSITORY, SITE = "https://github.com/owner/name", "https://owner.github.io/name"
 PARAMETERS = "profile = 'quick'\ndata_root = None\nseed = 0\nout = 'build'"
-SLIDER = """
-import numpy as np, pandas as pd
-from rdnlib.reproduction.book.widgets import lambda_slider
-madds = np.array([21e6, 33e6, 44e6, 52e6, 60e6])
-accuracy = np.array([0.55, 0.64, 0.69, 0.71, 0.72])
-t = np.linspace(0, 1, 200)
-lam = 10.0 ** (4 * t - 3)
-exits = np.stack([np.exp(-((t * 4 - k) ** 2)) for k in range(5)], axis=1)
-exits /= exits.sum(axis=1, keepdims=True)
-curve = pd.DataFrame({"lam": lam, "accuracy": 0.57 + 0.16 * t**0.6, "madds": exits @ madds})
-curve[[f"exit_{k}" for k in range(1, 6)]] = exits
-lambda_slider(curve, subnetworks=pd.DataFrame({"madds": madds, "accuracy": accuracy}))
+EXPLORER = """
+from pathlib import Path
+from IPython.display import HTML
+from support.explorers import presets
+from rdnlib.reproduction.book.explorer import fragment
+from rdnlib.utils.files import write_text
+text = fragment(*presets())
+write_text(Path(out) / "fragments" / "explorer.html", text)
+HTML(text)
 """
 FIGURE = """
 from rdnlib.nn.groups import sources
@@ -79,7 +76,7 @@ def site(tmp_path_factory) -> Path:
     toc = yaml.safe_load((PROJECT / "book" / "_toc.yml").read_text())
     chapters = [Path(c["file"]) for part in toc["parts"] for c in part["chapters"] if "/" in c["file"]]
     code = {
-        "10_figure8": (SLIDER, "from rdnlib.reproduction.book import figures, style", CURVE),
+        "10_figure8": (EXPLORER, "from rdnlib.reproduction.book import figures, style", CURVE),
         "01_nested_convolution": (FIGURE,),
         "09_table1": ("import pandas as pd", TABLE),
         "05_policy": ("import pandas as pd", FRAME),
