@@ -1,6 +1,6 @@
-"""Front-end files of the book: Jupyter's widget player and MathJax, so that a built page needs no network to be read.
+"""Front-end files of the book: MathJax, so that a built page needs no network to be read.
 
-Each package comes once from the npm registry (`npm pack`), is checked against the sha512 pinned here, and is kept in a cache
+A package comes once from the npm registry (`npm pack`), is checked against the sha512 pinned here, and is kept in a cache
 folder (`RDN_CACHE`, else `~/.cache/rdnlib`). Later builds need no network. Nobody else's code lives in our repository.
 """
 
@@ -30,10 +30,6 @@ class Package(NamedTuple):
     files: tuple[str, ...]  # patterns, as of `Path.glob`
 
 
-HTML_MANAGER = Package(
-    name="@jupyter-widgets/html-manager", version="1.0.15", root="dist", files=("embed.js", "*.woff2"),
-    sha512="5thBIV6ymNgmPVOHvzx+gGy8ZSKmSazhtGw4/c4xJDVzRhG9PTeQsRjF3FUTopvFi//SABeNz1yp47bCrJ3CQA==",
-)  # fmt: skip
 MATHJAX = Package(
     name="mathjax", version="3.2.2", root="es5",
     sha512="Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==",
@@ -44,12 +40,11 @@ MATHJAX = Package(
 
 
 def install(into: Path) -> None:
-    """Put the widget player in `into`/html-manager and MathJax in `into`/mathjax.
+    """Put MathJax in `into`/mathjax.
 
     Raises:
         RdnError: without network on the first build, or when an archive does not have the pinned hash.
     """
-    unpack(HTML_MANAGER, into / "html-manager")
     unpack(MATHJAX, into / "mathjax")
 
 

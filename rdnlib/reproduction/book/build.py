@@ -21,7 +21,7 @@ import nbformat
 import yaml
 
 from rdnlib.errors import ConfigError, RdnError
-from rdnlib.reproduction.book import assets
+from rdnlib.reproduction.book import assets, pages
 from rdnlib.reproduction.book.chapter import FRAGMENTS
 from rdnlib.reproduction.book.execute import execute_all, timed
 from rdnlib.reproduction.experiments import ensure_all, graph, open_workspace
@@ -138,8 +138,8 @@ def _publish(
         shutil.copytree(project / "book", source)
         config = yaml.safe_load((project / "_config.yml").read_text(encoding="utf-8"))
         numbers = f"seeds {seed} to {seed + seeds - 1}" if seeds > 1 else f"seed {seed}"
-        footer = f"<p>Built with profile <b>{name}</b>, {numbers}.</p>"
-        config.setdefault("html", {})["extra_footer"] = footer
+        about = pages.footer(name, numbers, sorted(out.glob("experiments/*/result.json")))
+        config = pages.configured(config, about)
         (source / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
         assets.install(source / "_assets")
     (source / "notebooks").mkdir()

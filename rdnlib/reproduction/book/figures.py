@@ -47,7 +47,7 @@ def matrix(ax: Axes, values: np.ndarray, texts: np.ndarray | None = None, *, cma
     for (row, column), text in np.ndenumerate(np.empty((0, 0)) if texts is None else texts):
         value = values[row, column]
         colour = INK if np.isnan(value) else "white" if value > 0.5 else "black"
-        ax.text(column + 1, row + 1, text, ha="center", va="center", fontsize=9, color=colour)
+        ax.text(column + 1, row + 1, text, ha="center", va="center", fontsize=10.5, color=colour)
     ax.set(xticks=range(1, columns + 1), yticks=range(1, rows + 1))
     ax.invert_yaxis()
     ax.grid(False)
@@ -88,7 +88,7 @@ def image_rows(rows: Mapping[str, Sequence[np.ndarray]], *, columns: int = 8) ->
 
 
 def text_box(
-    ax: Axes, corner: tuple, size: tuple, colour: str, text=None, *, fontsize=9, hatched=False, **edge
+    ax: Axes, corner: tuple, size: tuple, colour: str, text=None, *, fontsize=10.5, hatched=False, **edge
 ) -> None:
     """A rectangle from its upper left corner on, with a text that can be read on its colour; `edge`: its other options."""
     edge = {"edgecolor": "white", "linewidth": 0.8, "hatch": "////" if hatched else None, **edge}

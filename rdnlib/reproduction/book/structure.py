@@ -156,7 +156,7 @@ def network_block(rdn: RDN, prefix: str, *, title: str | None = None) -> Figure:
     takes_over = {"label": "takes over a violating connection", "color": GREY, "linestyle": DASHES}
     shown = [{"label": "reads", "color": GREY}, takes_over]
     shown += [{"label": "shortcut", "color": INK, "linewidth": 1.2}] if lanes else []
-    legend_below(figure, *shown, ncols=3, fontsize=9, columnspacing=1.0)
+    legend_below(figure, *shown)
     return figure
 
 
@@ -175,12 +175,12 @@ def _draw_row(ax: Axes, row: _Row, span: list[tuple[float, float]], y: int, k: i
     plain = row.space.plain
     for group, (left, right) in enumerate(span, start=1):
         colour, text = "none" if plain else owner_colour(group), group if right - left > 0.045 and not plain else None
-        look = {"fontsize": 8, "zorder": 3, "edgecolor": INK if plain else "white"}
+        look = {"fontsize": 10.5, "zorder": 3, "edgecolor": INK if plain else "white"}
         text_box(ax, (left, y - HALF), (right - left, 2 * HALF), colour, text, **look)
     original, new = sum(row.space.sizes[:k]), sum(row.space.sizes[k:])
     channels = f"{original} plain" if plain else f"{original} + {new}"
-    ax.text(-0.06, y - 0.02, " · ".join(row.labels), ha="right", va="bottom", fontsize=9)
-    ax.text(-0.06, y + 0.02, f"{channels} channels", ha="right", va="top", fontsize=8)
+    ax.text(-0.06, y - 0.02, " · ".join(row.labels), ha="right", va="bottom", fontsize=10.5)
+    ax.text(-0.06, y + 0.02, f"{channels} channels", ha="right", va="top", fontsize=10.5)
 
 
 def _connect(ax: Axes, rdn: RDN, row: _Row, upper, lower, index: int) -> None:

@@ -28,13 +28,14 @@ MARKERS = "osD^vP"
 OWNERS = (BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE, GREY, YELLOW)  # yellow is faint on white: last
 INK = "#24292f"  # text, axes and grid; `show` turns exactly this colour into the page's own
 STAR = {"marker": "*", "markersize": 11, "linestyle": "none"}  # one network alone
+SMALLEST = 10  # px of text on the narrowest screen: a figure whose text would be smaller scrolls
 DOTTED = {"color": INK, "linestyle": ":", "linewidth": 1}  # a line to compare with
 
 STYLE = {
     "figure.figsize": (5.6, 3.5),  # about 540 px: still legible when a phone shrinks it to 360 px
     "figure.constrained_layout.use": True,
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
-    "font.family": "sans-serif", "font.size": 11, "legend.fontsize": 10,
+    "font.family": "sans-serif", "font.size": 11, "legend.fontsize": 10.5,
     "axes.titlesize": 11, "axes.labelsize": 11,
     "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
     "axes.grid": True, "axes.axisbelow": True, "grid.color": INK, "grid.alpha": 0.15,
@@ -88,6 +89,7 @@ def inline(figure: Figure) -> str:
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
     # ids are unique within a figure only: prefix them, so that two figures of a page cannot mix up their clip paths
+    text = re.sub(r'(?<= d=)"[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)  # to 1/100 pt
     prefix = "f" + hashlib.sha256(text.encode()).hexdigest()[:8]
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
 
@@ -97,10 +99,20 @@ def show(figure: Figure, *, alt: str, caption: str | None = None) -> HTML:
 
     alt: what it shows, for those who cannot see it. caption: HTML below the figure; the page's style puts "Figure n" before it.
     """
-    style = f"width:100%;max-width:{96 * figure.get_figwidth():.0f}px;height:auto;color:inherit"
+    picture, full = inline(figure), 96 * figure.get_figwidth()
+    narrow = min(full, 72 * figure.get_figwidth() * SMALLEST / smallest_text(picture))
+    style = f"width:100%;min-width:{narrow:.0f}px;max-width:{full:.0f}px;height:auto;color:inherit"
     label = f'<svg role="img" aria-label="{html.escape(alt)}" style="{style}"'
     below = "" if caption is None else f"<figcaption>{caption}</figcaption>"
-    return HTML(f'<figure class="rdn-figure">{inline(figure).replace("<svg", label, 1)}{below}</figure>')
+    box = f'<div class="rdn-scroll">{picture.replace("<svg", label, 1)}</div>'
+    return HTML(f'<figure class="rdn-figure">{box}{below}</figure>')
+
+
+def smallest_text(picture: str) -> float:
+    """Size of the smallest text of an SVG, in its own units; of a formula that of its letters, not of its indices."""
+    size = re.compile(r"\bfont(?:-size)?:[^;\"]*?([\d.]+)px")
+    texts = [[float(found) for found in size.findall(text)] for text in re.findall(r"(?s)<text\b.*?</text>", picture)]
+    return min((max(sizes) for sizes in texts if sizes), default=STYLE["font.size"])
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:

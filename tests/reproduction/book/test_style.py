@@ -1,5 +1,6 @@
 """The style: figures that are the same every time, take the page's colours, and leave the reader's own settings alone."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 
 import matplotlib.pyplot as plt
@@ -50,9 +51,25 @@ def test_every_group_has_a_colour():
 def test_shown_text_takes_the_colour_of_the_page():
     shown = style.show(drawn(), alt='a "curve" & more').data
     assert "currentColor" in shown and style.INK not in shown
-    svg = ElementTree.fromstring(shown).find("{http://www.w3.org/2000/svg}svg")
+    svg = ElementTree.fromstring(shown).find(".//{http://www.w3.org/2000/svg}svg")
     assert svg.get("aria-label") == 'a "curve" & more' and svg.get("role") == "img"
     assert svg.get("width") is None and svg.get("viewBox")
+
+
+@pytest.mark.parametrize(("size", "narrowest"), [(12, 480), (8, 720), (None, 480)])
+def test_a_figure_is_never_so_narrow_that_its_text_is_small(size, narrowest):
+    """8 in are 576 pt, and a text of 12 pt has 10 px where they are shown in 480 px; smaller than natural size at most."""
+    figure, ax = plt.subplots(figsize=(8, 2))
+    ax.set_axis_off()
+    ax.text(0, 0, "large $N_1$", fontsize=12)
+    if size:
+        ax.text(1, 0, "text", fontsize=size)
+    assert f"min-width:{narrowest}px" in style.show(figure, alt="text").data
+
+
+def test_coordinates_have_two_decimals():
+    text = style.inline(drawn())
+    assert re.search(r' d="[^"]*\.\d\d\b', text) and not re.search(r' d="[^"]*\.\d{3}', text)
 
 
 def test_two_figures_on_a_page_share_no_id():
