@@ -26,7 +26,7 @@ function mark(box) {
 document.addEventListener("DOMContentLoaded", () => {
   for (const table of document.querySelectorAll(".bd-article table")) {
     for (const cell of table.querySelectorAll("th")) {  // the corner over the names of the rows heads nothing
-      if (cell.textContent.trim() === "" && !cell.childElementCount) cell.replaceWith(document.createElement("td"));
+      if (cell.textContent.trim() === "" && !cell.querySelector("img, svg")) cell.replaceWith(document.createElement("td"));
     }
     boxed(table);
   }
