@@ -216,23 +216,32 @@ def calibrate(
 @app.command()
 def export(
     checkpoint: Annotated[Path, Option(help="An RDN's model.safetensors, its .json beside it.")],
-    subnetwork: Annotated[int, Option(help="i of N_i, from 1 to K.")],
-    out: Annotated[Path, Option(help="The ONNX file to write.")],
+    out: Annotated[Path, Option(help="The ONNX file to write; with --policy, the folder.")],
+    subnetwork: Annotated[int | None, Option(help="i of N_i, from 1 to K.")] = None,
+    policy: Annotated[
+        Path | None, Option(help="A policy's model.safetensors: write N_1 with its decision, and the increments.")
+    ] = None,
     input_size: Annotated[
         int | None, Option(min=1, help="Pixels (default: what the checkpoint says, else 224).")
     ] = None,
     model: Annotated[str | None, Option(help=f"The super-net, where the checkpoint is of {OWN}.")] = None,
 ) -> None:
-    """One sub-network as ONNX file, for batches of any size, checked against torch."""
+    """One sub-network as ONNX file, or with --policy real exits as a folder of files; checked against torch."""
     from rdnlib import models
-    from rdnlib.deployment.export import export_checkpoint
+    from rdnlib.deployment import export as exporting
 
+    if (subnetwork is None) == (policy is None):
+        raise ConfigError("say what to export: --subnetwork i, or --policy FILE for real exits")
     if model is not None:
         models.import_model(model)
-    rdn, pixels, deviation = export_checkpoint(checkpoint, subnetwork, out, input_size, model=model)
-    print(f"{out}: N_{subnetwork} of {rdn.num_subnetworks}, {out.stat().st_size / 1e6:.1f} MB")
-    print(f"images (batch, 3, {pixels}, {pixels}) → logits (batch, {rdn.heads.classifier.out_features})")
-    print(f"largest deviation from torch: {deviation:.1e} of the largest logit")
+    if policy is not None:
+        rdn, pixels, deviation = exporting.export_exits(checkpoint, policy, out, input_size, model=model)
+        print(f"{out}: first.onnx and to_2.onnx … to_{rdn.num_subnetworks}.onnx, for images of {pixels} pixels")
+    else:
+        rdn, pixels, deviation = exporting.export_checkpoint(checkpoint, subnetwork, out, input_size, model=model)
+        print(f"{out}: N_{subnetwork} of {rdn.num_subnetworks}, {out.stat().st_size / 1e6:.1f} MB")
+        print(f"images (batch, 3, {pixels}, {pixels}) → logits (batch, {rdn.heads.classifier.out_features})")
+    print(f"largest deviation from torch: {deviation:.1e} of the largest value")
 
 
 @experiment.command("list")

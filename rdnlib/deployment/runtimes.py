@@ -45,7 +45,7 @@ def write_onnx(
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network, tuple(inputs), path, dynamo=False, input_names=[*names], output_names=[*outputs],
-            dynamic_axes={name: {0: "batch"} for name in (*names, *outputs)},
+            dynamic_axes={name: {0: "batch"} for name in (*names, *outputs) if name != "lambda"},
         )  # fmt: skip
 
 

@@ -6,30 +6,16 @@ import numpy as np
 import pytest
 import torch
 from support.networks import NETWORKS, make
+from support.policies import policy_for
 
 from rdnlib import deepen, deploy
 from rdnlib.deployment import stages
 from rdnlib.deployment.runtimes import available, prepare
 from rdnlib.deployment.stages import Exits, First, Increment
 from rdnlib.errors import ConfigError
-from rdnlib.nn.heads import evidence
 from rdnlib.policy.inference import DynamicRDN
-from rdnlib.policy.network import PolicyNetwork
 
 LAMS = (0.0, 0.7, math.inf)
-
-
-@torch.no_grad()
-def policy_for(rdn, images, *, logits: int = 0) -> PolicyNetwork:
-    """One that chooses different exits for different images."""
-    torch.manual_seed(3)
-    policy = PolicyNetwork(rdn.first_channels + logits, rdn.num_subnetworks, (8,), logits=logits).eval()
-    state = rdn.start(images)
-    inputs = torch.cat([rdn.first_features(state.features), evidence(state.logits)[:, :logits]], dim=1)
-    policy.mean.copy_(inputs.mean(dim=0))
-    policy.std.copy_(inputs.std(dim=0) + 1e-6)
-    policy.layers[-1].weight.mul_(4)
-    return policy
 
 
 def saved_of(rdn) -> np.ndarray:

@@ -1,7 +1,11 @@
 """Made-up policies: probabilities with outcomes, and what exits give, computed the obvious way."""
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
+
+from rdnlib.nn.heads import evidence
+from rdnlib.policy.network import PolicyNetwork
 
 
 def exits_of(frame):
@@ -28,3 +32,16 @@ def any_floats(draw):
         p = p.astype(np.float32)
     saved = np.append(np.sort(rng.random(k - 1))[::-1], 0)
     return p, rng.random((n, k)) < 0.6, saved
+
+
+@torch.no_grad()
+def policy_for(rdn, images, *, logits: int = 0) -> PolicyNetwork:
+    """One that chooses different exits for different images."""
+    torch.manual_seed(3)
+    policy = PolicyNetwork(rdn.first_channels + logits, rdn.num_subnetworks, (8,), logits=logits).eval()
+    state = rdn.start(images)
+    inputs = torch.cat([rdn.first_features(state.features), evidence(state.logits)[:, :logits]], dim=1)
+    policy.mean.copy_(inputs.mean(dim=0))
+    policy.std.copy_(inputs.std(dim=0) + 1e-6)
+    policy.layers[-1].weight.mul_(4)
+    return policy
