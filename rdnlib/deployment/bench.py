@@ -19,7 +19,7 @@ from torch.utils.benchmark import Timer
 from rdnlib.deployment.deploy import deploy
 from rdnlib.deployment.runtimes import Network, prepare
 from rdnlib.deployment.stages import Exits
-from rdnlib.deployment.tune import schemes, tune
+from rdnlib.deployment.tune import fastest_form
 from rdnlib.madds import count, count_subnetworks
 from rdnlib.nn.rdn import RDN, SubNetwork
 from rdnlib.policy.network import PolicyNetwork
@@ -54,7 +54,9 @@ def bench(
     for batch in batches:
         images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=layout)
         with cpu_threads(threads):  # the same for tuning and timing
-            ready = {name: _ready(each, images, runtime, tuned, threads) for name, each in networks.items()}
+            ready = {
+                name: _prepared(each, images, runtime, tuned=tuned, threads=threads) for name, each in networks.items()
+            }
             seconds = _take_turns(ready, images, repeats, threads)
         table = pd.DataFrame({"milliseconds": 1e3 * seconds.median()})
         for reference, name in (("base", "base"), (largest, "largest")):
@@ -68,19 +70,6 @@ def bench(
 def _networks(model: nn.Module, rdn: RDN) -> dict[str, nn.Module]:
     alone = {f"N_{index}": rdn.subnetwork(index) for index in range(1, rdn.num_subnetworks + 1)}
     return {"base": fuse(deepcopy(model).eval()), **alone, "all N_i": rdn}
-
-
-def _ready(network: nn.Module, images: torch.Tensor, runtime: str, tuned: bool, threads: int) -> Network:
-    """As it is executed: where it is a sub-network, as fast as can be had."""
-    if not tuned or not isinstance(network, SubNetwork):
-        return prepare(network, [images], runtime, threads=threads)
-    if runtime == "eager":
-        return prepare(tune(network, images), [images])
-    ways = [prepare(each, [images], runtime, threads=threads) for each in schemes(network).values()]
-    if len(ways) == 1:
-        return ways[0]
-    turns = _take_turns(dict(enumerate(ways)), images, 3, threads)
-    return ways[turns.median().idxmin()]
 
 
 def bench_exits(
@@ -97,9 +86,9 @@ def bench_exits(
     largest, index = rdn.subnetwork(rdn.num_subnetworks), rdn.num_subnetworks
     sample = images[:batch]
     with cpu_threads(threads):
-        networks = {f"N_{index}": _ready(largest, sample, runtime, True, threads)}
+        networks = {f"N_{index}": fastest_form(largest, sample, runtime, threads=threads)}
         if base is not None:
-            networks["base"] = _ready(fuse(deepcopy(base).eval()), sample, runtime, True, threads)
+            networks["base"] = prepare(fuse(deepcopy(base).eval()), [sample], runtime, threads=threads)
         exits = Exits(rdn, policy, saved, lams[0], sample, runtime=runtime, threads=threads)
         dynamic = [exits.at(lam) for lam in lams]
         networks |= {f"exits {number}": each for number, each in enumerate(dynamic)}
@@ -124,6 +113,12 @@ def _once(networks: dict[str, Network], images: torch.Tensor, threads: int) -> d
             for name, network in networks.items()
         }
         return {name: timer.timeit(2).mean for name, timer in timers.items()}
+
+
+def _prepared(network: nn.Module, images: torch.Tensor, runtime: str, *, tuned: bool, threads: int) -> Network:
+    if tuned and isinstance(network, SubNetwork):
+        return fastest_form(network, images, runtime, threads=threads)
+    return prepare(network, [images], runtime, threads=threads)
 
 
 def _madds(model: nn.Module, rdn: RDN, size: int) -> pd.Series:

@@ -6,7 +6,6 @@ and executed by another program. `Exits` runs a batch with them: the images that
 """
 
 import math
-import time
 from collections.abc import Sequence
 from copy import copy, deepcopy
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.deployment.runtimes import prepare
+from rdnlib.deployment.tune import fastest_form, least_seconds
 from rdnlib.errors import ConfigError
 from rdnlib.nn.heads import evidence
 from rdnlib.nn.rdn import RDN
@@ -89,13 +89,12 @@ class Exits:
         with torch.inference_mode():
             _, _, *state = first(part, self.lam)
             for index in range(2, rdn.num_subnetworks + 1):
-                ways = {"increment": (Increment(rdn, index), state), "whole": (rdn.subnetwork(index), [part])}
-                ready = {
-                    way: prepare(network, given, runtime, threads=threads) for way, (network, given) in ways.items()
+                ways = {
+                    "increment": (prepare(Increment(rdn, index), state, runtime, threads=threads), state),
+                    "whole": (fastest_form(rdn.subnetwork(index), part, runtime, threads=threads), [part]),
                 }
-                seconds = {way: _seconds(ready[way], given) for way, (_, given) in ways.items()}
-                self.ways[index] = min(seconds, key=seconds.get)
-                self._go_on[index] = ready[self.ways[index]]
+                self.ways[index] = min(ways, key=lambda way: least_seconds(*ways[way]))
+                self._go_on[index] = ways[self.ways[index]][0]
 
     def at(self, lam: float) -> "Exits":
         """The same networks with another λ."""
@@ -142,16 +141,3 @@ def _parts(rdn: RDN, index: int) -> tuple[nn.Module, nn.Module]:
 
 def _reads_again(trunk: nn.Module, step) -> bool:
     return getattr(trunk.layer(step), "reads_earlier_groups", False)
-
-
-def _seconds(network, inputs: Sequence[Tensor], repeats: int = 3) -> float:
-    """The least of a few measurements: others only disturb."""
-    network(*inputs)
-    found = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        network(*inputs)
-        if inputs[0].device.type == "cuda":
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - started)
-    return min(found)

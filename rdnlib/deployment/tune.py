@@ -14,6 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from rdnlib.deployment.runtimes import Network, prepare
 from rdnlib.errors import ConfigError
 from rdnlib.nn.conv import NestedConv2d, channels, join
 from rdnlib.nn.rdn import SubNetwork
@@ -99,6 +100,30 @@ def schemes(network: SubNetwork) -> dict[str, SubNetwork]:
                 runs = ways[name](layer, len(layer.weight))
                 merged.trunk.layers[step] = PlannedConv(layer, [candidates(layer, *run)[-1] for run in runs])
     return copies
+
+
+def fastest_form(network: SubNetwork, images: Tensor, runtime: str = "eager", *, threads: int = 1) -> Network:
+    """A sub-network as it is fastest on batches like `images` in this runtime: by `tune`, or, where a runtime plans whole graphs, as
+    the best of `schemes`."""
+    if runtime == "eager":
+        return prepare(tune(network, images), [images])
+    ways = [prepare(each, [images], runtime, threads=threads) for each in schemes(network).values()]
+    return min(ways, key=lambda way: least_seconds(way, [images])) if len(ways) > 1 else ways[0]
+
+
+@torch.inference_mode()
+def least_seconds(network: Network, inputs: Sequence[Tensor], lasting: float = 0.02) -> float:
+    """The least mean time of a call, of a few turns that last so many seconds each: others only disturb."""
+    network(*inputs)
+    found = []
+    for _ in range(REPEATS):
+        started, calls = time.perf_counter(), 0
+        while calls == 0 or time.perf_counter() - started < lasting:
+            network(*inputs)
+            _wait(inputs[0])
+            calls += 1
+        found.append((time.perf_counter() - started) / calls)
+    return min(found)
 
 
 def _halves(k: int, count: int) -> list[tuple[int, int]]:

@@ -63,7 +63,7 @@ def test_an_increment_completes_what_n_1_has_computed(name, images):
 def test_real_exits_are_those_of_the_policy(way, logits, images, monkeypatch):
     rdn = deploy(make("mobilenext", images))
     policy, seen = policy_for(rdn, images, logits=logits), set()
-    monkeypatch.setattr(stages, "_seconds", lambda network, inputs: (len(inputs) > 1) != (way == "increment"))
+    monkeypatch.setattr(stages, "least_seconds", lambda network, inputs: (len(inputs) > 1) != (way == "increment"))
     built = Exits(rdn, policy, saved_of(rdn), 0.3, images)
     for lam in LAMS:
         exits = built.at(lam)

@@ -27,8 +27,8 @@ def execute_all(
 ) -> None:
     """Execute notebooks into `folder`, up to `jobs` at once, each with those of the parameters that it declares.
 
-    The longest texts come first, so that a short one is the last to end. `seconds` receives how long each took. Raises RdnError
-    for the first of them that failed.
+    The longest texts come first, so that a short one is the last to end; those that measure time (`rdn: {alone: true}` in their
+    metadata) come at the end, one at a time. `seconds` receives how long each took. Raises RdnError for the first that failed.
     """
     notebooks = sorted(notebooks, key=lambda notebook: -notebook.stat().st_size)
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -39,14 +39,18 @@ def execute_all(
         with timed(notebook.stem, seconds, label=f"[{number}/{len(notebooks)}] notebook {notebook.stem}"):
             execute(notebook, folder / notebook.name, parameters=own, threads=threads)
 
+    notebooks.sort(key=_alone)
+    together = [notebook for notebook in notebooks if not _alone(notebook)]
     with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(one, number, notebook) for number, notebook in enumerate(notebooks, start=1)]
+        waiting = [pool.submit(one, number, notebook) for number, notebook in enumerate(together, start=1)]
         try:
             for done in waiting:
                 done.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    for number, notebook in enumerate(notebooks[len(together) :], start=len(together) + 1):
+        one(number, notebook)
 
 
 def execute(notebook: Path, result: Path, *, parameters: dict[str, Any], threads: int | None = None) -> None:
@@ -114,6 +118,11 @@ def _declared(notebook: Path) -> set[str]:
     cells = [cell for cell in _cells(notebook) if "parameters" in _tags(cell)]
     statements = ast.parse(cells[0].source).body if cells else []
     return {name.id for line in statements for name in getattr(line, "targets", ())}
+
+
+def _alone(notebook: Path) -> bool:
+    """Whether nothing else may run beside it."""
+    return bool(nbformat.read(notebook, as_version=4).metadata.get("rdn", {}).get("alone"))
 
 
 def _cells(notebook: Path) -> list[nbformat.NotebookNode]:

@@ -136,6 +136,20 @@ def test_the_longest_notebook_comes_first(tmp_path):
     assert list(seconds) == ["2", "1"]
 
 
+def test_a_notebook_that_measures_time_runs_alone_at_the_end(tmp_path):
+    """It would run first, as the longest, and the other would still be at work."""
+    nap = "import time\nfrom pathlib import Path\ntime.sleep(2)\nPath(out, 'slept').touch()"
+    other = make_notebook(tmp_path / "1.ipynb", nap)
+    alone = make_notebook(tmp_path / "2.ipynb", f"assert Path(out, 'slept').exists(), '{'long ' * 99}'")
+    written = nbformat.read(alone, 4)
+    written.cells[-1].source = "from pathlib import Path\n" + written.cells[-1].source
+    written.metadata["rdn"] = {"alone": True}
+    nbformat.write(written, alone)
+    seconds = {}
+    execute_all([alone, other], tmp_path / "done", parameters={"out": str(tmp_path)}, jobs=2, seconds=seconds)
+    assert list(seconds) == ["1", "2"]
+
+
 @pytest.mark.slow
 def test_failing_cell_is_named_and_the_old_book_stays(project, tmp_path):
     out = tmp_path / "out"
