@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 PROFILE ?= quick
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadscope
 
-.PHONY: book test test-fast lint soak lab clean
+.PHONY: book test test-fast lint soak bench lab clean
 
 book: $(READY)
 	$(VENV)/bin/rdn reproduce --profile $(PROFILE) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
@@ -25,6 +25,10 @@ lint: $(READY)
 # Half an hour: a run is killed at 20 random moments, goes on each time, and must end as one that was left alone.
 soak: $(READY)
 	$(VENV)/bin/python tests/support/soak.py --profile $(PROFILE) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
+
+# What saved multiply-adds are worth in time on this machine, in PyTorch and in ONNX Runtime.
+bench: $(READY)
+	for runtime in eager onnxruntime; do echo $$runtime; $(VENV)/bin/rdn bench --model mobilenext --width 0.5 --input-size 64 --quick --runtime $$runtime || exit 1; done
 
 lab: $(READY)
 	$(VENV)/bin/jupyter lab notebooks
