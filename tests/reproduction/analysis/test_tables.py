@@ -270,6 +270,9 @@ def test_levers_are_set_against_the_base_that_was_trained_equally_long():
         assert row.share == MADDS[row.subnetwork - 1] / 30_000_000
     lines = results.verdict_on_levers(table)
     assert len(lines) == 2 and lines[1].startswith("**late**")
-    assert results.changes_in_words({"plain": ["stem", "a"], "recipe": {"lr": 0.1}}) == "plain: stem, a; lr: 0.1"
+    assert (
+        results.changes_in_words({"plain": ["stem", "a"], "recipe": {"lr": 0.1}})
+        == "plain part: stem, a; learning rate: 0.1"
+    )
     assert results.changes_in_words({}) == "–"
     plt.close(results.lever_figure(table, accuracy([base], 1)))

@@ -35,12 +35,13 @@ CURVE = """
 import pandas as pd
 nan = float("nan")
 frame = pd.DataFrame({
-    "series": ["sub-networks"] * 5 + ["dynamic"] * 4 + ["dynamic, λ* calibrated"] * 2 + ["MobileNeXt", "MobileNeXt, longer"]
+    "series": ["sub-networks"] * 5 + ["dynamic"] * 4 + ["dynamic, calibrated"] * 2 + ["MobileNeXt", "MobileNeXt, longer"]
         + ["random mix of N_1 and N_K"] * 2 + ["oracle (first correct exit)"],
     "madds": [21e6, 33e6, 44e6, 52e6, 60e6, 25e6, 32e6, 40e6, 50e6, 34e6, 48e6, 48e6, 48e6, 21e6, 60e6, 29e6],
     "top1": [55, 64, 69, 71, 72, 60, 66, 70, 72, 67, 71.5, 70.5, 71.5, 55, 72, 78],
 })
 frame["low"], frame["high"] = frame["top1"] - 1, frame["top1"] + 1
+frame["name"] = [f"N_{i}" for i in range(1, 6)] + [""] * (len(frame) - 5)
 style.show(figures.figure8(frame), alt="accuracy against MAdds")
 """
 WIDE = """

@@ -221,7 +221,9 @@ def test_book_uses_published_results(project, tmp_path):
         book(out=tmp_path / "out", project=project.path)
     published = project.path / "data" / "published" / "quick" / "experiments" / "base-1"
     published.mkdir(parents=True)
-    (published / "result.json").write_text("{}")
+    hardware = {"cpu": "a processor", "cores": 2, "gpus": []}
+    record = {"started": "2026-01-02T03:04:05+00:00", "hardware": hardware}
+    (published / "result.json").write_text(json.dumps({"provenance": record}))
     index = book(out=tmp_path / "out", project=project.path)
     assert index.is_file() and project.calls == []
     assert (tmp_path / "out" / "experiments" / "base-1" / "result.json").is_file()

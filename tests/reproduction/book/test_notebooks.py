@@ -3,6 +3,7 @@
 import ast
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import pytest
@@ -17,6 +18,11 @@ from rdnlib.reproduction.experiments import ensure_all, open_workspace
 HIDDEN_LINES = 12
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[3] / "notebooks").glob("[0-9]*.ipynb"))
 PARAMETERS = {"profile": "quick", "data_root": None, "seed": 0, "out": None}
+
+
+def about(path: Path) -> dict:
+    """What a notebook says of itself: see `execute_all` and `reproduce`."""
+    return nbformat.read(path, as_version=4).metadata.get("rdn", {})
 
 
 def code_cells(path: Path) -> list[nbformat.NotebookNode]:
@@ -159,7 +165,10 @@ def another(tmp_path_factory) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if "alone" not in about(path)], ids=lambda path: path.stem)
 def test_a_notebook_runs_with_another_k_and_other_images(path, another, monkeypatch):
+    """All but the one that measures time, for minutes; nothing that a notebook sets is left behind."""
     monkeypatch.chdir(path.parent)
-    run_here(path, another)
+    with plt.rc_context():
+        run_here(path, another)
+    plt.close("all")
