@@ -31,7 +31,7 @@ bench: $(READY)
 	for runtime in eager onnxruntime; do echo $$runtime; $(VENV)/bin/rdn bench --model mobilenext --width 0.5 --input-size 64 --quick --runtime $$runtime || exit 1; done
 
 lab: $(READY)
-	$(VENV)/bin/jupyter lab notebooks
+	$(VENV)/bin/jupyter lab notebooks/00_why.ipynb
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 11)' \
