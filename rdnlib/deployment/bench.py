@@ -106,13 +106,16 @@ def bench_exits(
 
 @flushing_denormals()
 def _once(networks: dict[str, Network], images: torch.Tensor, threads: int) -> dict[str, float]:
-    """Seconds that each network needs for these images; every one has run once before, so that it is warm."""
+    """Seconds that each network needs for these images; the timer warms it up."""
     with torch.inference_mode():
-        timers = {
-            name: Timer("network(images)", globals={"network": network, "images": images}, num_threads=threads)
-            for name, network in networks.items()
-        }
-        return {name: timer.timeit(2).mean for name, timer in timers.items()}
+        return {name: timer.timeit(2).mean for name, timer in _timers(networks, images, threads).items()}
+
+
+def _timers(networks: dict[str, Network], images: torch.Tensor, threads: int) -> dict[str, Timer]:
+    return {
+        name: Timer("network(images)", globals={"network": network, "images": images}, num_threads=threads)
+        for name, network in networks.items()
+    }
 
 
 def _prepared(network: nn.Module, images: torch.Tensor, runtime: str, *, tuned: bool, threads: int) -> Network:
@@ -128,13 +131,10 @@ def _madds(model: nn.Module, rdn: RDN, size: int) -> pd.Series:
 
 
 @flushing_denormals()
-def _take_turns(networks: dict, images: torch.Tensor, repeats: int, threads: int) -> pd.DataFrame:
+def _take_turns(networks: dict[str, Network], images: torch.Tensor, repeats: int, threads: int) -> pd.DataFrame:
     """Seconds of one batch: a column for each network, a row for each turn."""
     with torch.inference_mode():
-        timers = {
-            name: Timer("network(images)", globals={"network": network, "images": images}, num_threads=threads)
-            for name, network in networks.items()
-        }
+        timers = _timers(networks, images, threads)
         first = {name: timer.timeit(2).mean for name, timer in timers.items()}  # and warm
         counts = {name: max(1, math.ceil(LEAST / seconds)) for name, seconds in first.items()}
         return pd.DataFrame(

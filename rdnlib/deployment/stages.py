@@ -32,7 +32,7 @@ class First(nn.Module):
         """rdn: as `deploy` gives it. saved: (K,) saved fractions r_v. Raises ConfigError for depth-wise nesting."""
         super().__init__()
         self.trunk, self.heads = _parts(rdn, 1)
-        self.policy, self.channels = deepcopy(policy), rdn.first_channels
+        self.policy = deepcopy(policy)
         self.register_buffer("saved", torch.as_tensor(saved, dtype=torch.float32))
 
     @property
@@ -105,9 +105,7 @@ class Exits:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits, exits, *state = self.first(images, self.lam)
-        chosen = (
-            exits.unique().tolist()
-        )  # at most K, however many images there are; the one time that a GPU is waited for
+        chosen = exits.unique().tolist()  # at most K, however many images; the one time that a GPU is waited for
         if chosen == [1]:
             return logits, exits
         logits = logits.clone()

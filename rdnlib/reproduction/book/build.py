@@ -132,9 +132,8 @@ def _publish(
         "assets", seconds
     ):  # a fresh copy of the pages and configuration, with the front-end files beside our own
         shutil.rmtree(source, ignore_errors=True)
-        shutil.rmtree(
-            fragments, ignore_errors=True
-        )  # of an earlier run, perhaps by notebooks that are not executed now
+        # of an earlier run, perhaps by notebooks that are not executed now
+        shutil.rmtree(fragments, ignore_errors=True)
         shutil.copytree(project / "book", source)
         config = yaml.safe_load((project / "_config.yml").read_text(encoding="utf-8"))
         numbers = f"seeds {seed} to {seed + seeds - 1}" if seeds > 1 else f"seed {seed}"
