@@ -59,8 +59,8 @@ def export(network: SubNetwork, path: str | os.PathLike, input_size: int | tuple
     try:
         with replacing(path) as temporary:
             write_onnx(_Chain(network).eval(), images[:1], temporary, ["images"], ["logits"])
-            deviation = _deviation(network, images[1:], temporary)
-            if not deviation <= TOLERANCE:  # NaN as well
+            deviation = _deviation(network, [{"images": batch} for batch in images[1:]], temporary)
+            if deviation > TOLERANCE:
                 reason = f"the file's logits would deviate from torch's by {deviation:.1e} of the largest"
                 raise RdnError(f"not exported: {reason}")
             return deviation
@@ -82,7 +82,7 @@ def export_stages(
     size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
     rdn, folder, lam = deploy(rdn).cpu(), Path(folder), torch.ones(1)
     images = torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(0))
-    first = First(rdn, policy.cpu(), saved).eval()
+    first = First(rdn, policy, saved).cpu().eval()
     state = [f"state_{number}" for number in range(len(first.state_names))]
     stages = {"first": (first, (images, lam), ["images", "lambda"], ["logits", "exits", *state])}
     given = first(images, lam)[2:]
@@ -95,9 +95,11 @@ def export_stages(
             with replacing(folder / f"{name}.onnx") as temporary:
                 write_onnx(network, inputs, temporary, names, outputs)
                 one = [each if name == "lambda" else each[:1] for name, each in zip(names, inputs, strict=True)]
-                for some in (inputs, one):  # another batch than the one that it was traced with
-                    worst = max(worst, _stage_deviation(network, dict(zip(names, some, strict=True)), temporary))
-                if not worst <= TOLERANCE:
+                batches = [
+                    dict(zip(names, some, strict=True)) for some in (inputs, one)
+                ]  # it was traced with the first
+                worst = max(worst, _deviation(network, batches, temporary))
+                if worst > TOLERANCE:
                     raise RdnError(
                         f"not exported: {name}.onnx would deviate from torch by {worst:.1e} of the largest value"
                     )
@@ -107,33 +109,26 @@ def export_stages(
     return worst
 
 
-def _stage_deviation(network: nn.Module, inputs: dict[str, Tensor], path: Path) -> float:
-    """The largest deviation of any output but the exits, which are equal or infinitely far."""
-    wanted = network(*inputs.values())
-    found = ReferenceEvaluator(onnx.load(path)).run(None, {name: each.numpy() for name, each in inputs.items()})
-    worst = 0.0
-    for expected, array in zip(wanted if isinstance(wanted, tuple) else (wanted,), found, strict=True):
-        if not expected.is_floating_point():
-            worst = worst if torch.equal(torch.from_numpy(array), expected) else math.inf
-            continue
-        scale = expected.abs().max().clamp(min=torch.finfo().tiny)
-        worst = max(worst, ((torch.from_numpy(array) - expected).abs().max() / scale).item())
-    return worst
-
-
 @torch.no_grad()
-def _deviation(network: nn.Module, batches: list[Tensor], path: Path) -> float:
-    """Run the file by ONNX's own definition of its operators."""
+def _deviation(network: nn.Module, batches: list[dict[str, Tensor]], path: Path) -> float:
+    """The file run by ONNX's own definition of its operators: the largest deviation from the module, relative to the largest value.
+
+    batches: input's name → values. Whole numbers, the exits, are equal or infinitely far; so is NaN.
+    """
     onnx.checker.check_model(path, full_check=True)
     run, worst = ReferenceEvaluator(onnx.load(path)).run, 0.0
-    for images in batches:
-        expected = network(images)
-        (logits,) = run(None, {"images": images.numpy()})
-        if logits.shape != expected.shape:
-            shape = tuple(expected.shape)
-            raise RdnError(f"not exported: the file gives logits of shape {logits.shape}, torch {shape}")
-        scale = expected.abs().max().clamp(min=torch.finfo().tiny)
-        worst = max(worst, ((torch.from_numpy(logits) - expected).abs().max() / scale).item())
+    for inputs in batches:
+        wanted = network(*inputs.values())
+        found = run(None, {name: each.numpy() for name, each in inputs.items()})
+        for expected, array in zip(wanted if isinstance(wanted, tuple) else (wanted,), found, strict=True):
+            if array.shape != expected.shape:
+                raise RdnError(f"not exported: the file gives shape {array.shape}, torch {tuple(expected.shape)}")
+            if expected.is_floating_point():
+                scale = expected.abs().max().clamp(min=torch.finfo().tiny)
+                apart = ((torch.from_numpy(array) - expected).abs().max() / scale).item()
+            else:
+                apart = 0.0 if torch.equal(torch.from_numpy(array), expected) else math.inf
+            worst = max(worst, math.inf if math.isnan(apart) else apart)
     return worst
 
 

@@ -90,7 +90,7 @@ def node_modules():
 
 def test_a_file_that_computes_something_else_is_not_put_in_place(saved, tmp_path, monkeypatch):
     rdn, policy, _ = saved
-    monkeypatch.setattr(export, "_stage_deviation", lambda *_: 0.5)
+    monkeypatch.setattr(export, "_deviation", lambda *_: 0.5)
     with pytest.raises(RdnError, match=r"first.onnx would deviate from torch by 5.0e-01"):
         export.export_stages(rdn, policy, [0.5, 0.2, 0.0], tmp_path / "stages", 32)
     assert not list((tmp_path / "stages").iterdir())
@@ -103,9 +103,18 @@ def test_exits_that_differ_are_infinitely_far(saved, tmp_path):
     names = [f"state_{number}" for number in range(len(first.state_names))]
     export.write_onnx(first, inputs.values(), tmp_path / "f.onnx", [*inputs], ["logits", "exits", *names])
     with torch.no_grad():
-        assert export._stage_deviation(first, inputs, tmp_path / "f.onnx") < 1e-4
+        assert export._deviation(first, [inputs], tmp_path / "f.onnx") < 1e-4
         first.saved.copy_(torch.tensor([0.0, 0.0, 100.0]))  # all leave at N_3 now
-        assert export._stage_deviation(first, inputs, tmp_path / "f.onnx") == float("inf")
+        assert export._deviation(first, [inputs], tmp_path / "f.onnx") == float("inf")
+
+
+def test_what_is_not_a_number_is_infinitely_far(tmp_path):
+    network, inputs = torch.nn.Linear(2, 2).eval(), {"images": torch.ones(2, 2)}
+    export.write_onnx(network, inputs.values(), tmp_path / "f.onnx", ["images"], ["logits"])
+    assert export._deviation(network, [inputs], tmp_path / "f.onnx") < 1e-6
+    with torch.no_grad():
+        network.bias.fill_(float("nan"))
+    assert export._deviation(network, [inputs], tmp_path / "f.onnx") == float("inf")
 
 
 def test_what_cannot_be_exported_is_refused(saved, tmp_path):

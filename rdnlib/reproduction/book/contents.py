@@ -26,6 +26,8 @@ TABLES = ("table2", "table3", "table4", "table5")
 READERS: dict[str, Callable[[Profile], list[str]]] = {  # functions that chapters call → the experiments behind them
     "base_networks": lambda profile: ["rdn-reconstruct", *graph.rivals(profile)],
     "lever_table": lambda profile: ["base", "base-longer", *graph.levers(profile).values()],
+    "comparisons": lambda profile: ["rdn-reconstruct", "policy-reconstruct", *graph.rivals(profile)],
+    "against_the_base": lambda profile: ["rdn-reconstruct", "base", "base-longer"],
     "length_table": lambda profile: [
         graph.untrained(profile),
         *(graph.trained(profile, init, n) for init in INITS for n in graph.lengths(profile) if n),

@@ -7,7 +7,6 @@ figure with images and a table.
 
 import base64
 import html
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +15,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import HTML
 from matplotlib.lines import Line2D
-from PIL import Image
 
 from rdnlib.reproduction.analysis.explorer import NONE, explore, explore_paper
 from rdnlib.reproduction.analysis.outcomes import Bases, families
 from rdnlib.reproduction.book.chapter import doll
 from rdnlib.reproduction.book.figures import SERIES
 from rdnlib.reproduction.book.style import INK, inline, on, owner_colour, styled
+from rdnlib.reproduction.book.thumbnails import thumbnail
 from rdnlib.reproduction.experiments import Run, Workspace
 
 SHOWABLE = ("dolls",)  # data sets whose images may be published; others' are replaced by drawn ones
@@ -61,7 +60,10 @@ def pictures(workspace: Workspace, ids: Sequence[int], *, photographs: bool = Fa
     chosen = images.take(np.sort(rows))
     place = np.argsort(np.argsort(rows))
     shown = photographs or workspace.data.name in SHOWABLE
-    sources = [_thumbnail(chosen.images[place[i]]) if shown else _icon(label) for i, label in enumerate(labels)]
+    sources = [
+        thumbnail(chosen.images[place[i]], side=SIDE, kind="webp", quality=70) if shown else _icon(label)
+        for i, label in enumerate(labels)
+    ]
     return {"name": [images.classes[label] for label in labels], "source": sources}
 
 
@@ -220,16 +222,6 @@ def _drawing(preset: dict) -> tuple[str, list[tuple[float, float]]]:
 
 def _is_curve(method: dict) -> bool:
     return "costs" in method and method["key"] != "oracle"
-
-
-def _thumbnail(image: np.ndarray) -> str:
-    """An image uint8 (3, S, S) as a data URI."""
-    buffer = io.BytesIO()
-    small = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).resize(
-        (SIDE, SIDE), Image.Resampling.LANCZOS
-    )
-    small.save(buffer, "webp", quality=70)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _icon(number: int) -> str:

@@ -16,11 +16,12 @@ STYLE = """<style>
 </style>"""
 
 
-def thumbnail(image: np.ndarray) -> str:
-    """An image uint8 (3, H, W) as a data URI of a JPEG."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def thumbnail(image: np.ndarray, *, side: int | None = None, kind: str = "jpeg", quality: int = 85) -> str:
+    """An image uint8 (3, H, W) as a data URI, `side` pixels wide and high or as it is."""
+    buffer, picture = io.BytesIO(), Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+    picture = picture if side is None else picture.resize((side, side), Image.Resampling.LANCZOS)
+    picture.save(buffer, kind, quality=quality)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def contact_sheet(rows: Mapping[str, Sequence[np.ndarray]], *, caption: str = "") -> str:
