@@ -4,6 +4,7 @@ The same command gives the same result. To look for new counterexamples: HYPOTHE
 """
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from support.networks import settle_norms
 from torch import nn
 
 from rdnlib.models import mobilenext
+from rdnlib.utils.devices import flushes_denormals
 
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
@@ -32,3 +34,10 @@ def small(images) -> nn.Module:
     """MobileNeXt 0.25 with ten classes and settled statistics; tests must not change it."""
     torch.manual_seed(0)
     return settle_norms(mobilenext(width_mult=0.25, num_classes=10), images)
+
+
+@pytest.fixture(autouse=True)
+def numbers_as_before() -> Iterator[None]:
+    """No test leaves its thread with denormal numbers counting as zero, which would change what later tests compute."""
+    yield
+    assert not flushes_denormals()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.errors import ConfigError
+from rdnlib.utils.devices import flushing_denormals
 
 Network = Callable[..., Tensor | tuple[Tensor, ...]]
 
@@ -68,7 +69,8 @@ def _onnxruntime(network: nn.Module, inputs: tuple[Tensor, ...], threads: int) -
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     path = _as_onnx(network, inputs)
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        with flushing_denormals():  # the first session of a process sets that for its thread and leaves it so
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     finally:
         path.unlink()
     names = [each.name for each in session.get_inputs()]

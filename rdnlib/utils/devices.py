@@ -6,6 +6,7 @@ decisions that must be made once and writes the files. A process that was starte
 
 import ctypes
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -95,12 +96,18 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def flushing_denormals() -> Iterator[None]:
-    """Denormal numbers, many times slower than others on a CPU, count as zero; reset afterwards, as the setting is global."""
+    """Denormal numbers, many times slower than others on a CPU, count as zero; as before afterwards: the setting is the thread's."""
+    before = flushes_denormals()
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)
+        torch.set_flush_denormal(before)
+
+
+def flushes_denormals() -> bool:
+    """Whether denormal numbers count as zero in this thread."""
+    return sys.float_info.min / 2 == 0
 
 
 @cache

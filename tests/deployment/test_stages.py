@@ -1,6 +1,8 @@
 """Stages: N_1 with its decision and the increments give, in every runtime, what the RDN gives for the exits that were chosen."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -83,6 +85,13 @@ def test_other_runtimes_take_the_same_exits(runtime, images):
     exits = Exits(rdn, policy, saved_of(rdn), 0.7, images, runtime=runtime)
     check(rdn, policy, images, exits)
     check(rdn, policy, images[:1], exits)
+
+
+@pytest.mark.slow
+def test_a_session_leaves_the_arithmetic_of_its_process_as_it_was():
+    code = "import torch; from rdnlib.deployment.runtimes import prepare; from rdnlib.utils.devices import flushes_denormals\n"
+    code += "prepare(torch.nn.ReLU(), [torch.ones(1, 3)], 'onnxruntime'); assert not flushes_denormals()"
+    subprocess.run([sys.executable, "-c", code], check=True)  # only the first session of a process could change it
 
 
 def test_depth_wise_nesting_and_unknown_runtimes_are_refused(images):

@@ -103,3 +103,12 @@ def test_a_setting_is_a_number_of_at_least_0(monkeypatch, text):
     monkeypatch.setenv("RDN_WORKERS", text)
     with pytest.raises(ConfigError, match=f"RDN_WORKERS must be a number of at least 0, not '{text}'"):
         devices.setting("RDN_WORKERS", 2)
+
+
+def test_denormals_count_as_zero_only_inside_and_as_before_afterwards():
+    assert not devices.flushes_denormals()
+    with devices.flushing_denormals():
+        with devices.flushing_denormals():
+            assert torch.tensor([1e-40]).mul(1.0).item() == 0
+        assert devices.flushes_denormals()  # the outer one still holds
+    assert not devices.flushes_denormals()

@@ -159,7 +159,11 @@ def _client(jobs: int, scheduler: str | None) -> Iterator:
     import dask
     from distributed import Client
 
-    with dask.config.set(_SETTINGS), nullcontext(scheduler) if scheduler else _local_cluster(jobs) as cluster:
+    patient = {} if scheduler else {"distributed.comm.timeouts.connect": "5 minutes"}  # the machine may be busy
+    with (
+        dask.config.set(_SETTINGS | patient),
+        nullcontext(scheduler) if scheduler else _local_cluster(jobs) as cluster,
+    ):
         try:
             client = Client(cluster)
         except (OSError, ValueError) as error:
@@ -183,4 +187,11 @@ def _local_cluster(jobs: int):
         own = {"resources": {"GPU": 1}, "env": gpu} if torch.cuda.is_available() else {}
         workers[index] = {"cls": Nanny, "options": worker | own}
     main = {"cls": Scheduler, "options": {**local, "port": 0, "dashboard_address": "127.0.0.1:0"}}
-    return SpecCluster(workers, main, silence_logs=quiet)
+    try:
+        return SpecCluster(workers, main, silence_logs=quiet)
+    except RuntimeError as error:
+        reasons = [error]
+        while cause := reasons[-1].__cause__ or reasons[-1].__context__:
+            reasons.append(cause)
+        told = " ← ".join(f"{type(each).__name__}: {each}" for each in reasons)
+        raise RdnError(f"the processes for the experiments could not be started: {told}") from error
