@@ -104,14 +104,36 @@ def reproduce(
 
 @app.command()
 def book(
-    profile: Annotated[str, Option(help="Whose published results to show.")] = "gpu",
-    seed: SeedOption = 0,
+    profile: Annotated[str, Option(help="Whose published results to show.")] = "pretrained",
+    results: Annotated[
+        Path | None, Option(help="Show these instead: a folder of your own that `rdn publish` made.")
+    ] = None,
     out: Annotated[Path | None, Option(help="Where the book goes (default: build/book-<profile>).")] = None,
 ) -> None:
-    """Build the book from the results in data/published, without training."""
+    """Build the book from published results: no training, no photographs, no network."""
     from rdnlib.reproduction.book.build import book as run
 
-    run(profile=profile, seed=seed, out=out)
+    run(profile=profile, results=results, out=out)
+
+
+@app.command()
+def publish(
+    profile: Annotated[str, Option(help="Of which profile: its name, or the path of a .yaml file.")],
+    to: Annotated[Path, Option(help="Folder to write, in place of what is there.")],
+    seed: SeedOption = 0,
+    seeds: SeedsOption = None,
+    out: Annotated[
+        Path | None, Option(help="Where `rdn reproduce` put the results (default: build/<name of the profile>).")
+    ] = None,
+    partial: Annotated[bool, Option("--partial", help="Although experiments are missing.")] = False,
+) -> None:
+    """Keep of a run what `rdn book` needs: outputs per image, tables, figures of cells that need networks; no photographs."""
+    from rdnlib.reproduction.book import published
+    from rdnlib.utils.resources import resource
+
+    made = published.publish(profile, to, out=out, seed=seed, seeds=seeds, partial=partial, project=resource())
+    size = sum(file.stat().st_size for file in made.rglob("*") if file.is_file())
+    print(f"{made}: {size / 1e6:.1f} MB; rdn book --results {made}")
 
 
 def _supernet(model: str, width: float | None, classes: int):

@@ -13,6 +13,10 @@ class DataError(RdnError):
     """A data set that is missing, empty or damaged."""
 
 
+class NotPublishedError(RdnError):
+    """An experiment or a network that published results do not have."""
+
+
 class CheckpointError(RdnError):
     """A checkpoint that is missing, damaged or made for another network."""
 

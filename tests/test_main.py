@@ -41,7 +41,8 @@ def test_count_as_table_and_json():
         (["calibrate", "--profile", TINY, "--epsilon", "1.5"], "ε must be in [0, 1)"),
         (["calibrate", "--profile", TINY, "--epsilon", "0.2", "--delta", "0"], "δ must be strictly between 0 and 1"),
         (["calibrate", "--profile", TINY, "--epsilon", "0.2", "--init", "magic"], "unknown experiment 'rdn-magic'"),
-        (["book", "--profile", "quick", "--out", "book"], "no published results"),
+        (["book", "--profile", "nowhere", "--out", "book"], "no published results in"),
+        (["publish", "--profile", TINY, "--to", "results", "--out", "."], "has no finished base"),
     ],
 )
 def test_errors_are_one_line(tmp_path, arguments, message):

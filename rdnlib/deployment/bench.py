@@ -17,9 +17,9 @@ from torch.fx.experimental.optimization import fuse
 from torch.utils.benchmark import Timer
 
 from rdnlib.deployment.deploy import deploy
-from rdnlib.deployment.runtimes import Network, prepare
+from rdnlib.deployment.runtimes import ANY_BATCH, Network, prepare
 from rdnlib.deployment.stages import Exits
-from rdnlib.deployment.tune import fastest_form
+from rdnlib.deployment.tune import fastest_form, forms
 from rdnlib.madds import count, count_subnetworks
 from rdnlib.nn.rdn import RDN, SubNetwork
 from rdnlib.policy.network import PolicyNetwork
@@ -50,13 +50,15 @@ def bench(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     for network in networks.values():
         network.to(device, memory_format=layout)
-    largest, parts = f"N_{rdn.num_subnetworks}", []
+    largest, parts, ways = f"N_{rdn.num_subnetworks}", [], {}
     for batch in batches:
         images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=layout)
         with cpu_threads(threads):  # the same for tuning and timing
-            ready = {
-                name: _prepared(each, images, runtime, tuned=tuned, threads=threads) for name, each in networks.items()
-            }
+            if not ways or runtime not in ANY_BATCH:
+                ways = {
+                    name: _forms(each, images, runtime, tuned=tuned, threads=threads) for name, each in networks.items()
+                }
+            ready = {name: fastest_form(each, images) for name, each in ways.items()}
             seconds = _take_turns(ready, images, repeats, threads)
         table = pd.DataFrame({"milliseconds": 1e3 * seconds.median()})
         for reference, name in (("base", "base"), (largest, "largest")):
@@ -74,31 +76,37 @@ def _networks(model: nn.Module, rdn: RDN) -> dict[str, nn.Module]:
 
 def bench_exits(
     rdn: RDN, policy: PolicyNetwork, saved: Sequence[float], lams: Sequence[float], images: torch.Tensor, madds: Sequence[float], *,
-    base: nn.Module | None = None, batch: int = 1, runtime: str = "eager", threads: int | None = None,
+    base: nn.Module | None = None, batches: Iterable[int] = (1,), runtime: str = "eager", threads: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Dynamic inference with real exits against N_K, and against a base network, on real images (N, 3, H, W): a row for each λ.
+    """Dynamic inference with real exits against N_K, and against a base network, on real images (N, 3, H, W): a row per batch size and λ.
 
-    The images come in batches of `batch`; for each batch all networks take turns. rdn: trained. madds: (K,) cost of each exit,
-    policy included. Columns: lam, exits (mean number of the sub-network), predicted (mean MAdds ÷ those of N_K alone), measured
+    For each batch of images all networks take turns. rdn: trained. madds: (K,) cost of each exit, policy included. Columns: batch, lam, exits (mean number of the sub-network), predicted (mean MAdds ÷ those of N_K alone), measured
     (seconds ÷ N_K's), realised (saving measured ÷ saving predicted), to_base (seconds ÷ the base's, where one is given).
     """
     threads, rdn, lams = threads or torch.get_num_threads(), deploy(rdn), list(lams)
-    largest, index = rdn.subnetwork(rdn.num_subnetworks), rdn.num_subnetworks
-    sample = images[:batch]
-    with cpu_threads(threads):
-        networks = {f"N_{index}": fastest_form(largest, sample, runtime, threads=threads)}
-        if base is not None:
-            networks["base"] = prepare(fuse(deepcopy(base).eval()), [sample], runtime, threads=threads)
-        exits = Exits(rdn, policy, saved, lams[0], sample, runtime=runtime, threads=threads)
-        dynamic = [exits.at(lam) for lam in lams]
-        networks |= {f"exits {number}": each for number, each in enumerate(dynamic)}
-        seconds = pd.DataFrame([_once(networks, part, threads) for part in images.split(batch)]).sum()
-        chosen = [torch.cat([each(part)[1] for part in images.split(batch)]).numpy() for each in dynamic]
-    costs, whole, rows = np.asarray(madds, dtype=float), count_subnetworks(rdn, images.shape[-1])["madds"].iloc[-1], []
-    for number, (lam, exits) in enumerate(zip(lams, chosen, strict=True)):
-        took = seconds[f"exits {number}"]
-        row = {"lam": lam, "exits": exits.mean(), "predicted": costs[exits - 1].mean() / whole}
-        rows.append(row | {"measured": took / seconds[f"N_{index}"], "to_base": took / seconds.get("base", math.nan)})
+    largest, name = rdn.subnetwork(rdn.num_subnetworks), f"N_{rdn.num_subnetworks}"
+    costs, whole = np.asarray(madds, dtype=float), count_subnetworks(rdn, images.shape[-1])["madds"].iloc[-1]
+    rows, exits = [], None
+    for batch in batches:
+        sample = images[:batch]
+        with cpu_threads(threads):
+            if exits is None or runtime not in ANY_BATCH:
+                ways = forms(largest, sample, runtime, threads=threads)
+                bases = (
+                    [] if base is None else [prepare(fuse(deepcopy(base).eval()), [sample], runtime, threads=threads)]
+                )
+                exits = Exits(rdn, policy, saved, lams[0], sample, runtime=runtime, threads=threads)
+            else:
+                exits.choose_ways(sample)
+            networks = {name: fastest_form(ways, sample)} | ({"base": bases[0]} if bases else {})
+            dynamic = [exits.at(lam) for lam in lams]
+            networks |= {f"exits {number}": each for number, each in enumerate(dynamic)}
+            seconds = pd.DataFrame([_once(networks, part, threads) for part in images.split(batch)]).sum()
+            chosen = [torch.cat([each(part)[1] for part in images.split(batch)]).numpy() for each in dynamic]
+        for number, (lam, left) in enumerate(zip(lams, chosen, strict=True)):
+            took = seconds[f"exits {number}"]
+            row = {"batch": batch, "lam": lam, "exits": left.mean(), "predicted": costs[left - 1].mean() / whole}
+            rows.append(row | {"measured": took / seconds[name], "to_base": took / seconds.get("base", math.nan)})
     table = pd.DataFrame(rows)
     saving = 1 - table["predicted"]
     return table.assign(realised=((1 - table["measured"]) / saving).where(saving > 0))
@@ -118,10 +126,10 @@ def _timers(networks: dict[str, Network], images: torch.Tensor, threads: int) ->
     }
 
 
-def _prepared(network: nn.Module, images: torch.Tensor, runtime: str, *, tuned: bool, threads: int) -> Network:
+def _forms(network: nn.Module, images: torch.Tensor, runtime: str, *, tuned: bool, threads: int) -> list[Network]:
     if tuned and isinstance(network, SubNetwork):
-        return fastest_form(network, images, runtime, threads=threads)
-    return prepare(network, [images], runtime, threads=threads)
+        return forms(network, images, runtime, threads=threads)
+    return [prepare(network, [images], runtime, threads=threads)]
 
 
 def _madds(model: nn.Module, rdn: RDN, size: int) -> pd.Series:

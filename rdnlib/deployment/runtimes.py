@@ -120,5 +120,6 @@ def _like_torch(run: Callable) -> Network:
     return network
 
 
+ANY_BATCH = ("onnxruntime", "openvino")  # what they prepare is as fast on batches of another size
 RUNTIMES = {"eager": _eager, "compile": _compiled, "onnxruntime": _onnxruntime, "openvino": _openvino}
 PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rdnlib.deployment.runtimes import prepare
-from rdnlib.deployment.tune import fastest_form, least_seconds
+from rdnlib.deployment.tune import fastest_form, forms, least_seconds
 from rdnlib.errors import ConfigError
 from rdnlib.nn.heads import evidence
 from rdnlib.nn.rdn import RDN
@@ -83,18 +83,25 @@ class Exits:
         self.lam = _as_tensor(lam)
         first = First(rdn, policy, saved)
         self.first = prepare(first, (images, self.lam), runtime, threads=threads)
-        self.ways: dict[int, str] = {}
-        self._go_on: dict[int, nn.Module] = {}
-        part = images[: max(1, len(images) // 4)]
+        part = _part(images)
         with torch.inference_mode():
             _, _, *state = first(part, self.lam)
+            self._increments, self._wholes = {}, {}
             for index in range(2, rdn.num_subnetworks + 1):
-                ways = {
-                    "increment": (prepare(Increment(rdn, index), state, runtime, threads=threads), state),
-                    "whole": (fastest_form(rdn.subnetwork(index), part, runtime, threads=threads), [part]),
-                }
-                self.ways[index] = min(ways, key=lambda way: least_seconds(*ways[way]))
-                self._go_on[index] = ways[self.ways[index]][0]
+                self._increments[index] = prepare(Increment(rdn, index), state, runtime, threads=threads)
+                self._wholes[index] = forms(rdn.subnetwork(index), part, runtime, threads=threads)
+        self.choose_ways(images)
+
+    @torch.inference_mode()
+    def choose_ways(self, images: Tensor) -> None:
+        """Time the two ways again, on a batch of another size; "eager" and "compile" want to be made for that size."""
+        part = _part(images)
+        _, _, *state = self.first(part, self.lam)
+        self.ways, self._go_on = {}, {}
+        for index, increment in self._increments.items():
+            whole = fastest_form(self._wholes[index], part)
+            faster = least_seconds(increment, state) < least_seconds(whole, [part])
+            self.ways[index], self._go_on[index] = ("increment", increment) if faster else ("whole", whole)
 
     def at(self, lam: float) -> "Exits":
         """The same networks with another λ."""
@@ -115,6 +122,11 @@ class Exits:
                 given = [each[rows] for each in (state if self.ways[index] == "increment" else [images])]
                 logits[rows] = self._go_on[index](*given)
         return logits, exits
+
+
+def _part(images: Tensor) -> Tensor:
+    """So many of a batch's images as are taken to choose the same sub-network."""
+    return images[: max(1, len(images) // 4)]
 
 
 def _as_tensor(lam: float) -> Tensor:

@@ -102,12 +102,16 @@ def schemes(network: SubNetwork) -> dict[str, SubNetwork]:
     return copies
 
 
-def fastest_form(network: SubNetwork, images: Tensor, runtime: str = "eager", *, threads: int = 1) -> Network:
-    """A sub-network as it is fastest on batches like `images` in this runtime: by `tune`, or, where a runtime plans whole graphs, as
-    the best of `schemes`."""
+def forms(network: SubNetwork, images: Tensor, runtime: str = "eager", *, threads: int = 1) -> list[Network]:
+    """A sub-network in the forms among which the fastest is to be found, see `fastest_form`: by `tune` for batches like `images`, or,
+    where a runtime plans whole graphs, as each of `schemes`."""
     if runtime == "eager":
-        return prepare(tune(network, images), [images])
-    ways = [prepare(each, [images], runtime, threads=threads) for each in schemes(network).values()]
+        return [prepare(tune(network, images), [images])]
+    return [prepare(each, [images], runtime, threads=threads) for each in schemes(network).values()]
+
+
+def fastest_form(ways: Sequence[Network], images: Tensor) -> Network:
+    """The one that takes batches like `images` in the least time."""
     return min(ways, key=lambda way: least_seconds(way, [images])) if len(ways) > 1 else ways[0]
 
 

@@ -66,6 +66,20 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary folder beside `path`, which takes the place of whatever is there; on error all stays as it was."""
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as temporary:
+            (new := Path(temporary) / "new").mkdir()
+            yield new
+            if path.exists():
+                path.rename(Path(temporary) / "old")
+            new.rename(path)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write `text` in UTF-8; as all writers here, atomically."""
     with replacing(path) as temporary:
@@ -85,7 +99,12 @@ def write_table(path: str | os.PathLike, table: pd.DataFrame) -> None:
     """Write a table without its index; the format follows the suffix (.csv or .parquet)."""
     with replacing(path) as temporary:
         if Path(path).suffix == ".parquet":
-            table.to_parquet(temporary, index=False)
+            # per-image numbers: exponents and mantissas byte by byte compress to two thirds of what they do as numbers
+            real = [name for name in table if table[name].dtype.kind == "f"]
+            table.to_parquet(
+                temporary, index=False, compression="zstd", compression_level=12, use_byte_stream_split=real,
+                use_dictionary=[name for name in table if name not in real],
+            )  # fmt: skip
         else:
             table.to_csv(temporary, index=False)
 

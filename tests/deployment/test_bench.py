@@ -69,10 +69,11 @@ def test_real_exits_are_timed_against_the_whole_network_and_the_base(runtime, im
     policy = PolicyNetwork(rdn.first_channels, 3, (4,)).eval()
     costs = np.array([1.0, 2.0, 3.0]) * madds.count_subnetworks(rdn, 32)["madds"].iloc[-1] / 3
     lams = (0.0, np.inf)
-    settings = {"base": model, "batch": 3, "runtime": runtime, "threads": 1}
+    settings = {"base": model, "batches": (3, 2), "runtime": runtime, "threads": 1}
     table = module.bench_exits(rdn, policy, [0.6, 0.3, 0.0], lams, images, costs, **settings)
-    assert list(table["lam"]) == [*lams]
-    for lam, row in zip(lams, table.to_dict("records"), strict=True):
+    assert list(table["batch"]) == [3, 3, 2, 2] and list(table["lam"]) == [*lams, *lams]
+    for row in table.to_dict("records"):
+        lam = row["lam"]
         _, exits = DynamicRDN(rdn, policy, [0.6, 0.3, 0.0], lam)(images)
         assert row["exits"] == pytest.approx(exits.double().mean().item())
         assert row["predicted"] == pytest.approx(exits.double().mean().item() / 3)
@@ -92,7 +93,7 @@ def test_leaving_early_takes_less_time():
     arguments = rdn, policy, np.linspace(0.7, 0, 7), [0.0], images, np.arange(1, 8) * 1e6
 
     def share() -> float:
-        table = module.bench_exits(*arguments, batch=16, threads=1)
+        table = module.bench_exits(*arguments, batches=[16], threads=1)
         assert table["exits"].item() == 1
         return table["measured"].item()
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ import nbformat
 import yaml
 
 from rdnlib.errors import ConfigError, RdnError
-from rdnlib.reproduction.book import assets, pages
+from rdnlib.reproduction.book import assets, pages, published
 from rdnlib.reproduction.book.chapter import FRAGMENTS
 from rdnlib.reproduction.book.execute import execute_all, timed
 from rdnlib.reproduction.experiments import ensure_all, graph, open_workspace
 from rdnlib.reproduction.experiments.config import Profile, load_profile
+from rdnlib.utils import devices
 from rdnlib.utils.files import write_json, write_text
 from rdnlib.utils.provenance import provenance
 from rdnlib.utils.resources import default_out, resource
@@ -74,7 +76,7 @@ def reproduce(
 
     parameters = {"profile": source, "data_root": data_root, "seed": seed, "seeds": seeds, "out": str(out)}
     chosen = notebooks or _executable(project, loaded)
-    return _publish(run_experiments, project, loaded.name, parameters, chosen, jobs or loaded.jobs, fingerprint, most)
+    return _make_book(run_experiments, project, loaded.name, parameters, chosen, jobs or loaded.jobs, fingerprint, most)
 
 
 def _executable(project: Path, profile: Profile) -> list[str]:
@@ -92,30 +94,39 @@ def _executable(project: Path, profile: Profile) -> list[str]:
     return chosen
 
 
-def book(*, profile: str = "quick", out: Folder = None, seed: int = 0, project: Folder = None) -> Path:
-    """As `reproduce`, but from the measured results in `data/published/<profile>`: nothing is trained.
+def book(
+    *, profile: str = published.DEFAULT, results: Folder = None, out: Folder = None, project: Folder = None
+) -> Path:
+    """As `reproduce`, but from published results: nothing is trained, no photographs are needed, nothing is loaded.
 
-    Raises:
-        RdnError: also when no results were published for the profile.
+    results: a folder that `rdn publish` made; default: the library's own of the profile, `data/published/<profile>`.
+    Raises ConfigError where there are none.
     """
-    project, out = _project(project), Path(out or Path("build") / f"book-{profile}").absolute()
-    published = project / "data" / "published" / profile / "experiments"
+    project = _project(project)
+    results = Path(results or project / "data" / "published" / profile)
+    out = Path(out or Path("build") / f"book-{results.name}").absolute()
+    source, manifest = published.install(results, out)
+    parameters = {
+        "profile": source,
+        "data_root": None,
+        "out": str(out),
+        **{name: manifest[name] for name in ("seed", "seeds")},
+    }
+    loaded = load_profile(source)
+    most = max(graph.repeats(loaded, manifest["seeds"]).values())
+    how = partial(published.execute_without_networks, recorded=results / "recorded")
+    return _make_book(
+        lambda: None, project, loaded.name, parameters, _executable(project, loaded), devices.cores(),
+        manifest["data_fingerprint"], most, how,
+    )  # fmt: skip
 
-    def use_published() -> None:
-        if not published.is_dir():
-            remedy = f"run `rdn reproduce --profile {profile}` instead"
-            raise RdnError(f"no published results for profile {profile!r}: {remedy}")
-        shutil.copytree(published, out / "experiments", dirs_exist_ok=True)
 
-    parameters = {"profile": profile, "data_root": None, "seed": seed, "seeds": None, "out": str(out)}
-    return _publish(use_published, project, profile, parameters)
-
-
-def _publish(
+def _make_book(
     prepare: Callable[[], None], project: Path, name: str, parameters: dict[str, Any], only: Sequence[str] = (),
-    jobs: int = 1, fingerprint: str | None = None, seeds: int = 1,
+    jobs: int = 1, fingerprint: str | None = None, seeds: int = 1, how: Callable[..., None] | None = None,
 ) -> Path:  # fmt: skip
-    """Prepare the experiments, then make the book of `reproduce`; parameters: what the notebooks are told; seeds: the most of any."""
+    """Prepare the experiments, then make the book of `reproduce`; parameters: what the notebooks are told; seeds: the most of any;
+    how: to execute a notebook, see `execute_all`."""
     seconds: dict[str, float] = {}
     seed, out = parameters["seed"], Path(parameters["out"])
     folder = project / "notebooks"
@@ -137,14 +148,14 @@ def _publish(
         shutil.copytree(project / "book", source)
         config = yaml.safe_load((project / "_config.yml").read_text(encoding="utf-8"))
         numbers = f"seeds {seed} to {seed + seeds - 1}" if seeds > 1 else f"seed {seed}"
-        about = pages.footer(name, numbers, sorted(out.glob("experiments/*/result.json")))
+        about = pages.footer(name, numbers, sorted(out.glob("experiments/*/result.json")), published=how is not None)
         config = pages.configured(config, about)
         (source / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
         assets.install(source / "_assets")
     (source / "notebooks").mkdir()
     for notebook in notebooks:  # those that are not executed are in the book as they are
         shutil.copy(notebook, source / "notebooks")
-    execute_all(chosen, source / "notebooks", parameters=parameters, jobs=jobs, seconds=seconds)
+    execute_all(chosen, source / "notebooks", parameters=parameters, jobs=jobs, seconds=seconds, how=how)
     if fragments.is_dir():
         shutil.copytree(fragments, source / "_assets", dirs_exist_ok=True)
     with timed("book", seconds):

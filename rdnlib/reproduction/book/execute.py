@@ -4,7 +4,7 @@ import ast
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,20 +15,22 @@ import papermill
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
-from rdnlib.errors import RdnError
+from rdnlib.errors import NotPublishedError, RdnError
 
 _IN_THE_BOOK = {"parameters": "hide-input", "injected-parameters": "remove-cell"}  # tag → what jupyter-book does
 
 
 def execute_all(
-    notebooks: list[Path], folder: Path, *, parameters: dict[str, Any], jobs: int, seconds: dict[str, float]
-) -> None:
+    notebooks: list[Path], folder: Path, *, parameters: dict[str, Any], jobs: int, seconds: dict[str, float],
+    how: Callable[..., None] | None = None,
+) -> None:  # fmt: skip
     """Execute notebooks into `folder`, up to `jobs` at once, each with those of the parameters that it declares.
 
     The longest texts come first, so that a short one is the last to end; those that measure time (`rdn: {alone: true}` in their
-    metadata) come at the end, one at a time. `seconds` receives how long each took. Raises RdnError for the first that failed.
+    metadata) come at the end, one at a time. `seconds` receives how long each took; `how`: instead of `execute`. Raises RdnError for the first that failed.
     """
     notebooks = sorted(notebooks, key=lambda notebook: -notebook.stat().st_size)
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -37,7 +39,7 @@ def execute_all(
         declared = _declared(notebook)
         own = {name: value for name, value in parameters.items() if name in declared}
         with timed(notebook.stem, seconds, label=f"[{number}/{len(notebooks)}] notebook {notebook.stem}"):
-            execute(notebook, folder / notebook.name, parameters=own, threads=threads)
+            (how or execute)(notebook, folder / notebook.name, parameters=own, threads=threads)
 
     notebooks.sort(key=_alone)
     together = [notebook for notebook in notebooks if not _alone(notebook)]
@@ -66,26 +68,34 @@ def execute(notebook: Path, result: Path, *, parameters: dict[str, Any], threads
             progress_bar=False, kernel_manager_class=_kernel(threads),
         )  # fmt: skip
     except PapermillExecutionError as error:
+        if error.ename == NotPublishedError.__name__:
+            raise NotPublishedError(error.evalue) from error
         # papermill counts the cell that it put after the one tagged `parameters`; a reader of the notebook does not
-        added = 1 + next((i for i, cell in enumerate(_cells(notebook)) if "parameters" in _tags(cell)), -1)
+        added = 1 + next((i for i, cell in enumerate(_cells(notebook)) if "parameters" in tags(cell)), -1)
         number = error.cell_index + (error.cell_index < added)
         raise RdnError(f"{_failed(notebook.name, number, error)} (the executed copy is {result})") from error
     except DeadKernelError as error:
         raise RdnError(f"notebook {notebook.name}: its kernel died, perhaps for lack of memory") from error
     executed = nbformat.read(result, as_version=4)
     check_completed(executed, notebook.name)
+    fold_parameters(executed)
     for cell in executed.cells:
-        tags = _tags(cell)
-        tags += [_IN_THE_BOOK[tag] for tag in tags if tag in _IN_THE_BOOK]
         cell.metadata.pop("papermill", None)
     executed.metadata.pop("papermill", None)
     executed.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(executed, result)
 
 
-def check_completed(notebook: nbformat.NotebookNode, name: str) -> None:
+def fold_parameters(notebook: NotebookNode) -> None:
+    """Tag the cells of parameters with what the book does with them."""
+    for cell in notebook.cells:
+        own = tags(cell)
+        own += [_IN_THE_BOOK[tag] for tag in own if tag in _IN_THE_BOOK and _IN_THE_BOOK[tag] not in own]
+
+
+def check_completed(notebook: NotebookNode, name: str) -> None:
     """Raise RdnError, naming the cell, unless every code cell that has code was executed without an error output."""
-    own = [cell for cell in notebook.cells if "injected-parameters" not in _tags(cell)]
+    own = [cell for cell in notebook.cells if "injected-parameters" not in tags(cell)]
     for number, cell in enumerate(own, start=1):
         if cell.cell_type != "code" or not cell.source.strip():
             continue
@@ -115,7 +125,7 @@ def timed(step: str, seconds: dict[str, float], label: str | None = None) -> Ite
 
 def _declared(notebook: Path) -> set[str]:
     """The names that a notebook's cell of parameters sets."""
-    cells = [cell for cell in _cells(notebook) if "parameters" in _tags(cell)]
+    cells = [cell for cell in _cells(notebook) if "parameters" in tags(cell)]
     statements = ast.parse(cells[0].source).body if cells else []
     return {name.id for line in statements for name in getattr(line, "targets", ())}
 
@@ -125,11 +135,11 @@ def _alone(notebook: Path) -> bool:
     return bool(nbformat.read(notebook, as_version=4).metadata.get("rdn", {}).get("alone"))
 
 
-def _cells(notebook: Path) -> list[nbformat.NotebookNode]:
+def _cells(notebook: Path) -> list[NotebookNode]:
     return nbformat.read(notebook, as_version=4).cells
 
 
-def _tags(cell: nbformat.NotebookNode) -> list[str]:
+def tags(cell: NotebookNode) -> list[str]:
     return cell.metadata.get("tags", [])
 
 

@@ -44,13 +44,14 @@ def configured(config: dict[str, Any], about: str) -> dict[str, Any]:
     return config
 
 
-def footer(profile: str, numbers: str, results: Iterable[Path]) -> str:
+def footer(profile: str, numbers: str, results: Iterable[Path], *, published: bool = False) -> str:
     """HTML: what the book was built from. results: the `result.json` of its experiments, which say when and where they ran."""
     records = [read_json(path)["provenance"] for path in results]
     days = sorted({record["started"][:10] for record in records})
     machines = sorted({machine(record["hardware"]) for record in records})
     revision = provenance()["commit"]
-    lines = [f"Built with profile <b>{html.escape(profile)}</b>, {numbers}."]
+    built = "Published results of profile" if published else "Built with profile"
+    lines = [f"{built} <b>{html.escape(profile)}</b>, {numbers}."]
     if days:
         lines.append(
             f"Results of {' to '.join(dict.fromkeys((days[0], days[-1])))}, from {html.escape('; '.join(machines))}."

@@ -16,6 +16,7 @@ from torch import nn
 
 from rdnlib import models
 from rdnlib.deployment import checkpoint
+from rdnlib.errors import NotPublishedError
 from rdnlib.graph import trace
 from rdnlib.madds import count, count_incremental, count_subnetworks
 from rdnlib.models.slimmable import Slimmable
@@ -64,6 +65,8 @@ def run(workspace: Workspace, name: str, *, progress: bool = True) -> Run:
     folder, here = workspace.folder(name), devices.here()
     with ExitStack() as stack:
         todo = here.is_main_process and not finished(folder)
+        if todo and workspace.published:
+            raise NotPublishedError(f"The published results have no experiment {workspace.label(name)}.")
         if todo:
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)

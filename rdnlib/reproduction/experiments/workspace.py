@@ -22,7 +22,7 @@ from rdnlib import models
 from rdnlib.data import datasets
 from rdnlib.data.transforms import resize_eval
 from rdnlib.deployment import checkpoint
-from rdnlib.errors import ConfigError
+from rdnlib.errors import ConfigError, NotPublishedError
 from rdnlib.reproduction.experiments.config import Profile, load_profile
 from rdnlib.reproduction.experiments.graph import Experiment, experiments
 from rdnlib.utils import devices
@@ -30,6 +30,8 @@ from rdnlib.utils.files import read_json
 from rdnlib.utils.resources import default_out
 
 SCHEMA = 2  # Raise it in the commit that changes any number of any experiment: results of older code are then run anew.
+
+PUBLISHED = "published.json"  # among the experiments: they are published results, see book/published.py
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,11 @@ class Workspace:
         """Hash of the images, labels and ids. Raises DataError without the images."""
         splits = self.splits
         return devices.broadcast(datasets.fingerprint(splits) if devices.here().is_main_process else None)
+
+    @property
+    def published(self) -> bool:
+        """Whether the results are published ones: there are no networks, and nothing is run that is missing."""
+        return (self.out / "experiments" / PUBLISHED).is_file()
 
     @property
     def has_images(self) -> bool:
@@ -106,6 +113,8 @@ class Workspace:
         if len(found) > 1:
             versions = f"{len(found)} versions of the {self.profile.data.name} images"
             raise ConfigError(f"{self.out} has results from {versions}: say which are meant with --data-root DIR")
+        if self.published and not self.has_images and not found:
+            raise NotPublishedError(f"The published results have no experiment {self.label(name)}.")
         data = found[0] if found else self.fingerprint[:8]
         return self.out / "experiments" / f"{name}-{self.key(name)}-{data}"
 
@@ -185,6 +194,8 @@ class Run:
         return pd.read_csv(self.path / "history.csv")
 
     def model(self) -> nn.Module:
+        if self.workspace.published:
+            raise NotPublishedError(f"The published results have no networks, such as that of {self.name}.")
         return checkpoint.load(self.path / "model.safetensors")
 
 

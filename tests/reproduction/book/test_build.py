@@ -17,7 +17,7 @@ import pytest
 import rdnlib
 from rdnlib.errors import ConfigError, RdnError
 from rdnlib.reproduction.book import assets
-from rdnlib.reproduction.book.build import _executable, book, build, reproduce
+from rdnlib.reproduction.book.build import _executable, build, reproduce
 from rdnlib.reproduction.book.execute import check_completed, execute, execute_all
 from rdnlib.reproduction.experiments import open_workspace
 from rdnlib.reproduction.experiments.config import load_profile
@@ -213,20 +213,6 @@ def test_incomplete_notebooks_are_refused(cell, message):
     check_completed(nbformat.v4.new_notebook(cells=[*whole, nbformat.v4.new_code_cell(" \n")]), "x.ipynb")
     with pytest.raises(RdnError, match=message):
         check_completed(nbformat.v4.new_notebook(cells=[whole[0], cell]), "x.ipynb")
-
-
-@pytest.mark.slow
-def test_book_uses_published_results(project, tmp_path):
-    with pytest.raises(RdnError, match="no published results for profile 'quick'"):
-        book(out=tmp_path / "out", project=project.path)
-    published = project.path / "data" / "published" / "quick" / "experiments" / "base-1"
-    published.mkdir(parents=True)
-    hardware = {"cpu": "a processor", "cores": 2, "gpus": []}
-    record = {"started": "2026-01-02T03:04:05+00:00", "hardware": hardware}
-    (published / "result.json").write_text(json.dumps({"provenance": record}))
-    index = book(out=tmp_path / "out", project=project.path)
-    assert index.is_file() and project.calls == []
-    assert (tmp_path / "out" / "experiments" / "base-1" / "result.json").is_file()
 
 
 def test_not_a_project(tmp_path):

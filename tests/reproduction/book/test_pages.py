@@ -51,6 +51,9 @@ def test_the_footer_says_when_and_where_the_results_were_made(tmp_path, monkeypa
     assert "profile <b>quick</b>, seed 0" in text
     assert "Results of 2026-01-01 to 2026-01-03, from Some &lt;CPU&gt;, 2 cores, A card." in text
     assert f"rdnlib {rdnlib.__version__}, commit 0123456789, with changes." in text
+    assert "<p>Published results of profile <b>quick</b>, seed 0.</p>" in pages.footer(
+        "quick", "seed 0", paths, published=True
+    )
     assert "Results of 2026-01-03, from" in pages.footer("quick", "seed 0", paths[:1])
     monkeypatch.setattr(pages, "provenance", lambda: {"commit": None})
     assert pages.footer("quick", "seed 0", []).endswith(f"<p>rdnlib {rdnlib.__version__}.</p>")

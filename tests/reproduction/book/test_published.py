@@ -1,0 +1,244 @@
+"""Published results: enough to make the book of them without images, networks or training, and nothing that is not to be told."""
+
+import gzip
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from support.notebooks import NOTEBOOKS, about, run_here
+from support.profiles import TINY
+
+from rdnlib.errors import ConfigError, NotPublishedError, RdnError
+from rdnlib.reproduction.book import published
+from rdnlib.reproduction.book.build import book
+from rdnlib.reproduction.book.execute import execute
+from rdnlib.reproduction.experiments import Run, ensure, ensure_all, graph, open_workspace
+from rdnlib.reproduction.experiments.workspace import finished
+from rdnlib.utils.files import write_json
+from rdnlib.utils.resources import resource
+
+RESULTS = sorted(path for path in resource("data/published").glob("*") if path.is_dir())
+MEGABYTES = 10  # of all published results
+NAMES = ("rdn-reconstruct", "policy-reconstruct")
+SETUP = """
+import pandas as pd
+from rdnlib.reproduction.book.chapter import open_chapter
+from rdnlib.reproduction.experiments import ensure
+from rdnlib.utils.files import write_table
+workspace = open_chapter(profile, data_root=data_root, seed=seed, out=out)
+"""
+TABLE = """
+samples = ensure(workspace, "rdn-reconstruct").samples()
+write_table(workspace.out / "tables" / "right.csv", samples.filter(like="top1").mean().to_frame("share"))
+"""
+NETWORK = "print(sum(w.numel() for w in ensure(workspace, 'rdn-reconstruct').model().parameters()), 'weights')"
+
+
+def write_notebook(path: Path, *cells: str, network: tuple[int, ...] = (), whole: bool = False) -> None:
+    """network: which cells are tagged so, the setup being the first."""
+    made = nbformat.v4.new_notebook(metadata={"rdn": {"network": True}} if whole else {})
+    code = nbformat.v4.new_code_cell
+    parameters = code("profile = data_root = seed = out = None", metadata={"tags": ["parameters"]})
+    own = [code(text, metadata={"tags": ["network"]} if i in network else {}) for i, text in enumerate((SETUP, *cells))]
+    made.cells = [nbformat.v4.new_markdown_cell("# A chapter"), parameters, *own]
+    for number, cell in enumerate(made.cells):
+        cell.id = f"{path.stem}-{number}"
+    nbformat.write(made, path)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> tuple[Path, Path]:
+    """A project of three notebooks, and a folder with two experiments and the notebooks executed."""
+    project, out = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("out")
+    for folder in ("notebooks", "book"):
+        (project / folder).mkdir()
+    (project / "_config.yml").write_text("title: Tiny\n")
+    write_notebook(project / "notebooks" / "01_table.ipynb", TABLE, NETWORK, network=(2,))
+    write_notebook(project / "notebooks" / "02_network.ipynb", NETWORK, whole=True)
+    write_notebook(project / "notebooks" / "03_copy.ipynb", "ensure(workspace, 'rdn-copy').name")
+    ensure_all(open_workspace(TINY, out=out), NAMES, progress=False)
+    parameters = {"profile": TINY, "data_root": None, "seed": 0, "out": str(out)}
+    for path in sorted((project / "notebooks").glob("0[12]*")):
+        execute(path, out / "book" / "notebooks" / path.name, parameters=parameters)
+    write_json(out / "manifest.json", {"profile": "tiny", "data_fingerprint": "1234", "seconds": {"base": 1.5}})
+    return project, out
+
+
+@pytest.fixture
+def results(measured, tmp_path) -> Path:
+    project, out = measured
+    return published.publish(TINY, tmp_path / "results", out=out, seeds=1, partial=True, project=project)
+
+
+def make_book(results: Path, project: Path, out: Path, monkeypatch) -> dict[str, list[nbformat.NotebookNode]]:
+    """The cells of the executed notebooks, by the number of the notebook."""
+    monkeypatch.setattr(sys.modules["rdnlib.reproduction.book.build"], "build", lambda source, html: None)
+    monkeypatch.setattr(sys.modules["rdnlib.reproduction.book.assets"], "install", lambda into: None)
+    book(results=results, out=out, project=project)
+    executed = sorted((out / "book" / "notebooks").glob("*.ipynb"))
+    return {path.name[:2]: nbformat.read(path, as_version=4).cells for path in executed}
+
+
+def text_of(cell: nbformat.NotebookNode) -> str:
+    return "".join(output.get("text", "") or output.get("data", {}).get("text/markdown", "") for output in cell.outputs)
+
+
+@pytest.mark.slow
+def test_what_is_published_is_all_but_networks(measured, results):
+    project, out = measured
+    kept = {path.suffix for path in results.rglob("*") if path.is_file()}
+    assert kept <= {".json", ".csv", ".parquet", ".gz", ".yaml"}
+    workspace = open_workspace(str(results / "tiny.yaml"), out=results)
+    for name in ("base", *NAMES):
+        original, copy = Run(name, open_workspace(TINY, out=out)), Run(name, workspace)
+        pd.testing.assert_frame_equal(original.samples(), copy.samples())
+        assert original.result == copy.result
+    manifest = json.loads((results / "manifest.json").read_text())
+    assert manifest["seconds"] == {"base": 1.5} and manifest["recorded"] == ["01_table", "02_network"]
+    assert "rdn-copy" in manifest["missing"] and not {"base", *NAMES} & set(manifest["missing"])
+    recorded = json.loads(gzip.decompress((results / "recorded" / "01_table.json.gz").read_bytes()))
+    assert [*recorded] == ["01_table-4"]
+    with pytest.raises(RdnError, match=r"no finished .*rdn-copy.*--partial"):
+        published.publish(TINY, results, out=out, seeds=1, project=project)
+    assert (results / "manifest.json").is_file()  # what was there is still there
+
+
+@pytest.mark.slow
+def test_a_book_is_made_of_it_and_nothing_is_run(measured, results, tmp_path, monkeypatch):
+    (project, out), made = measured, tmp_path / "book"
+    cells = make_book(results, project, made, monkeypatch)
+    weights = text_of(nbformat.read(out / "book" / "notebooks" / "02_network.ipynb", as_version=4).cells[-1])
+    assert weights.endswith("weights\n") and text_of(cells["01"][-1]) == text_of(cells["02"][-1]) == weights
+    assert "Not among the published results" in cells["03"][1].source and "rdn-copy" in cells["03"][1].source
+    assert not any(cell.get("outputs") for cell in cells["03"])
+    assert (made / "tables" / "right.csv").read_bytes() == (out / "tables" / "right.csv").read_bytes()
+    workspace = open_workspace(str(made / "tiny.yaml"), out=made)
+    assert workspace.published and not list(made.rglob("*.safetensors"))
+    with pytest.raises(NotPublishedError, match="no experiment rdn-copy"):
+        ensure(workspace, "rdn-copy")
+    with pytest.raises(NotPublishedError, match="no networks"):
+        ensure(workspace, "base").model()
+
+
+@pytest.mark.slow
+def test_a_cell_that_has_changed_since_shows_no_old_output(measured, results, tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    shutil.copytree(measured[0], project)
+    write_notebook(project / "notebooks" / "01_table.ipynb", TABLE, f"{NETWORK}  # changed", network=(2,))
+    cells = make_book(results, project, tmp_path / "book", monkeypatch)
+    assert "has changed since" in text_of(cells["01"][-1]) and "weights" not in text_of(cells["01"][-1])
+    assert "weights" in text_of(cells["02"][-1])
+
+
+@pytest.mark.slow
+def test_paths_and_photographs_are_refused(measured, tmp_path):
+    _, out = measured
+    workspace = open_workspace(TINY, out=out)
+    data = workspace.profile.data
+    photographs = replace(
+        workspace, profile=workspace.profile.model_copy(update={"data": data.model_copy(update={"name": "imagenette"})})
+    )
+    (page := tmp_path / "a.json").write_text('"data:image/jpeg;base64,xyz"')
+    published._check(tmp_path, workspace)
+    with pytest.raises(RdnError, match=r"a\.json would publish images of imagenette"):
+        published._check(tmp_path, photographs)
+    page.write_text(json.dumps({"folder": str(out)}))
+    with pytest.raises(RdnError, match=r"a\.json would publish the path"):
+        published._check(tmp_path, workspace)
+
+
+def test_a_folder_without_results_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"no published results in .*nothing: `rdn publish`"):
+        book(results=tmp_path / "nothing", out=tmp_path / "out")
+
+
+# --- what this repository publishes
+
+
+def test_the_repository_publishes_little_and_no_image_and_no_network():
+    files = [path for folder in RESULTS for path in folder.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".json", ".csv", ".parquet", ".gz", ".yaml"}
+    assert sum(path.stat().st_size for path in files) <= MEGABYTES * 1e6
+    for folder in RESULTS:
+        published._check(folder, open_workspace(str(folder / f"{folder.name}.yaml"), out=folder))
+
+
+@pytest.fixture(scope="module", params=RESULTS, ids=lambda path: path.name)
+def shown(request, tmp_path_factory) -> tuple[dict, Path]:
+    """The parameters that notebooks get for published results, and where these are."""
+    out = tmp_path_factory.mktemp(request.param.name)
+    profile, manifest = published.install(request.param, out)
+    shutil.rmtree(out / "tables")
+    own = {name: manifest[name] for name in ("seed", "seeds")}
+    return {"profile": profile, "data_root": None, "out": str(out), **own}, request.param
+
+
+def runs_of(parameters: dict) -> list[Run]:
+    workspace = open_workspace(parameters["profile"], out=parameters["out"])
+    repeats = graph.repeats(workspace.profile, parameters["seeds"])
+    nodes = [(replica, name) for name in workspace.graph for replica in workspace.replicas(repeats[name])]
+    missing = json.loads((workspace.out / "experiments" / "published.json").read_text())["missing"]
+    assert [replica.label(name) for replica, name in nodes if not finished(replica.folder(name))] == missing
+    return [Run(name, replica) for replica, name in nodes if replica.label(name) not in missing]
+
+
+def test_published_results_are_those_of_the_profile_as_it_is(shown):
+    """Keys hold all settings and the version of the code's numbers: results of other ones would not be found."""
+    parameters, folder = shown
+    assert runs_of(parameters)
+    names = {path.name for path in (folder / "experiments").iterdir()}
+    assert names == {run.path.name for run in runs_of(parameters)}
+    shipped, own = (open_workspace(source).profile.settings() for source in (folder.name, parameters["profile"]))
+    assert shipped == own
+
+
+def test_published_accuracies_are_those_of_the_outputs_per_image(shown):
+    """The slow way: image by image, then a mean over the seeds."""
+    parameters, folder = shown
+    shares: dict[tuple[str, int], list[float]] = {}
+    for run in runs_of(parameters):
+        samples = run.samples()
+        assert not samples.duplicated(["split", "id"]).any()
+        validation = samples[samples["split"] == "validation"]
+        assert len(validation) == run.data.images["validation"]
+        for number in range(1, 1 + validation.columns.str.match(r"top1_\d").sum()):
+            hits = sum(bool(value) for value in validation[f"top1_{number}"])
+            shares.setdefault((run.name, number), []).append(100 * hits / len(validation))
+    names = {
+        "base": "base",
+        "base, longer": "base-longer",
+        "RDN, copy": "rdn-copy",
+        "RDN, reconstruct": "rdn-reconstruct",
+    }
+    told = pd.read_csv(folder / "tables" / "subnetworks.csv")
+    told = told[told["model"].isin(names)]
+    assert set(told["model"]) == set(names)
+    for row in told.itertuples():
+        assert np.isclose(row.top1, np.mean(shares[names[row.model], row.subnetwork])), (row.model, row.subnetwork)
+
+
+@pytest.mark.slow
+def test_every_published_table_is_computed_again_from_the_outputs_per_image(shown, monkeypatch):
+    """By the notebooks, without their cells that need networks; those measure time, and their tables are only shown."""
+    parameters, folder = shown
+    for path in NOTEBOOKS:
+        if about(path).get("network"):
+            continue
+        monkeypatch.chdir(path.parent)
+        try:
+            run_here(path, parameters, networks=False)
+        except AssertionError as error:
+            assert NotPublishedError.__name__ in str(error), error
+    tables = Path(parameters["out"]) / "tables"
+    made = {path.name for path in tables.glob("*.csv")}
+    assert {"table1.csv", "subnetworks.csv", "findings.csv", "targets.csv", "equal_cost.csv"} <= made
+    measured_times = {"latency.csv", "exits.csv", "training_step.csv"}
+    assert {path.name for path in (folder / "tables").glob("*.csv")} - measured_times == made
+    for name in sorted(made):
+        pd.testing.assert_frame_equal(pd.read_csv(folder / "tables" / name), pd.read_csv(tables / name), rtol=1e-9)
