@@ -6,6 +6,7 @@ decisions that must be made once and writes the files. A process that was starte
 
 import ctypes
 import os
+import resource
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -121,6 +122,13 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "gnu_get_libc_version"):
         libc.mallopt(_M_MMAP_MAX, 0)  # no block is mapped by itself
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def most_memory() -> float:
+    """Bytes that this process has held at most since it began: of the GPU where it computes on one, else of the machine."""
+    if here().device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def cores() -> int:

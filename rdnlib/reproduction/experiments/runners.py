@@ -99,7 +99,8 @@ def _execute(job: Job) -> None:
         "started": started.isoformat(timespec="seconds"),
         "seconds": time.perf_counter() - clock,
     }
-    record |= {"threads": threads, "processes": devices.here().num_processes, **provenance()}
+    record |= {"threads": threads, "processes": devices.here().num_processes, "memory_gb": devices.most_memory() / 1e9}
+    record |= provenance()
     result = {"name": node.name, "kind": node.kind, "config": node.config, **measured, "data": asdict(workspace.data)}
     write_json(folder / "result.json", {**result, "provenance": record})
 
