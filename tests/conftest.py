@@ -4,7 +4,9 @@ The same command gives the same result. To look for new counterexamples: HYPOTHE
 """
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,6 +36,31 @@ def small(images) -> nn.Module:
     """MobileNeXt 0.25 with ten classes and settled statistics; tests must not change it."""
     torch.manual_seed(0)
     return settle_norms(mobilenext(width_mult=0.25, num_classes=10), images)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> Path:
+    """The same for all workers of pytest-xdist: what one has made there, under a lock, the others find."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def tiny_results(shared_folder) -> Path:
+    """All experiments of the profile `tiny`, finished. Not to be written in: see `copy_of_tiny`."""
+    from support.profiles import TINY
+
+    from rdnlib.reproduction.experiments import ensure_all, open_workspace
+
+    ensure_all(open_workspace(TINY, out=shared_folder / "tiny"), progress=False)  # which locks each
+    return shared_folder / "tiny"
+
+
+@pytest.fixture(scope="module")
+def copy_of_tiny(tiny_results, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    shutil.copytree(tiny_results, folder, dirs_exist_ok=True)
+    return folder
 
 
 @pytest.fixture(autouse=True)

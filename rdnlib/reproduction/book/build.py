@@ -24,7 +24,7 @@ import yaml
 from rdnlib.errors import ConfigError, RdnError
 from rdnlib.reproduction.book import assets, pages, published
 from rdnlib.reproduction.book.chapter import FRAGMENTS
-from rdnlib.reproduction.book.execute import execute_all, timed
+from rdnlib.reproduction.book.execute import execute_all, timed, write_unexecuted
 from rdnlib.reproduction.experiments import ensure_all, graph, open_workspace
 from rdnlib.reproduction.experiments.config import Profile, load_profile
 from rdnlib.utils import devices
@@ -153,8 +153,10 @@ def _make_book(
         (source / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
         assets.install(source / "_assets")
     (source / "notebooks").mkdir()
-    for notebook in notebooks:  # those that are not executed are in the book as they are
-        shutil.copy(notebook, source / "notebooks")
+    for notebook in notebooks:
+        if notebook not in chosen:
+            reason = f"The run of profile {name} that this book shows does not include it."
+            write_unexecuted(notebook, source / "notebooks" / notebook.name, reason)
     execute_all(chosen, source / "notebooks", parameters=parameters, jobs=jobs, seconds=seconds, how=how)
     if fragments.is_dir():
         shutil.copytree(fragments, source / "_assets", dirs_exist_ok=True)

@@ -86,6 +86,15 @@ def execute(notebook: Path, result: Path, *, parameters: dict[str, Any], threads
     nbformat.write(executed, result)
 
 
+def write_unexecuted(notebook: Path, result: Path, reason: str) -> None:
+    """Write a notebook as it is, with a note below its title that says why it has no results."""
+    whole = nbformat.read(notebook, as_version=4)
+    note = f":::{{admonition}} This chapter has no results here\n:class: warning\n{reason} The code below was not run.\n:::"
+    whole.cells.insert(1, nbformat.v4.new_markdown_cell(note))
+    fold_parameters(whole)
+    nbformat.write(whole, result)
+
+
 def fold_parameters(notebook: NotebookNode) -> None:
     """Tag the cells of parameters with what the book does with them."""
     for cell in notebook.cells:

@@ -20,7 +20,7 @@ import yaml
 from nbformat import NotebookNode
 
 from rdnlib.errors import ConfigError, NotPublishedError, RdnError
-from rdnlib.reproduction.book.execute import check_completed, execute, fold_parameters, tags
+from rdnlib.reproduction.book.execute import check_completed, execute, fold_parameters, tags, write_unexecuted
 from rdnlib.reproduction.book.explorer import SHOWABLE
 from rdnlib.reproduction.experiments import Workspace, graph, open_workspace
 from rdnlib.reproduction.experiments.workspace import PUBLISHED, finished
@@ -149,8 +149,7 @@ def execute_without_networks(notebook: Path, result: Path, recorded: Path, **how
         try:
             execute(result, result, **how)
         except NotPublishedError as error:
-            _insert_note(whole, f"{error} The code below was not run.")
-            nbformat.write(whole, result)
+            write_unexecuted(notebook, result, str(error))
             return
         ran = {cell.id: cell for cell in nbformat.read(result, as_version=4).cells}
     file = recorded / f"{notebook.stem}.json.gz"
@@ -170,9 +169,3 @@ def execute_without_networks(notebook: Path, result: Path, recorded: Path, **how
 
 def _note_output() -> NotebookNode:
     return nbformat.v4.new_output("display_data", data={"text/markdown": _ABSENT, "text/plain": _ABSENT})
-
-
-def _insert_note(notebook: NotebookNode, text: str) -> None:
-    """After the cell of the title."""
-    note = f":::{{admonition}} Not among the published results\n:class: warning\n{text}\n:::"
-    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(note))

@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from filelock import FileLock
 
 from rdnlib.errors import RdnError
 from rdnlib.reproduction.book.build import reproduce
@@ -67,10 +68,17 @@ def notebook(title: str, *cells: str) -> nbformat.NotebookNode:
     return made
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
+@pytest.fixture(scope="session")
+def site(shared_folder, tmp_path_factory) -> Path:
     """The folder of a book with the project's own pages and configuration, and tiny notebooks of the real names."""
-    project = tmp_path_factory.mktemp("project")
+    out = shared_folder / "site"
+    with FileLock(shared_folder / "site.lock"):
+        if not (out / "manifest.json").is_file():
+            _build_site(tmp_path_factory.mktemp("project"), out)
+    return out / "html"
+
+
+def _build_site(project: Path, out: Path) -> None:
     shutil.copytree(PROJECT / "book", project / "book")
     shutil.copy(PROJECT / "_config.yml", project)
     (project / "notebooks").mkdir()
@@ -86,14 +94,12 @@ def site(tmp_path_factory) -> Path:
     for chapter in chapters:  # those without code are not executed
         cells = code.get(chapter.name, ("print('nothing here')",))
         nbformat.write(notebook(chapter.name, *cells), project / "notebooks" / f"{chapter.name}.ipynb")
-    out = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RDN_REPOSITORY", REPOSITORY)
         patch.setenv("RDN_SITE", SITE)
         patch.setattr(sys.modules["rdnlib.reproduction.book.build"], "ensure_all", lambda *_, **__: None)
         index = reproduce("quick", notebooks=list(code), out=out, project=project)
     assert index == out / "html" / "index.html"
-    return index.parent
 
 
 @pytest.fixture(scope="module")

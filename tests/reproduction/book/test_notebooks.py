@@ -90,10 +90,9 @@ def check_exercises(path: Path, ran: list[tuple[nbformat.NotebookNode, str]]) ->
 
 
 @pytest.mark.slow
-def test_all_notebooks_run_and_write_the_results(tmp_path, monkeypatch):
-    """The experiments of the profile `tiny`, then every notebook from top to bottom."""
-    out = tmp_path / "out"
-    ensure_all(open_workspace(TINY, out=out), progress=False)
+def test_all_notebooks_run_and_write_the_results(copy_of_tiny, monkeypatch):
+    """With the experiments of the profile `tiny`, every notebook from top to bottom."""
+    out = copy_of_tiny
     monkeypatch.setattr(bench, "LEAST", 0.005)  # chapter 8 is to run here, not to be believed
     parameters = {"profile": TINY, "data_root": None, "seed": 0, "seeds": None, "out": str(out)}
     for path in NOTEBOOKS:

@@ -18,7 +18,7 @@ from rdnlib.errors import ConfigError, NotPublishedError, RdnError
 from rdnlib.reproduction.book import published
 from rdnlib.reproduction.book.build import book
 from rdnlib.reproduction.book.execute import execute
-from rdnlib.reproduction.experiments import Run, ensure, ensure_all, graph, open_workspace
+from rdnlib.reproduction.experiments import Run, ensure, graph, open_workspace
 from rdnlib.reproduction.experiments.workspace import finished
 from rdnlib.utils.files import write_json
 from rdnlib.utils.resources import resource
@@ -53,8 +53,8 @@ def write_notebook(path: Path, *cells: str, network: tuple[int, ...] = (), whole
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory) -> tuple[Path, Path]:
-    """A project of three notebooks, and a folder with two experiments and the notebooks executed."""
+def measured(tmp_path_factory, tiny_results) -> tuple[Path, Path]:
+    """A project of three notebooks, and a folder with three experiments and the notebooks executed."""
     project, out = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("out")
     for folder in ("notebooks", "book"):
         (project / folder).mkdir()
@@ -62,7 +62,9 @@ def measured(tmp_path_factory) -> tuple[Path, Path]:
     write_notebook(project / "notebooks" / "01_table.ipynb", TABLE, NETWORK, network=(2,))
     write_notebook(project / "notebooks" / "02_network.ipynb", NETWORK, whole=True)
     write_notebook(project / "notebooks" / "03_copy.ipynb", "ensure(workspace, 'rdn-copy').name")
-    ensure_all(open_workspace(TINY, out=out), NAMES, progress=False)
+    for name in ("base", *NAMES):
+        folder = open_workspace(TINY, out=tiny_results).folder(name)
+        shutil.copytree(folder, out / "experiments" / folder.name)
     parameters = {"profile": TINY, "data_root": None, "seed": 0, "out": str(out)}
     for path in sorted((project / "notebooks").glob("0[12]*")):
         execute(path, out / "book" / "notebooks" / path.name, parameters=parameters)
@@ -115,7 +117,7 @@ def test_a_book_is_made_of_it_and_nothing_is_run(measured, results, tmp_path, mo
     cells = make_book(results, project, made, monkeypatch)
     weights = text_of(nbformat.read(out / "book" / "notebooks" / "02_network.ipynb", as_version=4).cells[-1])
     assert weights.endswith("weights\n") and text_of(cells["01"][-1]) == text_of(cells["02"][-1]) == weights
-    assert "Not among the published results" in cells["03"][1].source and "rdn-copy" in cells["03"][1].source
+    assert "no results here" in cells["03"][1].source and "rdn-copy" in cells["03"][1].source
     assert not any(cell.get("outputs") for cell in cells["03"])
     assert (made / "tables" / "right.csv").read_bytes() == (out / "tables" / "right.csv").read_bytes()
     workspace = open_workspace(str(made / "tiny.yaml"), out=made)

@@ -26,18 +26,16 @@ from rdnlib.policy.inference import DynamicRDN
 from rdnlib.policy.network import PolicyNetwork
 from rdnlib.policy.sequential import SequentialPolicy
 from rdnlib.reproduction.analysis import tables
-from rdnlib.reproduction.experiments import config, ensure, ensure_all, graph, open_workspace, runners
+from rdnlib.reproduction.experiments import config, ensure, graph, open_workspace, runners
 from rdnlib.reproduction.experiments import workspace as workspace_module
 from rdnlib.training.evaluate import evaluate
 from rdnlib.utils.hashing import network_hash
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
-    """All experiments of the profile `tiny`, run once for this file."""
-    folder = tmp_path_factory.mktemp("tiny")
-    ensure_all(open_workspace(TINY, out=folder), progress=False)
-    return folder
+def out(copy_of_tiny):
+    """All experiments of the profile `tiny`."""
+    return copy_of_tiny
 
 
 def tiny(name, out, **options):
