@@ -187,24 +187,36 @@ def bench(
     ] = False,
     runtime: Annotated[str, Option(help="eager, compile, onnxruntime or openvino.")] = "eager",
     quick: Annotated[bool, Option("--quick", help="Three turns instead of nine.")] = False,
+    preparation: Annotated[
+        bool,
+        Option("--preparation", help="Also a joint training step, surgery and the sweep over λ, on one CPU thread."),
+    ] = False,
+    figure: Annotated[Path | None, Option(help="Draw time against MAdds into this .svg or .png file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time of every sub-network against its base network, beside their multiply-adds, in one process on this machine."""
     from rdnlib.deployment.bench import bench as run
 
     network = _supernet(model, width, classes)
-    table = run(
+    tables = [run(
         network.eval(), input_size, k=k, plain=plain, batches=batch or (1, 16), threads=threads, channels_last=not contiguous,
         tuned=not untuned, repeats=3 if quick else 9, runtime=runtime,
-    )  # fmt: skip
+    )]  # fmt: skip
+    if figure is not None:
+        from rdnlib.reproduction.book.style import save
+        from rdnlib.reproduction.book.timing import time_against_madds
+
+        save(time_against_madds(tables[0].assign(runtime=runtime)), figure)
+    if preparation:
+        from rdnlib.reproduction.experiments.benchmark import compare_preparation
+
+        tables.append(compare_preparation(network, k=k, size=input_size, plain=plain))
+    for table in tables if not as_json else ():
+        titled = table.rename(columns=lambda name: name.replace("_", " "))
+        print(titled.to_string(index=False, float_format="{:.3g}".format, na_rep="–"))
     if as_json:
-        print(json.dumps(table.to_dict("records"), indent=2))
-    else:
-        print(
-            table.rename(columns=lambda name: name.replace("_", " ")).to_string(
-                index=False, float_format="{:.3g}".format
-            )
-        )
+        records = [json.loads(table.to_json(orient="records")) for table in tables]  # NaN is null
+        print(json.dumps(records if preparation else records[0], indent=2))
 
 
 @app.command()

@@ -119,3 +119,29 @@ def test_on_the_command_line(capsys):
     rows = json.loads(capsys.readouterr().out)
     assert [row["network"] for row in rows] == ["base", *(f"N_{i}" for i in range(1, 8)), "all N_i"]
     assert all(np.isfinite(row["to_base"]) for row in rows)
+
+
+@pytest.mark.slow
+def test_on_the_command_line_with_a_figure_and_what_comes_before_inference(capsys, tmp_path):
+    arguments = [
+        "bench",
+        "--width",
+        "0.1",
+        "--input-size",
+        "32",
+        "--classes",
+        "5",
+        "--batch",
+        "1",
+        "--quick",
+        "--threads",
+        "1",
+    ]
+    cli.app([*arguments, "--preparation", "--figure", str(tmp_path / "bench.svg"), "--json"], standalone_mode=False)
+    _, rows = json.loads(capsys.readouterr().out)
+    assert [row["what"] for row in rows] == ["joint training step", "surgery", "sweep over λ, 10,000 images"]
+    joint, surgery, swept = rows
+    assert joint["ratio"] > 1 and joint["memory_ratio"] > 1  # it computes seven answers
+    assert surgery["ratio"] > 1 and surgery["memory_ratio"] is None  # it sees the images, and fits
+    assert 0 < swept["ratio"] < 1  # far less than to compute the probabilities that it sweeps over
+    assert "<svg" in (tmp_path / "bench.svg").read_text()

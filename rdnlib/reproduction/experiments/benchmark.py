@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from rdnlib.calibration.multiplier import sweep
 from rdnlib.models.slimmable import Slimmable
 from rdnlib.reproduction.experiments.graph import widths
 from rdnlib.surgery.nest import to_rdn
@@ -77,6 +78,40 @@ def compare(
     return pd.DataFrame(columns).rename_axis("network").reset_index()
 
 
+@cpu_threads(1)
+@flushing_denormals()
+def compare_preparation(
+    model: nn.Module, *, k: int, size: int, plain: float | list[str] | None = None, batch_size: int = 16,
+    calibration_images: int = 512, samples: int = 10_000, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """What is done before inference, each beside what it is measured by, on random images, on one CPU thread.
+
+    Rows: a joint training step and the base's; surgery (select and reconstruct) and one pass of the base over its calibration images;
+    the sweep over all λ for so many samples and one pass of the base over as many images. Columns: what, reference, seconds, ratio (of
+    seconds), memory_ratio (NaN where it is not measured).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    steps = compare(model, k=k, size=size, batch_size=batch_size, plain=plain, slimmed=(), repeats=3, seed=seed)
+    joint = steps.set_index("network").loc["RDN"]
+    rows = [("joint training step", "step of the base", joint["seconds"], joint["ratio"], joint["peak_ratio"])]
+    model = deepcopy(model).cpu().eval().to(memory_format=torch.channels_last)
+    images = torch.randn(calibration_images, 3, size, size, generator=generator)
+    parts = images.contiguous(memory_format=torch.channels_last).split(128)
+    with torch.inference_mode():
+        model(parts[0])  # and warm
+        forward = _seconds(lambda: [model(part) for part in parts])
+    surgery = _seconds(
+        lambda: to_rdn(model, k, select="greedy", init="reconstruct", calibration=list(parts), plain=plain, seed=seed)
+    )
+    rows.append(("surgery", f"one pass over its {calibration_images} images", surgery, surgery / forward, np.nan))
+    random = np.random.default_rng(seed)
+    p, saved = np.sort(random.random((samples, 2 * k - 1)), axis=1), np.linspace(0.6, 0, 2 * k - 1)
+    swept = _seconds(lambda: sweep(p, random.random(p.shape) < p, saved))
+    every = forward / calibration_images * samples
+    rows.append((f"sweep over λ, {samples:,} images", "one pass over as many images", swept, swept / every, np.nan))
+    return pd.DataFrame(rows, columns=["what", "reference", "seconds", "ratio", "memory_ratio"])
+
+
 def peak_memory(step: Callable[[], None]) -> int:
     """The most bytes that torch's CPU allocator had handed out at once while `step` ran, beyond those before it."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # or it complains where there is no GPU
@@ -87,7 +122,7 @@ def peak_memory(step: Callable[[], None]) -> int:
     return int(np.cumsum([0, *(size for _, size in sizes)]).max())
 
 
-def _seconds(step: Callable[[], None]) -> float:
+def _seconds(step: Callable[[], object]) -> float:
     started = time.process_time()
     step()
     return time.process_time() - started
