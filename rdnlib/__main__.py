@@ -121,17 +121,18 @@ def publish(
     profile: Annotated[str, Option(help="Of which profile: its name, or the path of a .yaml file.")],
     to: Annotated[Path, Option(help="Folder to write, in place of what is there.")],
     seed: SeedOption = 0,
-    seeds: SeedsOption = None,
     out: Annotated[
         Path | None, Option(help="Where `rdn reproduce` put the results (default: build/<name of the profile>).")
     ] = None,
-    partial: Annotated[bool, Option("--partial", help="Although experiments are missing.")] = False,
+    partial: Annotated[
+        bool, Option("--partial", help="Although experiments are missing: the part of the profile that is finished.")
+    ] = False,
 ) -> None:
     """Keep of a run what `rdn book` needs: outputs per image, tables, figures of cells that need networks; no photographs."""
     from rdnlib.reproduction.book import published
     from rdnlib.utils.resources import resource
 
-    made = published.publish(profile, to, out=out, seed=seed, seeds=seeds, partial=partial, project=resource())
+    made = published.publish(profile, to, out=out, seed=seed, partial=partial, project=resource())
     size = sum(file.stat().st_size for file in made.rglob("*") if file.is_file())
     print(f"{made}: {size / 1e6:.1f} MB; rdn book --results {made}")
 

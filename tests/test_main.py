@@ -3,15 +3,34 @@
 import json
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 from support.profiles import TINY
 
+from rdnlib.__main__ import main
 
-def rdn(*arguments, folder=None):
+
+def process(*arguments, folder=None):
     return subprocess.run(
         [sys.executable, "-m", "rdnlib", *map(str, arguments)], capture_output=True, text=True, timeout=120, cwd=folder
     )
+
+
+def rdn(*arguments, folder="."):
+    """As `process`, in this one, where everything is imported already."""
+    with (
+        redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err, chdir(folder),
+        patch.object(sys, "argv", ["rdn", *map(str, arguments)]), pytest.raises(SystemExit) as end,
+    ):  # fmt: skip
+        main()
+    code, said = end.value.code, ""
+    if isinstance(code, str):  # Python prints it
+        code, said = 1, f"{code}\n"
+    return SimpleNamespace(returncode=code or 0, stdout=out.getvalue(), stderr=err.getvalue() + said)
 
 
 @pytest.mark.slow
@@ -42,7 +61,10 @@ def test_count_as_table_and_json():
         (["calibrate", "--profile", TINY, "--epsilon", "0.2", "--delta", "0"], "δ must be strictly between 0 and 1"),
         (["calibrate", "--profile", TINY, "--epsilon", "0.2", "--init", "magic"], "unknown experiment 'rdn-magic'"),
         (["book", "--profile", "nowhere", "--out", "book"], "no published results in"),
-        (["publish", "--profile", TINY, "--to", "results", "--out", "."], "has no finished base"),
+        (
+            ["publish", "--profile", TINY, "--to", "results", "--out", "."],
+            "not finished, though every book needs them: base",
+        ),
     ],
 )
 def test_errors_are_one_line(tmp_path, arguments, message):
@@ -101,10 +123,17 @@ def test_wrong_usage_is_refused(tmp_path, arguments):
 
 @pytest.mark.slow
 def test_without_arguments_there_is_help():
-    result = rdn()
+    result = process()
     assert result.returncode == 2
     assert "reproduce" in result.stdout
     assert rdn("--help").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_process_ends_like_that(tmp_path):
+    for arguments in (["count", "--model", "vgg"], ["nonsense"], ["experiment", "list", "--profile", TINY]):
+        alone, here = process(*arguments, folder=tmp_path), rdn(*arguments, folder=tmp_path)
+        assert (alone.returncode, alone.stdout, alone.stderr) == (here.returncode, here.stdout, here.stderr)
 
 
 @pytest.mark.slow

@@ -12,6 +12,8 @@ import gzip
 import json
 import re
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -19,15 +21,17 @@ import pandas as pd
 import yaml
 from nbformat import NotebookNode
 
-from rdnlib.errors import ConfigError, NotPublishedError, RdnError
+from rdnlib.errors import ConfigError, DataError, NotPublishedError, RdnError
 from rdnlib.reproduction.book.execute import check_completed, execute, fold_parameters, tags, write_unexecuted
 from rdnlib.reproduction.book.explorer import SHOWABLE
 from rdnlib.reproduction.experiments import Workspace, graph, open_workspace
+from rdnlib.reproduction.experiments.config import Profile
 from rdnlib.reproduction.experiments.workspace import PUBLISHED, finished
 from rdnlib.utils.files import read_json, replacing_folder, write_json, write_table, write_text
 
 DEFAULT = "pretrained"  # the profile that `rdn book` shows unless told otherwise
 KEPT = ("config.json", "result.json", "history.csv", "splits.csv")  # of an experiment, and samples.parquet
+MOST_SEEDS = 20  # that are looked for
 _PICTURES = re.compile(r"data:image/(?:jpeg|webp)")  # how the book embeds photographs; its plots are SVG and PNG
 _ABSENT = (
     "*This cell needs a network or images and has changed since the results were recorded. `rdn reproduce` runs it.*"
@@ -35,40 +39,62 @@ _ABSENT = (
 
 
 def publish(
-    profile: str, to: Path, *, out: Path | None = None, seed: int = 0, seeds: int | None = None, partial: bool = False,
-    project: Path,
-) -> Path:  # fmt: skip
+    profile: str, to: Path, *, out: Path | None = None, seed: int = 0, partial: bool = False, project: Path
+) -> Path:
     """Write what `rdn book` needs of the results in `out` into the folder `to`, which it replaces, and return `to`.
 
-    partial: publish although experiments are missing; chapters that need them will say so. project: whose notebooks were executed.
-    Raises RdnError where experiments or executed notebooks are missing, or where something would be told that is not to be
-    published: a photograph, a path of this machine.
+    partial: publish although experiments are missing: the largest part of the profile of which all are finished, at so many seeds as
+    are. project: whose notebooks were executed. Raises RdnError where experiments are missing, and where something would be told
+    that is not to be published: a photograph, a path of this machine.
     """
     workspace = open_workspace(profile, seed=seed, out=out)
-    repeats = graph.repeats(workspace.profile, seeds)
-    nodes = [(replica, name) for name in workspace.graph for replica in workspace.replicas(repeats[name])]
-    done = [(replica, name) for replica, name in nodes if finished(replica.folder(name))]
-    missing = [replica.label(name) for replica, name in nodes if not finished(replica.folder(name))]
-    if not done or (missing and not partial):
+    wanted = workspace.profile
+    replicas = workspace.replicas(MOST_SEEDS)
+    part = graph.complete_part(wanted, lambda name: _seeds_of(replicas, name))
+    missing = _missing(wanted, part)
+    if missing and not partial:
         raise RdnError(f"{workspace.out} has no finished {', '.join(missing)}: rdn experiment run, or --partial")
+    workspace, repeats = replace(workspace, profile=part), graph.repeats(part)
+    replicas = workspace.replicas(max(repeats.values()))
     with replacing_folder(to) as folder:
-        for replica, name in done:
-            source = replica.folder(name)
-            kept = folder / "experiments" / source.name
-            kept.mkdir(parents=True)
-            for file in filter(Path.exists, map(source.joinpath, KEPT)):
-                shutil.copy(file, kept)
-            write_table(kept / "samples.parquet", pd.read_parquet(source / "samples.parquet"))
+        for name in workspace.graph:
+            for replica in replicas[: repeats[name]]:
+                source = replica.folder(name)
+                kept = folder / "experiments" / source.name
+                kept.mkdir(parents=True)
+                for file in filter(Path.exists, map(source.joinpath, KEPT)):
+                    shutil.copy(file, kept)
+                write_table(kept / "samples.parquet", pd.read_parquet(source / "samples.parquet"))
         if (workspace.out / "tables").is_dir():
             shutil.copytree(workspace.out / "tables", folder / "tables")
         recorded = _record_all(workspace, project, folder / "recorded")
-        settings = workspace.profile.settings()
-        write_text(folder / f"{workspace.profile.name}.yaml", yaml.safe_dump(settings, sort_keys=False))
+        write_text(folder / f"{part.name}.yaml", yaml.safe_dump(part.settings(), sort_keys=False))
         manifest = read_json(workspace.out / "manifest.json")
-        manifest |= {"seed": seed, "seeds": seeds, "missing": missing, "recorded": recorded}
+        manifest |= {"seed": seed, "seeds": None, "missing": missing, "recorded": recorded}
         write_json(folder / "manifest.json", manifest)
         _check(folder, workspace)
     return to
+
+
+def _seeds_of(replicas: Sequence[Workspace], name: str) -> int:
+    """At how many seeds, from the first on, an experiment is finished."""
+    for count, replica in enumerate(replicas):
+        try:
+            if not finished(replica.folder(name)):
+                return count
+        except DataError:  # nothing at all was run at this seed, and there are no images
+            return count
+    return len(replicas)
+
+
+def _missing(wanted: Profile, part: Profile) -> list[str]:
+    """What a profile asks for and a part of it has not: names, with "at 3 seeds" where the part has fewer."""
+    asked, found = graph.repeats(wanted), graph.repeats(part)
+    return [
+        name if name not in found else f"{name} at {count} seeds"
+        for name, count in asked.items()
+        if found.get(name, 0) < count
+    ]
 
 
 def _record_all(workspace: Workspace, project: Path, folder: Path) -> list[str]:

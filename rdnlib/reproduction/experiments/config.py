@@ -205,9 +205,11 @@ class AblationSettings(Section):
 
 
 class SeedSettings(Section):
-    """At how many seeds experiments are run. main: the reconstructed RDN, its policy and what they are compared with; rest: all others."""
+    """At how many seeds experiments are run. main: the reconstructed RDN, its policy and what they are compared with; alone: of these the
+    sub-networks that are trained by themselves (default: main); rest: all others."""
 
     main: Count = 1
+    alone: Count = None
     rest: Count = 1
 
     @pydantic.model_validator(mode="after")
@@ -252,6 +254,10 @@ class Profile(Section):
     def source(self) -> str:
         """Where it can be read from, in whatever folder: the name of a shipped profile, or an absolute path."""
         return self._source
+
+    def like(self, settings: dict[str, Any]) -> "Profile":
+        """A profile of the same name and source with other settings."""
+        return _validated(settings, _locate(self.source), self.name)
 
     def import_models(self) -> None:
         """Register the networks that are named as package.module:function; they may lie beside the profile's file."""

@@ -192,7 +192,41 @@ def repeats(profile: Profile, seeds: int | None = None) -> dict[str, int]:
         raise ConfigError(f"seeds is how many seeds to run, a whole number of at least 1, not {seeds!r}")
     main = {"rdn-reconstruct", "policy-reconstruct", *rivals(profile)}  # what an RDN is worth is judged by these
     own = {name: profile.seeds.main if name in main else profile.seeds.rest for name in experiments(profile, 0)}
+    own |= {alone(index): profile.seeds.alone or profile.seeds.main for index in profile.alone}
     return own if seeds is None else dict.fromkeys(own, seeds)
+
+
+def complete_part(profile: Profile, finished: Callable[[str], int]) -> Profile:
+    """The profile without the sections of which experiments are missing, and at so many seeds as are finished.
+
+    finished: experiment → at how many seeds, from the first on, it is finished. Raises ConfigError, naming them, where experiments are
+    missing that every profile has.
+    """
+    for section in ("ablations", "depth", "variants", "alone", "widths", "architectures"):
+        for entry in [None] if section in ("ablations", "depth") else list(getattr(profile, section)):
+            smaller = _without(profile, section, entry)
+            if not all(map(finished, experiments(profile, 0).keys() - experiments(smaller, 0).keys())):
+                profile = smaller
+    counts = {name: finished(name) for name in experiments(profile, 0)}
+    if missing := [name for name, count in counts.items() if not count]:
+        raise ConfigError(f"not finished, though every book needs them: {', '.join(missing)}")
+    singly = {*map(alone, profile.alone)}
+    main = {"rdn-reconstruct", "policy-reconstruct", *rivals(profile)} - singly
+    most = min(counts[name] for name in main)
+    seeds = {"main": most, "rest": min(most, *(counts[name] for name in counts.keys() - main - singly))}
+    if singly:
+        seeds["alone"] = min(most, *(counts[name] for name in singly))
+    return profile.like(profile.settings() | {"seeds": seeds})
+
+
+def _without(profile: Profile, section: str, entry: str | float | None) -> Profile:
+    """The profile without a section, or without one entry of it."""
+    settings = profile.settings()
+    own = settings.pop(section, None)
+    if entry is not None:
+        left = [each for each in own if each != entry]
+        settings[section] = {name: own[name] for name in left} if isinstance(own, dict) else left
+    return profile.like(settings)
 
 
 def _surgery(profile: Profile, name: str | None = None) -> dict:

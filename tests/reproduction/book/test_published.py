@@ -40,12 +40,12 @@ write_table(workspace.out / "tables" / "right.csv", samples.filter(like="top1").
 NETWORK = "print(sum(w.numel() for w in ensure(workspace, 'rdn-reconstruct').model().parameters()), 'weights')"
 
 
-def write_notebook(path: Path, *cells: str, network: tuple[int, ...] = (), whole: bool = False) -> None:
-    """network: which cells are tagged so, the setup being the first."""
-    made = nbformat.v4.new_notebook(metadata={"rdn": {"network": True}} if whole else {})
+def write_notebook(path: Path, *cells: str, tagged: tuple[int, ...] = (), **about) -> None:
+    """tagged: which cells need a network, the setup being the first. about: what the notebook says of itself."""
+    made = nbformat.v4.new_notebook(metadata={"rdn": about})
     code = nbformat.v4.new_code_cell
     parameters = code("profile = data_root = seed = out = None", metadata={"tags": ["parameters"]})
-    own = [code(text, metadata={"tags": ["network"]} if i in network else {}) for i, text in enumerate((SETUP, *cells))]
+    own = [code(text, metadata={"tags": ["network"]} if i in tagged else {}) for i, text in enumerate((SETUP, *cells))]
     made.cells = [nbformat.v4.new_markdown_cell("# A chapter"), parameters, *own]
     for number, cell in enumerate(made.cells):
         cell.id = f"{path.stem}-{number}"
@@ -54,17 +54,16 @@ def write_notebook(path: Path, *cells: str, network: tuple[int, ...] = (), whole
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory, tiny_results) -> tuple[Path, Path]:
-    """A project of three notebooks, and a folder with three experiments and the notebooks executed."""
+    """A project of three notebooks, and a folder with all experiments but one of the ablations, and the notebooks executed."""
     project, out = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("out")
     for folder in ("notebooks", "book"):
         (project / folder).mkdir()
     (project / "_config.yml").write_text("title: Tiny\n")
-    write_notebook(project / "notebooks" / "01_table.ipynb", TABLE, NETWORK, network=(2,))
-    write_notebook(project / "notebooks" / "02_network.ipynb", NETWORK, whole=True)
-    write_notebook(project / "notebooks" / "03_copy.ipynb", "ensure(workspace, 'rdn-copy').name")
-    for name in ("base", *NAMES):
-        folder = open_workspace(TINY, out=tiny_results).folder(name)
-        shutil.copytree(folder, out / "experiments" / folder.name)
+    write_notebook(project / "notebooks" / "01_table.ipynb", TABLE, NETWORK, tagged=(2,))
+    write_notebook(project / "notebooks" / "02_network.ipynb", NETWORK, network=True)
+    write_notebook(project / "notebooks" / "03_table4.ipynb", "ensure(workspace, 'rdn-random').name", needs="ablations")
+    shutil.copytree(tiny_results, out, dirs_exist_ok=True)
+    shutil.rmtree(open_workspace(TINY, out=out).folder("rdn-random"))
     parameters = {"profile": TINY, "data_root": None, "seed": 0, "out": str(out)}
     for path in sorted((project / "notebooks").glob("0[12]*")):
         execute(path, out / "book" / "notebooks" / path.name, parameters=parameters)
@@ -75,7 +74,7 @@ def measured(tmp_path_factory, tiny_results) -> tuple[Path, Path]:
 @pytest.fixture
 def results(measured, tmp_path) -> Path:
     project, out = measured
-    return published.publish(TINY, tmp_path / "results", out=out, seeds=1, partial=True, project=project)
+    return published.publish(TINY, tmp_path / "results", out=out, partial=True, project=project)
 
 
 def make_book(results: Path, project: Path, out: Path, monkeypatch) -> dict[str, list[nbformat.NotebookNode]]:
@@ -103,11 +102,12 @@ def test_what_is_published_is_all_but_networks(measured, results):
         assert original.result == copy.result
     manifest = json.loads((results / "manifest.json").read_text())
     assert manifest["seconds"] == {"base": 1.5} and manifest["recorded"] == ["01_table", "02_network"]
-    assert "rdn-copy" in manifest["missing"] and not {"base", *NAMES} & set(manifest["missing"])
+    assert "rdn-random" in manifest["missing"] and not {"base", *NAMES} & set(manifest["missing"])
+    assert workspace.profile.ablations is None and workspace.profile.variants.keys() == {"late", "larger"}
     recorded = json.loads(gzip.decompress((results / "recorded" / "01_table.json.gz").read_bytes()))
     assert [*recorded] == ["01_table-4"]
-    with pytest.raises(RdnError, match=r"no finished .*rdn-copy.*--partial"):
-        published.publish(TINY, results, out=out, seeds=1, project=project)
+    with pytest.raises(RdnError, match=r"no finished .*rdn-random.*--partial"):
+        published.publish(TINY, results, out=out, project=project)
     assert (results / "manifest.json").is_file()  # what was there is still there
 
 
@@ -117,11 +117,12 @@ def test_a_book_is_made_of_it_and_nothing_is_run(measured, results, tmp_path, mo
     cells = make_book(results, project, made, monkeypatch)
     weights = text_of(nbformat.read(out / "book" / "notebooks" / "02_network.ipynb", as_version=4).cells[-1])
     assert weights.endswith("weights\n") and text_of(cells["01"][-1]) == text_of(cells["02"][-1]) == weights
-    assert "no results here" in cells["03"][1].source and "rdn-copy" in cells["03"][1].source
+    assert "no results here" in cells["03"][1].source and "does not include it" in cells["03"][1].source
     assert not any(cell.get("outputs") for cell in cells["03"])
     assert (made / "tables" / "right.csv").read_bytes() == (out / "tables" / "right.csv").read_bytes()
     workspace = open_workspace(str(made / "tiny.yaml"), out=made)
     assert workspace.published and not list(made.rglob("*.safetensors"))
+    shutil.rmtree(workspace.folder("rdn-copy"))
     with pytest.raises(NotPublishedError, match="no experiment rdn-copy"):
         ensure(workspace, "rdn-copy")
     with pytest.raises(NotPublishedError, match="no networks"):
@@ -132,7 +133,7 @@ def test_a_book_is_made_of_it_and_nothing_is_run(measured, results, tmp_path, mo
 def test_a_cell_that_has_changed_since_shows_no_old_output(measured, results, tmp_path, monkeypatch):
     project = tmp_path / "project"
     shutil.copytree(measured[0], project)
-    write_notebook(project / "notebooks" / "01_table.ipynb", TABLE, f"{NETWORK}  # changed", network=(2,))
+    write_notebook(project / "notebooks" / "01_table.ipynb", TABLE, f"{NETWORK}  # changed", tagged=(2,))
     cells = make_book(results, project, tmp_path / "book", monkeypatch)
     assert "has changed since" in text_of(cells["01"][-1]) and "weights" not in text_of(cells["01"][-1])
     assert "weights" in text_of(cells["02"][-1])
@@ -183,21 +184,21 @@ def shown(request, tmp_path_factory) -> tuple[dict, Path]:
 
 def runs_of(parameters: dict) -> list[Run]:
     workspace = open_workspace(parameters["profile"], out=parameters["out"])
-    repeats = graph.repeats(workspace.profile, parameters["seeds"])
-    nodes = [(replica, name) for name in workspace.graph for replica in workspace.replicas(repeats[name])]
-    missing = json.loads((workspace.out / "experiments" / "published.json").read_text())["missing"]
-    assert [replica.label(name) for replica, name in nodes if not finished(replica.folder(name))] == missing
-    return [Run(name, replica) for replica, name in nodes if replica.label(name) not in missing]
+    repeats = graph.repeats(workspace.profile)
+    replicas = workspace.replicas(max(repeats.values()))
+    runs = [Run(name, replica) for name in workspace.graph for replica in replicas[: repeats[name]]]
+    assert all(finished(run.path) for run in runs)
+    return runs
 
 
 def test_published_results_are_those_of_the_profile_as_it_is(shown):
     """Keys hold all settings and the version of the code's numbers: results of other ones would not be found."""
     parameters, folder = shown
-    assert runs_of(parameters)
-    names = {path.name for path in (folder / "experiments").iterdir()}
-    assert names == {run.path.name for run in runs_of(parameters)}
-    shipped, own = (open_workspace(source).profile.settings() for source in (folder.name, parameters["profile"]))
-    assert shipped == own
+    runs = runs_of(parameters)
+    assert {path.name for path in (folder / "experiments").iterdir()} == {run.path.name for run in runs}
+    for run in runs:
+        shipped = open_workspace(folder.name, seed=run.workspace.seed, out=parameters["out"])
+        assert shipped.key(run.name) == run.workspace.key(run.name)
 
 
 def test_published_accuracies_are_those_of_the_outputs_per_image(shown):
@@ -230,7 +231,7 @@ def test_every_published_table_is_computed_again_from_the_outputs_per_image(show
     """By the notebooks, without their cells that need networks; those measure time, and their tables are only shown."""
     parameters, folder = shown
     for path in NOTEBOOKS:
-        if about(path).get("network"):
+        if about(path).get("network") or "write_table(" not in path.read_text():
             continue
         monkeypatch.chdir(path.parent)
         try:

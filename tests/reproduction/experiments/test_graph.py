@@ -8,7 +8,7 @@ from support.profiles import TINY
 from rdnlib.errors import ConfigError
 from rdnlib.reproduction.experiments import graph, open_workspace
 from rdnlib.reproduction.experiments.ablation_nets import SomeSubnetworks, reinitialise
-from rdnlib.reproduction.experiments.config import Architecture, RecipeSettings, Variant, load_profile
+from rdnlib.reproduction.experiments.config import Architecture, Profile, RecipeSettings, Variant, load_profile
 from rdnlib.training.loss import joint_loss
 
 
@@ -143,3 +143,30 @@ def test_the_rdns_of_another_network_take_no_larger_steps_than_it_did(lr):
     for name in ("rdn-mobilenet_v2", "depth-mobilenet_v2"):
         assert nodes[name].config["recipe"]["lr"] == min(lr, quick.rdn.lr["reconstruct"])
     assert nodes["depth-mobilenext"].config["recipe"]["lr"] == quick.rdn.lr["reconstruct"]
+
+
+def test_the_complete_part_of_a_profile_has_nothing_that_is_missing():
+    profile = load_profile("pretrained")
+    every = graph.experiments(profile, 0)
+
+    def part(missing: set[str] = frozenset(), **seeds: int) -> Profile:
+        counts = {
+            name: 0 if name in missing else seeds.get(name.replace("-", "_"), seeds.get("other", 1)) for name in every
+        }
+        found = graph.complete_part(profile, counts.__getitem__)
+        assert all(counts[name] >= count for name, count in graph.repeats(found).items())
+        assert {name: node for name, node in every.items() if name in graph.experiments(found, 0)} == graph.experiments(
+            found, 0
+        )
+        return found
+
+    assert part().settings() == profile.settings() | {"seeds": {"main": 1, "rest": 1, "alone": 1}}
+    assert part().name == "pretrained" and part().source == profile.source
+    assert part({"rdn-random"}).ablations is None and part({"rdn-random"}).variants.keys() == profile.variants.keys()
+    assert [*part({"rdn-paper"}).variants] == ["earlier"]
+    assert part({"alone-4"}).alone == [1]
+    assert "alone" not in part({"alone-1", "alone-4"}).seeds.settings()
+    assert part(other=3, rdn_copy=2, alone_1=1).seeds.settings() == {"main": 3, "rest": 2, "alone": 1}
+    assert part(other=3, base=2).seeds.settings() == {"main": 2, "rest": 2, "alone": 2}
+    with pytest.raises(ConfigError, match=r"not finished, though every book needs them: base-longer$"):
+        part({"base-longer"})
