@@ -115,7 +115,7 @@ class Tail(nn.ModuleDict):
             if isinstance(layer, PrivateBatchNorm):
                 z = layer(z, first)
             else:
-                z = layer(z.flatten(0, 1)).unflatten(0, z.shape[:2])  # (B · n, D, …) and back
+                z = layer(z.flatten(0, 1)).unflatten(0, (-1, z.shape[1]))  # (B · n, D, …) and back; any B when exported
         return z
 
     def first_norms(self) -> PrivateBatchNorm | None:

@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from support.networks import NETWORKS, make
+from support.networks import NETWORKS, make, settle_norms
 from support.policies import policy_for
 
-from rdnlib import deepen, deploy
+from rdnlib import deepen, deploy, models, to_rdn
 from rdnlib.deployment import stages
 from rdnlib.deployment.runtimes import available, prepare
 from rdnlib.deployment.stages import Exits, First, Increment
@@ -85,6 +85,20 @@ def test_other_runtimes_take_the_same_exits(runtime, images):
     exits = Exits(rdn, policy, saved_of(rdn), 0.7, images, runtime=runtime)
     check(rdn, policy, images, exits)
     check(rdn, policy, images[:1], exits)
+
+
+@torch.no_grad()
+@pytest.mark.slow
+def test_what_was_prepared_for_one_image_takes_several():
+    """Also where layers stand between the align layers and the classifier, as in EfficientNet-Lite0."""
+    images = torch.randn(5, 3, 64, 64)
+    supernet = settle_norms(models.build("efficientnet_lite0", num_classes=6), images)
+    network = deploy(to_rdn(supernet, 2, select="identity")).subnetwork(2)
+    prepared = prepare(network, [images[:1]], "onnxruntime")
+    for count in (1, 5):
+        wanted = network(images[:count])
+        scale = wanted.abs().max()
+        torch.testing.assert_close(prepared(images[:count]) / scale, wanted / scale, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
