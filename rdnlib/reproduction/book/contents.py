@@ -33,7 +33,7 @@ READERS: dict[str, Callable[[Profile], list[str]]] = {  # functions that chapter
         *(graph.trained(profile, init, n) for init in INITS for n in graph.lengths(profile) if n),
     ],
     "ledger": lambda profile: (
-        [name for table in TABLES for name in READERS[table](profile)]
+        [name for table in (TABLES if profile.ablations else TABLES[:1]) for name in READERS[table](profile)]
         + [f"{kind}-{name}" for kind in ("rdn", "policy") for name in (*INITS, *graph.families(profile))]
     ),
     "depth_pair": lambda profile: [*graph.depth_pair(profile)],

@@ -178,7 +178,7 @@ def sections(profile: Profile) -> set[str]:
 
 def lengths(profile: Profile) -> list[int]:
     """Epochs after the surgery at which `copy` and `reconstruct` are compared; 0 is what the surgery alone leaves."""
-    return sorted({*profile.ablations.lengths, _epochs(profile), profile.rdn.epochs})
+    return sorted({_epochs(profile), profile.rdn.epochs, *profile.ablations.lengths})
 
 
 def widths(k: int) -> list[float]:
