@@ -38,9 +38,14 @@ def spent(evidence: Evidence) -> pd.DataFrame:
             rows.append({
                 "name": name, "seeds": len(runs), "epochs": runs[0].result.get("epochs", 0),
                 "images_per_second": sum(map(images_per_second, runs)) / len(runs),
-                "minutes": sum(run.result["provenance"]["seconds"] for run in runs) / 60, "memory_gb": max(memory),
+                "minutes": sum(map(_seconds, runs)) / 60, "memory_gb": max(memory),
             })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _seconds(run: Run) -> float:
+    """Of all of it; of one that was stopped and went on only the training is known of the time before."""
+    return max(run.result["provenance"]["seconds"], run.result.get("train_seconds", 0))
 
 
 def images_per_second(run: Run) -> float:

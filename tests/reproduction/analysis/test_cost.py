@@ -29,12 +29,14 @@ def evidence(tmp_path) -> Evidence:
     finish(1, "base", seconds=120, epochs=4, train_seconds=80, madds=[1000], provenance={"memory_gb": 2.5})
     finish(0, "rdn-reconstruct", seconds=30, epochs=2, train_seconds=20, madds=[1, 1200], madds_unfolded=[1, 2000])
     finish(0, "policy-reconstruct", seconds=6)
+    finish(0, "rdn-copy", seconds=12, epochs=2, train_seconds=90, madds=[1, 1200], madds_unfolded=[1, 2000])  # went on
     return found
 
 
 def test_minutes_and_images_a_second_of_what_is_finished(evidence):
     table = cost.spent(evidence).set_index("name")
-    assert [*table.index] == ["base", "rdn-reconstruct", "policy-reconstruct"]
+    assert {*table.index} == {"base", "rdn-copy", "rdn-reconstruct", "policy-reconstruct"}
+    assert table.loc["rdn-copy", "minutes"] == 1.5
     assert table.loc["base"].tolist() == [2, 4, 7.5, 3, 2.5]  # 10 and 5 images a second
     assert table.loc["rdn-reconstruct"].tolist()[:4] == [1, 2, 10, 0.5]
     policy = table.loc["policy-reconstruct"]

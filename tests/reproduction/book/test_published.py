@@ -245,3 +245,15 @@ def test_every_published_table_is_computed_again_from_the_outputs_per_image(show
     assert {path.name for path in (folder / "tables").glob("*.csv")} - measured_times == made
     for name in sorted(made):
         pd.testing.assert_frame_equal(pd.read_csv(folder / "tables" / name), pd.read_csv(tables / name), rtol=1e-9)
+
+
+def test_the_readme_says_what_was_published():
+    """Its first picture is captioned with one row of a published table."""
+    table = pd.read_csv(resource(f"data/published/{published.DEFAULT}/tables/findings.csv")).set_index(
+        ["what", "against"]
+    )
+    row = table.loc[("dynamic at the base", "longer")]
+    cost, low, high = (100 + row[f"cost{end}"] for end in ("", "_low", "_high"))
+    text = " ".join((resource() / "README.md").read_text(encoding="utf-8").split())
+    assert f"needs {cost:.0f} % ({low:.0f} to {high:.0f}) of the multiply-adds of the base" in text
+    assert f"{-row['gain']:.1f} points (95 % interval −{-row['gain_low']:.1f} to +{row['gain_high']:.1f}) below" in text
