@@ -80,8 +80,9 @@ def bench_exits(
 ) -> pd.DataFrame:  # fmt: skip
     """Dynamic inference with real exits against N_K, and against a base network, on real images (N, 3, H, W): a row per batch size and λ.
 
-    For each batch of images all networks take turns. rdn: trained. madds: (K,) cost of each exit, policy included. Columns: batch, lam, exits (mean number of the sub-network), predicted (mean MAdds ÷ those of N_K alone), measured
-    (seconds ÷ N_K's), realised (saving measured ÷ saving predicted), to_base (seconds ÷ the base's, where one is given).
+    For each batch of images all networks take turns. rdn: trained. madds: (K,) cost of each exit, policy included. Columns: batch, lam,
+    exits (mean number of the sub-network), predicted (mean MAdds ÷ those of N_K alone), measured (seconds ÷ N_K's), realised (saving
+    measured ÷ saving predicted), to_base (seconds ÷ the base's, where one is given).
     """
     threads, rdn, lams = threads or torch.get_num_threads(), deploy(rdn), list(lams)
     largest, name = rdn.subnetwork(rdn.num_subnetworks), f"N_{rdn.num_subnetworks}"
@@ -91,14 +92,13 @@ def bench_exits(
         sample = images[:batch]
         with cpu_threads(threads):
             if exits is None or runtime not in ANY_BATCH:
-                ways = forms(largest, sample, runtime, threads=threads)
-                bases = (
-                    [] if base is None else [prepare(fuse(deepcopy(base).eval()), [sample], runtime, threads=threads)]
-                )
+                ways, others = forms(largest, sample, runtime, threads=threads), {}
+                if base is not None:
+                    others = {"base": prepare(fuse(deepcopy(base).eval()), [sample], runtime, threads=threads)}
                 exits = Exits(rdn, policy, saved, lams[0], sample, runtime=runtime, threads=threads)
             else:
                 exits.choose_ways(sample)
-            networks = {name: fastest_form(ways, sample)} | ({"base": bases[0]} if bases else {})
+            networks = {name: fastest_form(ways, sample), **others}
             dynamic = [exits.at(lam) for lam in lams]
             networks |= {f"exits {number}": each for number, each in enumerate(dynamic)}
             seconds = pd.DataFrame([_once(networks, part, threads) for part in images.split(batch)]).sum()

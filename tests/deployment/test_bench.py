@@ -100,22 +100,11 @@ def test_leaving_early_takes_less_time():
     assert any(share() < 0.8 for _ in range(3))  # N_1 has 0.24 of the multiply-adds
 
 
+SMALL = ["bench", "--width", "0.1", "--input-size", "32", "--classes", "5", "--batch", "1", "--quick", "--threads", "1"]
+
+
 def test_on_the_command_line(capsys):
-    arguments = [
-        "bench",
-        "--width",
-        "0.1",
-        "--input-size",
-        "32",
-        "--classes",
-        "5",
-        "--batch",
-        "1",
-        "--quick",
-        "--threads",
-        "1",
-    ]
-    cli.app([*arguments, "--json"], standalone_mode=False)
+    cli.app([*SMALL, "--json"], standalone_mode=False)
     rows = json.loads(capsys.readouterr().out)
     assert [row["network"] for row in rows] == ["base", *(f"N_{i}" for i in range(1, 8)), "all N_i"]
     assert all(np.isfinite(row["to_base"]) for row in rows)
@@ -123,21 +112,7 @@ def test_on_the_command_line(capsys):
 
 @pytest.mark.slow
 def test_on_the_command_line_with_a_figure_and_what_comes_before_inference(capsys, tmp_path):
-    arguments = [
-        "bench",
-        "--width",
-        "0.1",
-        "--input-size",
-        "32",
-        "--classes",
-        "5",
-        "--batch",
-        "1",
-        "--quick",
-        "--threads",
-        "1",
-    ]
-    cli.app([*arguments, "--preparation", "--figure", str(tmp_path / "bench.svg"), "--json"], standalone_mode=False)
+    cli.app([*SMALL, "--preparation", "--figure", str(tmp_path / "bench.svg"), "--json"], standalone_mode=False)
     _, rows = json.loads(capsys.readouterr().out)
     assert [row["what"] for row in rows] == ["joint training step", "surgery", "sweep over λ, 10,000 images"]
     joint, surgery, swept = rows

@@ -6,21 +6,15 @@ import pandas as pd
 
 from rdnlib.reproduction.analysis.cost import PAPER_EPOCHS, PAPER_IMAGES, Extrapolation
 
-_UNITS = (
-    ("years", 24 * 365.25, 2),
-    ("days", 24, 2),
-    ("hours", 1, 2),
-    ("minutes", 1 / 60, 0),
-)  # name, hours, used from so many on
+_UNITS = {"years": 24 * 365.25, "days": 24, "hours": 1}  # in hours
 
 
 def duration(hours: float) -> str:
     """Two digits in the largest unit of which there are two: "2.5 hours", "120 days"."""
-    name, size, _ = next(unit for unit in _UNITS if hours / unit[1] >= unit[2])
+    name, size = next((unit for unit in _UNITS.items() if hours >= 2 * unit[1]), ("minutes", 1 / 60))
     value = hours / size
-    digits = max(0, 1 - math.floor(math.log10(value))) if value > 0 else 0
-    rounded = round(value, 1 - math.floor(math.log10(value))) if value > 0 else 0
-    return f"{rounded:,.{digits}f} {name}"
+    digits = 1 - math.floor(math.log10(value)) if value else 0
+    return f"{round(value, digits):,.{max(0, digits)}f} {name}"
 
 
 def shown(spent: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,6 @@ from torch import nn
 
 from rdnlib import models
 from rdnlib.deployment import checkpoint
-from rdnlib.errors import NotPublishedError
 from rdnlib.graph import trace
 from rdnlib.madds import count, count_incremental, count_subnetworks
 from rdnlib.models.slimmable import Slimmable
@@ -66,7 +65,7 @@ def run(workspace: Workspace, name: str, *, progress: bool = True) -> Run:
     with ExitStack() as stack:
         todo = here.is_main_process and not finished(folder)
         if todo and workspace.published:
-            raise NotPublishedError(f"The published results have no experiment {workspace.label(name)}.")
+            raise workspace.not_published(name)
         if todo:
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)

@@ -73,6 +73,9 @@ class Workspace:
         """Whether the results are published ones: there are no networks, and nothing is run that is missing."""
         return (self.out / "experiments" / PUBLISHED).is_file()
 
+    def not_published(self, name: str) -> NotPublishedError:
+        return NotPublishedError(f"The published results have no experiment {self.label(name)}.")
+
     @property
     def has_images(self) -> bool:
         """Whether the images can be read: they are embedded, or a data root is given."""
@@ -114,7 +117,7 @@ class Workspace:
             versions = f"{len(found)} versions of the {self.profile.data.name} images"
             raise ConfigError(f"{self.out} has results from {versions}: say which are meant with --data-root DIR")
         if self.published and not self.has_images and not found:
-            raise NotPublishedError(f"The published results have no experiment {self.label(name)}.")
+            raise self.not_published(name)
         data = found[0] if found else self.fingerprint[:8]
         return self.out / "experiments" / f"{name}-{self.key(name)}-{data}"
 

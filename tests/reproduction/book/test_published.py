@@ -241,6 +241,9 @@ def test_every_published_table_is_computed_again_from_the_outputs_per_image(show
     assert {"table1.csv", "subnetworks.csv", "findings.csv", "targets.csv", "equal_cost.csv"} <= made
     measured_times = {"latency.csv", "exits.csv", "training_step.csv"}
     assert {path.name for path in (folder / "tables").glob("*.csv")} - measured_times == made
+    if folder.name == published.DEFAULT:
+        picture = Path(parameters["out"]) / "figures" / "figure8.svg"
+        assert picture.read_bytes() == resource("book/_assets/measured_figure8.svg").read_bytes()  # the README's
     for name in sorted(made):
         pd.testing.assert_frame_equal(pd.read_csv(folder / "tables" / name), pd.read_csv(tables / name), rtol=1e-9)
 
@@ -253,5 +256,7 @@ def test_the_readme_says_what_was_published():
     row = table.loc[("dynamic at the base", "longer")]
     cost, low, high = (100 + row[f"cost{end}"] for end in ("", "_low", "_high"))
     text = " ".join((resource() / "README.md").read_text(encoding="utf-8").split())
+    networks = pd.read_csv(resource(f"data/published/{published.DEFAULT}/tables/subnetworks.csv")).set_index("model")
+    assert f"below its {networks.loc['base, longer', 'top1']:.1f} %" in text
     assert f"needs {cost:.0f} % ({low:.0f} to {high:.0f}) of the multiply-adds of the base" in text
     assert f"{-row['gain']:.1f} points (95 % interval −{-row['gain_low']:.1f} to +{row['gain_high']:.1f}) below" in text
