@@ -5,6 +5,7 @@ The same command gives the same result. To look for new counterexamples: HYPOTHE
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,9 +65,14 @@ def copy_of_tiny(tiny_results, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def numbers_as_before() -> Iterator[None]:
-    """No test leaves its thread with denormal numbers counting as zero, which would change what later tests compute."""
+def process_as_before() -> Iterator[None]:
+    """No test leaves its process changed: denormal numbers counting as zero change what later tests compute, another `__main__`
+    keeps multiprocessing from starting the processes of later tests.
+    """
+    main = sys.modules["__main__"]
     yield
-    changed = flushes_denormals()
+    flushes, other = flushes_denormals(), sys.modules["__main__"] is not main
     torch.set_flush_denormal(False)  # or all later tests would fail as well
-    assert not changed
+    sys.modules["__main__"] = main
+    assert not flushes
+    assert not other

@@ -3,6 +3,7 @@
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from types import ModuleType
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -31,7 +32,8 @@ def code_cells(path: Path, *, networks: bool = True) -> list[nbformat.NotebookNo
 
 def run_here(path: Path, parameters: dict, *, networks: bool = True) -> list[tuple[nbformat.NotebookNode, str]]:
     """Run a notebook's cells in this process, with other values of its parameters; each cell with what it printed."""
-    shell = InteractiveShell.instance()
+    # a module of its own: `__main__` stays this process's, which tests that start other processes need
+    shell = InteractiveShell.instance(user_module=ModuleType("notebook"))
     shell.reset(new_session=False)
     cells = []
     with plt.rc_context():
