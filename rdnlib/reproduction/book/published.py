@@ -31,6 +31,8 @@ from rdnlib.utils.files import read_json, replacing_folder, write_json, write_ta
 
 DEFAULT = "pretrained"  # the profile that `rdn book` shows unless told otherwise
 KEPT = ("config.json", "result.json", "history.csv", "splits.csv")  # of an experiment, and samples.parquet
+# whose outputs on training images are kept: chapters 5 and 6 show them
+ON_TRAINING_IMAGES = "policy-reconstruct"
 MOST_SEEDS = 20  # that are looked for
 _PICTURES = re.compile(r"data:image/(?:jpeg|webp)")  # how the book embeds photographs; its plots are SVG and PNG
 _ABSENT = (
@@ -64,7 +66,10 @@ def publish(
                 kept.mkdir(parents=True)
                 for file in filter(Path.exists, map(source.joinpath, KEPT)):
                     shutil.copy(file, kept)
-                write_table(kept / "samples.parquet", pd.read_parquet(source / "samples.parquet"))
+                samples = pd.read_parquet(source / "samples.parquet")
+                if name != ON_TRAINING_IMAGES or replica is not replicas[0]:
+                    samples = samples[samples["split"] != "train"]
+                write_table(kept / "samples.parquet", samples)
         if (workspace.out / "tables").is_dir():
             shutil.copytree(workspace.out / "tables", folder / "tables")
         recorded = _record_all(workspace, project, folder / "recorded")

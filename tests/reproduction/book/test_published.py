@@ -101,6 +101,10 @@ def test_what_is_published_is_all_but_networks(measured, results):
         original, copy = Run(name, open_workspace(TINY, out=out)), Run(name, workspace)
         pd.testing.assert_frame_equal(original.samples(), copy.samples())
         assert original.result == copy.result
+    original, copy = (Run("policy-copy", space).samples() for space in (open_workspace(TINY, out=out), workspace))
+    new = original[original["split"] != "train"].reset_index(drop=True)
+    assert len(new) < len(original)  # no chapter shows what this policy says of the training images
+    pd.testing.assert_frame_equal(new, copy)
     manifest = json.loads((results / "manifest.json").read_text())
     assert manifest["seconds"] == {"base": 1.5} and manifest["recorded"] == ["01_table", "02_network"]
     assert "rdn-random" in manifest["missing"] and not {"base", *NAMES} & set(manifest["missing"])
