@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rdnlib.nn import depthwise
 from rdnlib.nn.block_product import block_product
 from rdnlib.nn.groups import Space, sources
 
@@ -158,8 +159,10 @@ class NestedGroupedConv2d(NestedLayer, nn.Module):
         """Groups first…last in, the same groups out."""
         rows = slice(self.writes.offsets[first - 1], self.writes.offsets[last])
         bias = None if self.bias is None else self.bias[rows]
-        conv_groups = x.shape[1] // self.weight.shape[1]
-        return F.conv2d(x, self.weight[rows], bias, self.stride, self.padding, self.dilation, groups=conv_groups)
+        weight, geometry = self.weight[rows], (self.stride, self.padding, self.dilation)
+        if self.training and depthwise.pays(x, weight):
+            return depthwise.depthwise_conv(x, weight, bias, *geometry)
+        return F.conv2d(x, weight, bias, *geometry, groups=x.shape[1] // weight.shape[1])
 
     def restrict(self, upto: int) -> Self:
         spaces = {"reads": self.reads.restrict(upto), "writes": self.writes.restrict(upto)}
