@@ -225,6 +225,17 @@ class Mix(OneForAll):
         a, b = np.unravel_index(cost.argmin(), cost.shape)
         return int(a), int(b), float(share[a, b])
 
+    def within(self, budget: float) -> tuple[int, int, float]:
+        """The pair and share that are right most often, at mean MAdds of `budget`, or of the nearest network outside of their range."""
+        accuracy, madds = self.correct.mean(axis=0), np.asarray(self.madds, dtype=np.float64)
+        budget = np.clip(budget, madds.min(), madds.max())
+        low, high = madds[:, None], madds[None, :]  # every pair (a, b)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.where(low < high, (budget - low) / (high - low), 0.0)
+        mixed = (1 - share) * accuracy[:, None] + share * accuracy[None, :]
+        a, b = np.unravel_index(np.where((low <= budget) & (budget <= high), mixed, -1).argmax(), mixed.shape)
+        return int(a), int(b), float(share[a, b])
+
     def take(self, pair: tuple[int, int, float]) -> tuple[np.ndarray, np.ndarray]:
         a, b, share = pair
         mixed = (1 - share) * self.correct[:, a] + share * self.correct[:, b]

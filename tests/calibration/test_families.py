@@ -65,6 +65,21 @@ def test_a_mix_is_the_cheapest_of_all_pairs_and_shares(case, target):
 
 
 @settings(max_examples=100, deadline=None)
+@given(outcomes(), st.integers(0, 2), st.integers(0, 2), st.floats(0, 1))
+def test_no_mix_at_the_same_cost_is_right_more_often(case, a, b, share):
+    correct, _ = case
+    family = Mix(correct, MADDS)
+    other, budget = (values.mean() for values in family.take((a, b, share)))
+    right, spent = family.take(family.within(budget))
+    assert spent.mean() == pytest.approx(budget) and right.mean() >= other - 1e-9
+
+
+def test_a_budget_outside_of_the_costs_takes_the_nearest_network():
+    family = Mix(np.eye(3, dtype=bool), MADDS)
+    assert [family.take(family.within(budget))[1][0] for budget in (0.5, 9)] == [1, 4]
+
+
+@settings(max_examples=100, deadline=None)
 @given(outcomes(), st.floats(0, 1), st.booleans())
 def test_thresholds_equal_a_loop_over_samples(case, target, negative):
     correct, rng = case

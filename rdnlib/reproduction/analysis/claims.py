@@ -24,7 +24,8 @@ COMPARABLE = 0.2  # points: the largest loss of top-1 that the paper's Table 1 c
 TOLERANCE = 2.0  # % of the base's MAdds: what conventions (with or without activations) and rounding change in the paper's own ratios
 LARGEST, LIGHTEST = -1, 1
 # The paper's rows; ours are smaller networks of the same kind
-TABLE2_NAMES = {"mobilenext": "MnXt1.5", "mobilenet_v2": "MBv21.4"}
+TABLE2_NAMES = {"mobilenext": "MnXt1.5", "mobilenet_v2": "MBv21.4"}  # in the paper
+NETWORKS = {"mobilenext": "MobileNeXt", "mobilenet_v2": "MobileNetV2"}
 
 
 def printed(table: int) -> pd.DataFrame:
@@ -65,9 +66,9 @@ def table1_claims(evidence: Evidence) -> list[Claim]:
             doubts = lost + near_chance("the base trained as long", *longer, 1)
             claims.append(_claim(statement, nested, difference(rdn, *longer), -COMPARABLE, obstacles=doubts))
         claims += [
-            Claim("", f"{about}: so it is in top-5", _signed(top5[1] - top5[0]), difference(rdn, base, top=5), -COMPARABLE,
+            Claim("", f"{about}: N_K is about as accurate as its base in top-5", _signed(top5[1] - top5[0]), difference(rdn, base, top=5), -COMPARABLE,
                   obstacles=unready),
-            Claim("", f"{about}: N_K needs at most {max(cost):.0f} % more MAdds than its base, give or take {TOLERANCE:g}, as the paper's",
+            Claim("", f"{about}: N_K needs at most {limit:.0f} % more MAdds than its base (the paper's {max(cost):.0f} and {TOLERANCE:g} for the way of counting)",
                   _signed(cost, 0), Estimate(more, more, more), limit, "<", share, exact=True),
             _claim(f"{about}: † is about as accurate as N_K", adapted, gain, -COMPARABLE, obstacles=lost),
             _claim(f"{about}: † saves MAdds against its base", 100 * (1 - madds[2] / madds[0]), spared, unit=share, obstacles=lost),
@@ -120,7 +121,9 @@ def table2_claims(evidence: Evidence) -> list[Claim]:
         fewer, more = evidence.together(*names)
         lost = near_chance("the network with 7", fewer, LARGEST) + near_chance("the one with 14", more, LARGEST)
         lead = [paper["7 sub-networks", row] - paper["14 sub-networks", row]]
-        statement = f"{model}: 14 sub-networks instead of 7 cost the largest some accuracy (the paper's {row})"
+        statement = (
+            f"{NETWORKS[model]}: 14 sub-networks instead of 7 cost the largest some accuracy (the paper's {row})"
+        )
         claims.append(_claim(statement, lead, difference(fewer, more), obstacles=lost))
     return _of("Table 2", claims)
 

@@ -6,6 +6,7 @@ for a budget the most accurate that keeps it. The page only looks up what is sto
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -21,7 +22,7 @@ METHODS = {  # families as `outcomes.families` names them: what a reader calls i
     "sequential": ("sequential policy", "λ"),
     "confidence cascade": ("confidence cascade", "threshold"),
     "one sub-network": ("one sub-network", ""),
-    "base networks": ("base network", ""),
+    "base networks": ("separate network", ""),
 }
 POSITIONS = 60  # of a handle, at most
 PICTURES = 24
@@ -113,7 +114,7 @@ def explore(
     for key in (name for name in METHODS if name in validation):
         own, test = calibration[key], validation[key]
         if isinstance(own, OneForAll):
-            names = bases if key == "base networks" else [f"N{v}" for v in range(1, k + 1)]
+            names = [_spoken(base) for base in bases] if key == "base networks" else [f"N{v}" for v in range(1, k + 1)]
             found[key] = Points(names, own.correct.mean(axis=0), own.madds, test.correct)
         else:
             found[key] = Curve(own, test)
@@ -132,6 +133,11 @@ def explore(
     images["right"] = paper.correct[rows].astype(int).tolist()
     sizes = {"calibration": len(first[0]), "validation": n}
     return preset | {"k": k, "largest": float(alone[-1]), "samples": sizes, "pictures": images}
+
+
+def _spoken(base: str) -> str:
+    """An experiment of `graph.rivals` as the page names it: "N4 alone" for alone-4."""
+    return re.sub(r"^alone-(\d+)$", r"N\1 alone", base)
 
 
 def explore_paper() -> dict:

@@ -136,7 +136,7 @@ def near_chance(name: str, runs: Sequence[Run], subnetwork: int) -> list[str]:
         chance = 1 / classes
         found = accuracy([run], subnetwork).value / 100
         if found <= chance + CHANCE * np.sqrt(chance * (1 - chance) / len(rows)):
-            return [f"{name} is at chance ({100 * found:.1f} % of {classes} classes)"]
+            return [f"{name} is at chance ({100 * found:.1f} %; guessing gives {100 * chance:.3g} %)"]
     return []
 
 

@@ -125,9 +125,10 @@ def training_paths(rows: Mapping[str, tuple[Sequence[float], Sequence[float]]], 
 def scores(values: Sequence[float], chosen: Sequence[int]) -> Figure:
     """Scores of channels in ascending order; those `chosen` for group 1 are filled with its colour."""
     figure, ax = plt.subplots(figsize=(5.6, 3.0))
+    values = np.asarray(values)
     order = np.argsort(values)
     colours = [owner_colour(1) if channel in set(map(int, chosen)) else "none" for channel in order]
-    ax.bar(range(len(order)), np.asarray(values)[order], color=colours, edgecolor=INK)
+    ax.bar(range(len(order)), values[order], color=colours, edgecolor=INK)
     ax.set(xticks=range(len(order)), xticklabels=order, xlabel="output channel", ylabel="violating input")
     return figure
 
@@ -260,7 +261,7 @@ def repaired_in_words(share: pd.DataFrame, longest: int) -> str:
     last = share.iloc[-1]
     text = f"After {epochs(longest)} of training $N_K$ of `copy` has changed by {last['trained']:+.1f} points. "
     text += f"Before any training `reconstruct` is {abs(last['given']):.1f} points "
-    text += "ahead of it" if last["given"] >= 0 else "behind it"
+    text += "ahead of untrained `copy`" if last["given"] >= 0 else "behind untrained `copy`"
     if last["share"] > 0:
         part = f"{last['share']:.0%}" if last["share"] < 1 else "all"
         text += f", which is **{part}** of what training gives to `copy`, from regressions on some images alone"
@@ -284,8 +285,8 @@ def dips_in_words(table: pd.DataFrame) -> list[str]:
         if lost.empty:
             lines.append(f"`{init}`: no sub-network is clearly less accurate after {epochs(lengths[1])} than before.")
             continue
-        parts = ", ".join(f"$N_{number}$ by {-points:.1f}" for number, points in lost.items())
-        lines.append(f"`{init}`: after {epochs(lengths[1])} less accurate than before are {parts} points.")
+        parts = ", ".join(f"$N_{number}$ by {-points:.1f} points" for number, points in lost.items())
+        lines.append(f"`{init}`: after {epochs(lengths[1])} these are less accurate than before: {parts}.")
     return lines
 
 

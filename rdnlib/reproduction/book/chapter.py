@@ -59,13 +59,14 @@ def show_table(table: pd.DataFrame, formats=None, *, digits=1, index=False, miss
     display(style if caption is None else style.set_caption(caption))
 
 
-def about_the_run(workspace: Workspace, *, seeds: int = 1) -> str:
-    """The sentence under a table that says what was measured: profile, data, images, and at how many seeds."""
+def about_the_run(workspace: Workspace, *, seeds: int = 1, fewest: int | None = None) -> str:
+    """The sentence under a table that says what was measured: profile, data, images, and at how many seeds; `fewest` in some rows."""
     data = workspace.data
+    count = f"{fewest} to {seeds}" if fewest and fewest < seeds else f"{seeds}"
     return (
         f"Profile {workspace.profile.name}: {data.name}, {len(data.classes)} classes, "
         f"{data.images['train']} training and {data.images['validation']} validation images, "
-        f"{seeds} seed{'s' if seeds > 1 else ''}. In brackets 95 % intervals over the images"
+        f"{count} seed{'s' if seeds > 1 else ''}. In brackets 95 % intervals over the images"
         f"{', then over the seeds' if seeds > 1 else ''}."
     )
 

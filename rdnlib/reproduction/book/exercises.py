@@ -1,6 +1,7 @@
 """Exercises of the chapters: a check that says what is not yet right, and never stops the notebook."""
 
 import functools
+import re
 from collections.abc import Callable
 
 
@@ -16,7 +17,9 @@ def check(examine: Callable[..., None]) -> Callable[..., None]:
             examine(*answer)
         except Exception as error:  # of the reader's code, of any kind
             wrong = isinstance(error, AssertionError)
-            print(f"Not yet: {error if wrong and str(error) else repr(error)}")
+            still_open = isinstance(error, TypeError) and re.search(r"ellipsis|NoneType", str(error), re.IGNORECASE)
+            reason = "it returns nothing yet" if still_open else str(error) if wrong and str(error) else repr(error)
+            print(f"Not yet: {reason}")
         else:
             print("Right.")
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rdnlib.reproduction.analysis.statistics import Estimate
+from rdnlib.reproduction.analysis.verdicts import ENOUGH_SEEDS
 from rdnlib.reproduction.analysis.worth import DOES_NOT, NOTHING, OPEN, PAYS, TRADE, Comparison
 from rdnlib.reproduction.book.chapter import comparison, hulls, with_interval
 from rdnlib.reproduction.book.style import BLUE, DOTTED, GREEN, INK, VERMILLION, legend_below, owner_colour, styled
@@ -21,16 +22,19 @@ Found = Mapping[tuple[str, str], Comparison]
 NAMES = {
     "N_K": "$N_K$", "base": "its base", "longer": "the base trained equally long", "single": "one sub-network, chosen for the base’s accuracy,",
     "dynamic at the base": "dynamic inference at the base’s accuracy", "dynamic": "dynamic inference",
-    "best single": "the best single sub-network at its cost", "sequential": "sequential inference",
+    "mix": "the best mix of two sub-networks at its cost", "sequential": "sequential inference",
 }  # fmt: skip
 USES = {  # what somebody may want of an RDN: the rows that decide whether it pays
     ("single", "longer"): "one network serves all images, and the base’s accuracy is wanted",
     ("dynamic at the base", "longer"): "every image may leave at its own exit, and the base’s accuracy is wanted",
     ("dynamic", "N_K"): "the RDN is there, and $N_K$’s accuracy is wanted for less",
-    ("dynamic", "best single"): "the RDN is there, and the choice is between adapting and one sub-network at that cost",
+    (
+        "dynamic",
+        "mix",
+    ): "the RDN is there, and the choice is between adapting and a mix of two sub-networks at that cost",
 }
 LEADS = {
-    PAYS: "**It pays** if", DOES_NOT: "**It does not pay** if", TRADE: "**It is a trade** if", OPEN: "**It is open** if",
+    PAYS: "**It pays** if", DOES_NOT: "**It does not pay** if", TRADE: "**It is a trade** if", OPEN: "**Whether it pays is open** if",
     NOTHING: "**Nothing can be said** if",
 }  # fmt: skip
 
@@ -42,13 +46,14 @@ def name_in_words(name: str) -> str:
 
 
 def cost_in_words(cost: Estimate) -> str:
-    """ "20.0 % fewer MAdds than", by the intervals as they are printed; both NaN-free."""
+    """What is known about the cost, by the intervals as they are printed; both NaN-free."""
     low, high = (round(end, 1) for end in cost.hull)
     if low == high == 0:
         return "needs exactly as many MAdds"
-    word = "fewer" if high < 0 else "more" if low > 0 else "about as many"
     number = f"{cost.value:+z.1f}" if cost.low == cost.high else cost.text("+")
-    return f"needs {word} MAdds, {number} %"
+    if low <= 0 <= high:
+        return f"which of the two costs less is open, {number} % MAdds"
+    return f"needs {'fewer' if high < 0 else 'more'} MAdds, {number} %"
 
 
 def in_words(what: str, rival: str, found: Comparison) -> str:
@@ -70,7 +75,15 @@ def use_in_words(use: str, found: Comparison) -> str:
     accuracy = (
         "accuracy is gained" if low > 0 else "accuracy is lost" if high < 0 else "the accuracies cannot be told apart"
     )
-    cost = "MAdds are saved" if dearest < 0 else "MAdds are added" if cheapest > 0 else "the cost is about the same"
+    cost = (
+        "the cost is the same"
+        if cheapest == dearest == 0
+        else "MAdds are saved"
+        if dearest < 0
+        else "MAdds are added"
+        if cheapest > 0
+        else "which costs less is open"
+    )
     reason, loss = (
         f"{accuracy}, and {cost}",
         f"a loss of accuracy of {'more than' if found.verdict == PAYS else 'up to'} {max(0.0, -low):.1f} points",
@@ -107,11 +120,12 @@ def headline(found: Found) -> str:
         PAYS: "pays in",
         DOES_NOT: "does not pay in",
         TRADE: "is a trade in",
-        OPEN: "is open in",
+        OPEN: "is undecided in",
         NOTHING: "cannot be judged in",
     }
     parts = [f"{says[verdict]} {count}" for verdict, count in counts.items() if count]
-    caution = _caution(min((found[pair] for pair in pairs), key=lambda each: each.gain.seeds))
+    fewest = min((found[pair] for pair in pairs), key=lambda each: each.gain.seeds)
+    caution = f" Fewer than {ENOUGH_SEEDS} seeds illustrate; they do not test." if fewest.illustrates else ""
     return f"Of {len(pairs)} use{'s' * (len(pairs) > 1)} of an RDN that we compared, it {', '.join(parts)}.{caution}"
 
 
@@ -255,8 +269,14 @@ def alt_text(found: Found) -> str:
     if each is None or each.verdict == NOTHING:
         return "Accuracy against cost, relative to the base trained equally long; nothing can be said about dynamic inference."
     low, high, cheapest, dearest = each.ends
-    cost = "fewer" if dearest < 0 else "more" if cheapest > 0 else "about as many"
-    return f"Dynamic inference is {comparison(low, high)} the base trained equally long and needs {cost} MAdds."
+    cost = (
+        "it needs fewer MAdds"
+        if dearest < 0
+        else "it needs more MAdds"
+        if cheapest > 0
+        else "which needs fewer MAdds is open"
+    )
+    return f"Dynamic inference is {comparison(low, high)} the base trained equally long, and {cost}."
 
 
 def _typeset(name: str) -> str:
@@ -270,8 +290,8 @@ def _why(found: Comparison) -> str:
 def _missed(found: Comparison) -> str:
     if not found.missed:
         return ""
-    where = f"at {found.missed} of {_seeds(found.gain.seeds)}"
-    return f" On the held-out images the accuracy aimed at was out of reach {where}; the most accurate choice stands for it."
+    where = f" at {found.missed} of {found.gain.seeds} seeds" if found.gain.seeds > 1 else ""
+    return f" On the held-out images the accuracy aimed at was out of reach{where}; the most accurate choice stands for it."
 
 
 def _seeds(count: int) -> str:
@@ -279,8 +299,4 @@ def _seeds(count: int) -> str:
 
 
 def _caution(found: Comparison) -> str:
-    return (
-        f" ({_seeds(found.gain.seeds)}: illustrates, does not test.)"
-        if found.illustrates and found.verdict != NOTHING
-        else ""
-    )
+    return f" ({_seeds(found.gain.seeds)} only.)" if found.illustrates and found.verdict != NOTHING else ""

@@ -66,24 +66,24 @@ def result_in_words(found: AtTheBase) -> str:
     elif high < 0:
         gained = f"is {points} less accurate"
     else:
-        gained = "is as accurate" if low >= -COMPARABLE else "cannot be told apart from it in accuracy"
+        gained = "is as accurate" if low >= -COMPARABLE else "its accuracy cannot be told apart from the base’s"
     better = {True: "The RDN is the better choice", False: "The base network is the better choice"}
     if high < 0:
         verdict = "Accuracy is given up for computation" if dearest < 100 else better[False]
     elif dearest < 100:
-        verdict = better[True] if low >= -COMPARABLE else "It saves computation, but a loss of accuracy is not excluded"
+        verdict = better[True] if low >= -COMPARABLE else "The RDN saves computation, but may lose accuracy"
     elif cheapest > 100:
         verdict = "Accuracy is gained for more computation" if low > 0 else better[False]
     else:
         verdict = better[True] if low > 0 else "Neither is clearly the better choice"
     seeds = f"{found.gain.seeds} seed{'' if found.gain.seeds == 1 else 's'}"
-    caution = ": illustrates, does not test" if found.gain.seeds < ENOUGH_SEEDS else ""
+    caution = ": an illustration, not a test" if found.gain.seeds < ENOUGH_SEEDS else ""
     where = " at any seed" if found.missed == found.gain.seeds else f" at {found.missed} of {seeds}"
     where = where if found.gain.seeds > 1 else ""
     missed = f" No λ reaches the base network’s accuracy on the held-out images{where}." if found.missed else ""
     return (
         f"In this run ({seeds}{caution}), dynamic inference uses <b>{found.share.value:.0f} % of the multiply-adds</b> of the base network "
-        f"that was trained equally long ({found.base.value:.1f} %), and {gained}.{missed} <b>{verdict}.</b>"
+        f"that was trained equally long (accuracy {found.base.value:.1f} %), and {gained}.{missed} <b>{verdict}.</b>"
     )
 
 
@@ -95,8 +95,8 @@ def paper_in_words() -> str:
     share = 100 * adapted["madds_m"].to_numpy() / base["madds_m"].to_numpy()
     gain = adapted["top1"].to_numpy() - base["top1"].to_numpy()
     return (
-        f"The paper reports {share.min():.0f} to {share.max():.0f} % of the base networks’ multiply-adds on ImageNet, with "
-        f"{gain.min():+.2f} to {gain.max():+.2f} points of accuracy."
+        f"The paper reports {share.min():.0f} to {share.max():.0f} % of the base networks’ multiply-adds on ImageNet, and accuracies "
+        f"{gain.min():+.2f} to {gain.max():+.2f} points from theirs."
     )
 
 
@@ -123,11 +123,11 @@ def exits_picture(images: ImageSet, samples: Dynamic, outcome: Outcome, *, count
     shares = np.bincount(exits, minlength=len(samples.saved)) / len(exits)
     rows, order = representative(exits, count), np.argsort(images.ids)
     places = order[np.searchsorted(images.ids, samples.ids[rows], sorter=order)]
-    used = f"{outcome.madds.mean() / samples.madds[-1]:.0%} of the multiply-adds that all of them would need at "
+    used = f"{outcome.madds.mean() / samples.madds[-1]:.0%} of the multiply-adds that they would need at "
     accuracies = f"accuracy {outcome.accuracy:.1%} instead of {samples.correct[:, -1].mean():.1%}"
     busiest = f"most leave at N {shares.argmax() + 1} ({shares.max():.0%})"
     caption = (
-        f"{len(rows)} of {len(exits)} validation images, and the share of all that leaves at each sub-network. Together they use "
+        f"{len(rows)} of {len(exits)} validation images, and the share of all that leaves at each sub-network. All {len(exits)} together use "
         f"{used}N<sub>{len(shares)}</sub>; {accuracies}. Solid frames: right answers; dashed: wrong."
     )
     alt = f"Images enter the smallest of {len(shares)} nested networks and leave at different ones: {busiest}."

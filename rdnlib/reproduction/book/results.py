@@ -144,7 +144,7 @@ def gains_at_equal_cost(test: pd.DataFrame) -> Figure:
         ax.plot(row.subnetwork, row.gain, "o", color=INK)
     ax.axhline(0, **DOTTED)
     labels = [f"$N_{row.subnetwork}$\n{row.spent:.0f} %" for row in test.itertuples()]
-    ax.set(xticks=test["subnetwork"], xticklabels=labels, xlabel="instead of (below: MAdds used, of its)")
+    ax.set(xticks=test["subnetwork"], xticklabels=labels, xlabel="compared with (below: MAdds used, in % of its)")
     ax.set(ylabel="accuracy gained (points)")
     ax.margins(x=0.1)
     return fig
@@ -182,11 +182,15 @@ def shares_above_in_words(shares: Mapping[str, float]) -> str:
     """For each policy, `tradeoff.share_above_base_networks`."""
     if any(np.isnan(share) for share in shares.values()):
         return "This profile trains no networks of other costs beside the base, so there is no line through them."
-    parts = " and ".join(f"the {name} policy over **{share:.0%}**" for name, share in shares.items())
-    return f"A line joins the separately trained networks. Of the range of their costs, above this line are {parts}."
+    first, *others = (f"the {name} policy {{}}over **{share:.0%}**" for name, share in shares.items())
+    parts = [first.format("is above it ") + " of the range of their costs", *(other.format("") for other in others)]
+    return f"A line joins the separately trained networks. T{', '.join(parts)[1:]}."
 
 
-LEVERS = {"plain": "plain part", "init": "initialisation", "lr": "learning rate", "largest": "share of N_K in the loss"}
+LEVERS = {
+    "plain": "plain part", "init": "initialisation", "lr": "learning rate", "largest": "share of N_K in the loss", "k": "original groups",
+    "distill": "share of the smaller sub-networks’ loss that N_K teaches",
+}  # fmt: skip
 
 
 def changes_in_words(changes: Mapping) -> str:

@@ -115,7 +115,7 @@ def test_a_path_of_training_begins_with_the_super_net():
 def test_only_networks_at_chance_are_warned_of():
     networks = {"N_1": ([Finished("abcd")], 1), "N_3": ([Finished("abcdefghijkl" * 9)], 3)}
     assert ablations.learned_little(networks) == [
-        "**N_1 is at chance (25.0 % of 4 classes)**: a comparison with it says nothing."
+        "**N_1 is at chance (25.0 %; guessing gives 25 %)**: a comparison with it says nothing."
     ]
 
 
@@ -164,9 +164,11 @@ def test_widths_are_compared_inside_of_the_rdn_only():
 def test_repair_in_words():
     text = ablations.repaired_in_words(repaired(), 4)
     assert text.startswith("After 4 epochs of training $N_K$ of `copy` has changed by +20.0 points.")
-    assert "15.0 points ahead of it, which is **75%**" in text and text.endswith("final accuracy of `copy` by epoch 4.")
+    assert "15.0 points ahead of untrained `copy`, which is **75%**" in text and text.endswith(
+        "final accuracy of `copy` by epoch 4."
+    )
     none = ablations.repaired_in_words(repaired(trained=-2.0, given=-1.0, share=np.nan, epochs=np.nan), 1)
-    assert "After 1 epoch of" in none and "1.0 points behind it" in none and "**" not in none
+    assert "After 1 epoch of" in none and "1.0 points behind untrained `copy`" in none and "**" not in none
     assert none.startswith("After 1 epoch of training $N_K$ of `copy` has changed by -2.0")
     assert "**all** of what" in ablations.repaired_in_words(repaired(share=1.2, epochs=0.0), 1)
     assert ablations.repaired_in_words(repaired(share=1.2, epochs=0.0), 1).endswith("without any training.")
@@ -175,7 +177,7 @@ def test_repair_in_words():
 def test_dips_are_named_where_the_intervals_are_apart():
     copy, reconstruct = ablations.dips_in_words(length_table())
     assert copy == "`copy`: no sub-network is clearly less accurate after 4 epochs than before."
-    assert reconstruct == "`reconstruct`: after 4 epochs less accurate than before are $N_1$ by 5.0 points."
+    assert reconstruct == "`reconstruct`: after 4 epochs these are less accurate than before: $N_1$ by 5.0 points."
     assert ablations.dips_in_words(length_table()[:2]) == []
 
 

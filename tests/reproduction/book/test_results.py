@@ -167,5 +167,8 @@ def test_reference_points_are_read_off_at_the_cost_of_the_policy(oracle, text):
 
 def test_shares_above_the_line_are_said_or_that_there_is_none():
     text = results.shares_above_in_words({"dynamic": 0.25, "sequential": 1.0})
-    assert "the dynamic policy over **25%**" in text and "the sequential policy over **100%**" in text
+    assert (
+        "The dynamic policy is above it over **25%** of the range of their costs, the sequential policy over **100%**."
+        in text
+    )
     assert "no networks of other costs" in results.shares_above_in_words({"dynamic": 0.25, "sequential": float("nan")})
