@@ -8,8 +8,10 @@ layer, the batch, the machine and its libraries, so it is measured: every run of
 import time
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
+from os import PathLike
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,8 @@ from rdnlib.errors import ConfigError
 from rdnlib.nn.conv import NestedConv2d, channels, join
 from rdnlib.nn.rdn import SubNetwork
 from rdnlib.utils.devices import flushing_denormals
+from rdnlib.utils.files import read_json, write_json
+from rdnlib.utils.provenance import processor
 
 REPEATS = 3  # measurements of a product, of which the fastest counts: others only disturb
 LEAST = 5e-4  # seconds of one measurement, at least
@@ -59,14 +63,16 @@ class PlannedConv(nn.Module):
 
 @torch.no_grad()
 @flushing_denormals()
-def tune(network: SubNetwork, images: Tensor) -> SubNetwork:
+def tune(network: SubNetwork, images: Tensor, plans: str | PathLike | None = None) -> SubNetwork:
     """A copy for inference on batches like `images` (B, 3, H, W): its nested convolutions as the products that are fastest here.
 
-    The same logits up to rounding, for finite activations. Raises ConfigError for anything but `rdn.subnetwork(i)`.
+    plans: a JSON file that keeps what was found, so that a layer of this kind is never measured again for such an input on this
+    machine. The same logits up to rounding, for finite activations. Raises ConfigError for anything but `rdn.subnetwork(i)`, and
+    for a file that is no plan.
     """
     if not isinstance(network, SubNetwork):
         raise ConfigError(f"tune takes one sub-network, rdn.subnetwork(i), not a {type(network).__name__}")
-    network = deepcopy(network).eval()
+    known, network = _read(plans), deepcopy(network).eval()
     inputs: dict[str, Tensor] = {}
     nested = {name: layer for name, layer in network.trunk.layers.items() if isinstance(layer, NestedConv2d)}
     hooks = [
@@ -78,8 +84,33 @@ def tune(network: SubNetwork, images: Tensor) -> SubNetwork:
         hook.remove()
     for name, layer in nested.items():
         x = inputs.pop(name)
-        network.trunk.layers[name] = _planned(layer, fastest(layer, x), x)
+        situation = _situation(layer, x)
+        if situation not in known:
+            known[situation] = fastest(layer, x)
+        network.trunk.layers[name] = _planned(layer, known[situation], x)
+    if plans is not None:
+        write_json(plans, {key: [asdict(each) for each in products] for key, products in known.items()})
     return network
+
+
+def _situation(conv: NestedConv2d, x: Tensor) -> str:
+    """All that decides which products are fastest: the layer, its input, the machine and the library."""
+    sizes = f"k={conv.k} {'plain ' * conv.reads.plain}{conv.reads.sizes}→{conv.writes.sizes}"
+    layer = f"{type(conv).__name__} {sizes} {conv.kernel_size} {conv.stride} {conv.padding} {conv.dilation} bias={conv.bias is not None}"
+    device = torch.cuda.get_device_name(x.device) if x.device.type == "cuda" else processor()
+    return f"{layer} on {tuple(x.shape)} {x.stride()} {x.dtype}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def _read(plans: str | PathLike | None) -> dict[str, list[Product]]:
+    if plans is None or not Path(plans).exists():
+        return {}
+    try:
+        return {
+            key: [Product(each["first"], each["last"], tuple(map(tuple, each["runs"]))) for each in products]
+            for key, products in read_json(plans).items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{plans} is no file of plans that `tune` has written ({error}): name another one") from None
 
 
 def schemes(network: SubNetwork) -> dict[str, SubNetwork]:

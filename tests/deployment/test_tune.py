@@ -13,6 +13,7 @@ from rdnlib.deployment.tune import PlannedConv, candidates, fastest, schemes, tu
 from rdnlib.errors import ConfigError
 from rdnlib.nn.conv import NestedConv2d, NestedLinear
 from rdnlib.nn.groups import Space, nested_sizes
+from rdnlib.surgery.nest import to_rdn
 
 
 def nested(
@@ -44,6 +45,33 @@ def test_any_partition_into_products_is_the_definition(data, k, plain, kernel, b
         products.append(data.draw(st.sampled_from(candidates(conv, first, last))))
         first = last + 1
     torch.testing.assert_close(PlannedConv(conv, products)(x), conv.forward_by_group(x, 1, upto), rtol=1e-4, atol=1e-4)
+
+
+def test_what_was_found_is_kept_and_not_measured_again(small, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "REPEATS", 1)
+    network, measured, plans = to_rdn(small, 2, select="identity").subnetwork(3), [], tmp_path / "plans.json"
+    monkeypatch.setattr(module, "fastest", lambda conv, x: measured.append(conv) or fastest(conv, x))
+    first = tune(network, images, plans)
+    nested = [layer for layer in network.trunk.layers.values() if isinstance(layer, NestedConv2d)]
+    assert 0 < len(measured) < len(nested)  # layers of a kind once
+    count = len(measured)
+    second = tune(network, images, plans)
+    assert len(measured) == count
+    for name, layer in first.trunk.layers.items():
+        if isinstance(layer, PlannedConv):
+            assert layer.products == second.trunk.layers[name].products
+    tune(network, images[:3], plans)
+    assert len(measured) == 2 * count  # another batch size may want others; what is kept stays
+    tune(network, images, plans)
+    assert len(measured) == 2 * count
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', '{"a": [{"first": 1}]}'])
+def test_another_file_is_no_plan(small, images, tmp_path, text):
+    (plans := tmp_path / "plans.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"plans\.json is no file of plans"):
+        tune(to_rdn(small, 2, select="identity").subnetwork(1), images, plans)
+    assert plans.read_text() == text
 
 
 @torch.no_grad()
