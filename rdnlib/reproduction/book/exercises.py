@@ -17,7 +17,7 @@ def check(examine: Callable[..., None]) -> Callable[..., None]:
             examine(*answer)
         except Exception as error:  # of the reader's code, of any kind
             wrong = isinstance(error, AssertionError)
-            still_open = isinstance(error, TypeError) and re.search(r"ellipsis|NoneType", str(error), re.IGNORECASE)
+            still_open = not wrong and re.search(r"ellipsis|NoneType", str(error), re.IGNORECASE)
             reason = "it returns nothing yet" if still_open else str(error) if wrong and str(error) else repr(error)
             print(f"Not yet: {reason}")
         else:
