@@ -1,5 +1,6 @@
 """The notebooks, and a way to run one in this process: a kernel for each, with its imports, takes most of the time."""
 
+import gc
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -34,6 +35,7 @@ def run_here(path: Path, parameters: dict, *, networks: bool = True) -> list[tup
     """Run a notebook's cells in this process, with other values of its parameters; each cell with what it printed."""
     # a module of its own: `__main__` stays this process's, which tests that start other processes need
     shell = InteractiveShell.instance(user_module=ModuleType("notebook"))
+    gc.freeze()  # `reset` collects garbage: not among all that is imported, which takes a second each time
     shell.reset(new_session=False)
     cells = []
     with plt.rc_context():
