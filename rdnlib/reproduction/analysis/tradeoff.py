@@ -26,12 +26,22 @@ from rdnlib.reproduction.experiments.workspace import Run
 CURVES = ("dynamic", "sequential", "confidence cascade")
 
 
-def base_networks(evidence: Evidence) -> list[Bases]:
-    """The networks that Figure 8 compares the RDN with (`graph.rivals`), of each seed."""
-    names, indices = graph.rivals(evidence.profile), {graph.alone(index): index for index in evidence.profile.alone}
-    seeds = zip(*evidence.together("rdn-reconstruct", *names), strict=True)
-    each = [dict(zip(names, own, strict=True)) for _, *own in seeds]
-    return [{name: Alone(run, indices[name]) if name in indices else run for name, run in own.items()} for own in each]
+def base_networks(evidence: Evidence, seeds: int | None = None) -> list[Bases]:
+    """The networks that Figure 8 compares the RDN with (`graph.rivals`), of each of the first `seeds` seeds (default: all of the RDN's).
+
+    Those that were trained at fewer seeds are left out of all.
+    """
+    indices = {graph.alone(index): index for index in evidence.profile.alone}
+    count = len(evidence.runs("rdn-reconstruct")) if seeds is None else seeds
+    found = {name: evidence.runs(name) for name in graph.rivals(evidence.profile)}
+    return [
+        {
+            name: Alone(runs[seed], indices[name]) if name in indices else runs[seed]
+            for name, runs in found.items()
+            if len(runs) >= count
+        }
+        for seed in range(count)
+    ]
 
 
 def target_table(targets: Iterable[Sequence[Calibrated]], *, same_images: bool = True) -> pd.DataFrame:

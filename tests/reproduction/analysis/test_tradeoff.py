@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from support.fakes import MADDS, POLICY, POLICY_MADDS, FakeRun, K, fake_base, fake_runs
+from support.fakes import MADDS, POLICY, POLICY_MADDS, FakeEvidence, FakeRun, K, fake_base, fake_runs
 
 from rdnlib.calibration.multiplier import choose
 from rdnlib.errors import DataError
@@ -125,6 +125,16 @@ def test_a_duel_is_paired(runs):
     assert gain.value == pytest.approx(100 * (own.correct.mean() - rival.correct.mean()))
     assert cost.value == pytest.approx(100 * (own.madds - rival.madds).mean() / MADDS[-1])
     assert cost.low <= cost.value <= cost.high
+
+
+def test_rivals_at_fewer_seeds_are_shown_at_the_first_only():
+    class Lone(FakeEvidence):
+        def runs(self, name):
+            return super().runs(name)[: 1 if name.startswith("alone") else 3]
+
+    (first,), all_seeds = tradeoff.base_networks(Lone(), seeds=1), tradeoff.base_networks(Lone())
+    assert "alone-1" in first and {"base", "base-longer"} <= set(first)
+    assert len(all_seeds) == 3 and all(set(each) == set(first) - {"alone-1"} for each in all_seeds)
 
 
 def test_base_networks_must_have_seen_the_same_images(runs):

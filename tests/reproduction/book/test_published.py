@@ -263,4 +263,5 @@ def test_the_readme_says_what_was_published():
     networks = pd.read_csv(resource(f"data/published/{published.DEFAULT}/tables/subnetworks.csv")).set_index("model")
     assert f"below its {networks.loc['base, longer', 'top1']:.1f} %" in text
     assert f"needs {cost:.0f} % ({low:.0f} to {high:.0f}) of the multiply-adds of the base" in text
-    assert f"{-row['gain']:.1f} points (95 % interval −{-row['gain_low']:.1f} to +{row['gain_high']:.1f}) below" in text
+    low, high = (f"{row[f'gain_{end}']:+.1f}".replace("-", "−") for end in ("low", "high"))
+    assert f"{-row['gain']:.1f} points (95 % interval {low} to {high}) below" in text
