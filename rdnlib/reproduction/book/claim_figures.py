@@ -8,13 +8,14 @@ from types import MappingProxyType
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from rdnlib.reproduction.analysis.statistics import Estimate
 from rdnlib.reproduction.analysis.verdicts import INCONCLUSIVE, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, SEEDS
-from rdnlib.reproduction.book.chapter import with_interval
+from rdnlib.reproduction.book.chapter import bullet_list, with_interval
 from rdnlib.reproduction.book.style import BLUE, DOTTED, GREEN, GREY, INK, ORANGE, VERMILLION, legend_below, styled
 
 VERDICTS = {
@@ -107,3 +108,15 @@ def forest(table: pd.DataFrame) -> Figure:
     looks = ({"color": c, "marker": m, "linewidth": 3.5, "label": name} for name, (c, m) in found.items())
     legend_below(fig, *looks, bound)
     return fig
+
+
+def verdicts_in_words(table: pd.DataFrame) -> Markdown:
+    """How many claims have which verdict, and which are not reproduced; of `verdicts.verdict_table`."""
+    counts = table["verdict"].value_counts().reindex(VERDICTS).dropna()
+    text = f"Of {len(table)} claims: **{'; '.join(f'{count:.0f} × {verdict}' for verdict, count in counts.items())}**. "
+    unjudged, failed = table["verdict"].str.endswith("illustrates"), table[table["verdict"] == "not reproduced"]
+    if unjudged.any():
+        ways = table["reason"][unjudged].str.startswith("points").sum()
+        text += f"Of those that only illustrate, {ways} point the paper’s way and {unjudged.sum() - ways} do not. "
+    text += "Not reproduced:" if len(failed) else "" if unjudged.any() else "None is “not reproduced”."
+    return bullet_list([f"{row.where}: {row.statement}." for row in failed.itertuples()], intro=text.strip())

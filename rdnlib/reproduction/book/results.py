@@ -63,6 +63,24 @@ def madds_bars(ours: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     return fig
 
 
+def plain_in_words(plain: float | Sequence[str] | None) -> str:
+    """Which layers are not nested, as a profile says it."""
+    if plain is None:
+        return "the paper's two blocks"
+    return f"the first {plain:.0%} of the MAdds" if isinstance(plain, float) else ", ".join(plain)
+
+
+def folding_in_words(folded: float, unfolded: float) -> str:
+    """What N_K costs, as a share of its base's MAdds, as it is executed and with heads that are not folded."""
+    text = f"As it is executed, $N_K$ costs {folded:.0%} of its base's MAdds."
+    if round(folded, 2) == round(unfolded, 2):
+        return f"{text} Folding the heads saves nothing here."
+    return (
+        f"{text} With heads that are not folded it would be {unfolded:.0%}: align layers do not shrink with the image, and with few "
+        "classes they are larger than what they fold into."
+    )
+
+
 def loss_in_words(change: Estimate) -> str:
     """What is known about a loss of accuracy, from the interval of the change in points."""
     low, high = change.hull

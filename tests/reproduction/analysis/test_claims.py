@@ -67,7 +67,7 @@ def test_every_claim_has_its_numbers():
     assert (table["paper"].str.len() > 0).all() and table["ours_seeds_low"].notna().any()
     paper = table.set_index("statement")["paper"]
     assert (
-        paper["mobilenext: 14 sub-networks instead of 7 cost the largest some accuracy (the paper's MnXt1.5)"]
+        paper["MobileNeXt: 14 sub-networks instead of 7 cost the largest some accuracy (the paper's MnXt1.5)"]
         == "+1.12"
     )
     assert paper["a pre-trained super-net helps"] == "+3.82"

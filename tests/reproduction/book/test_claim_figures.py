@@ -79,3 +79,18 @@ def test_every_statement_stands_whole_above_its_own_bar():
         top < bar for bar, top in zip(bounds, tops[1:], strict=False)
     )
     plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "says"),
+    [
+        ({"reproduced": 2}, "Of 2 claims: **2 × reproduced**. None is “not reproduced”."),
+        ({"reproduced": 1, "not reproduced": 1}, "Not reproduced:\n\n- Table 1: b."),
+        ({"one seed: illustrates": 2}, "Of those that only illustrate, 1 point the paper’s way and 1 do not."),
+    ],
+)
+def test_verdicts_are_counted_and_failures_named(verdicts, says):
+    rows = [verdict for verdict, count in verdicts.items() for _ in range(count)]
+    reasons = ["points the paper’s way", "does not point the paper’s way"]
+    table = pd.DataFrame({"verdict": rows, "reason": reasons, "where": "Table 1", "statement": ["a", "b"]})
+    assert claim_figures.verdicts_in_words(table).data.endswith(says)

@@ -172,3 +172,12 @@ def test_shares_above_the_line_are_said_or_that_there_is_none():
         in text
     )
     assert "no networks of other costs" in results.shares_above_in_words({"dynamic": 0.25, "sequential": float("nan")})
+
+
+def test_what_folding_and_the_plain_part_are_in_words():
+    assert "costs 110% of its base" in results.folding_in_words(
+        1.1, 1.3
+    ) and "would be 130%" in results.folding_in_words(1.1, 1.3)
+    assert "saves nothing" in results.folding_in_words(1.101, 1.102)
+    texts = [results.plain_in_words(plain) for plain in (None, 0.5, ("stem", "blocks.0"))]
+    assert texts == ["the paper's two blocks", "the first 50% of the MAdds", "stem, blocks.0"]

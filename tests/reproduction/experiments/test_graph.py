@@ -163,7 +163,7 @@ def test_the_complete_part_of_a_profile_has_nothing_that_is_missing():
     assert part().settings() == profile.settings() | {"seeds": {"main": 1, "rest": 1, "alone": 1}}
     assert part().name == "pretrained" and part().source == profile.source
     assert part({"rdn-random"}).ablations is None and part({"rdn-random"}).variants.keys() == profile.variants.keys()
-    assert [*part({"rdn-paper"}).variants] == ["earlier"]
+    assert [*part({"rdn-paper"}).variants] == ["earlier", "halves"]
     assert part({"alone-4"}).alone == [1]
     assert "alone" not in part({"alone-1", "alone-4"}).seeds.settings()
     assert part(other=3, rdn_copy=2, alone_1=1).seeds.settings() == {"main": 3, "rest": 2, "alone": 1}
