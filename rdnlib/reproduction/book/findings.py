@@ -28,11 +28,8 @@ USES = {  # what somebody may want of an RDN: the rows that decide whether it pa
     ("single", "longer"): "one network serves all images, and the base’s accuracy is wanted",
     ("dynamic at the base", "longer"): "every image may leave at its own exit, and the base’s accuracy is wanted",
     ("dynamic", "N_K"): "the RDN is there, and $N_K$’s accuracy is wanted for less",
-    (
-        "dynamic",
-        "mix",
-    ): "the RDN is there, and the choice is between adapting and a mix of two sub-networks at that cost",
-}
+    ("dynamic", "mix"): "the RDN is there, and the choice is between adapting and a mix of two sub-networks at that cost",
+}  # fmt: skip
 LEADS = {
     PAYS: "**It pays** if", DOES_NOT: "**It does not pay** if", TRADE: "**It is a trade** if", OPEN: "**Whether it pays is open** if",
     NOTHING: "**Nothing can be said** if",
@@ -75,15 +72,9 @@ def use_in_words(use: str, found: Comparison) -> str:
     accuracy = (
         "accuracy is gained" if low > 0 else "accuracy is lost" if high < 0 else "the accuracies cannot be told apart"
     )
-    cost = (
-        "the cost is the same"
-        if cheapest == dearest == 0
-        else "MAdds are saved"
-        if dearest < 0
-        else "MAdds are added"
-        if cheapest > 0
-        else "which costs less is open"
-    )
+    cost = "MAdds are saved" if dearest < 0 else "MAdds are added" if cheapest > 0 else "which costs less is open"
+    if cheapest == dearest == 0:
+        cost = "the cost is the same"
     reason, loss = (
         f"{accuracy}, and {cost}",
         f"a loss of accuracy of {'more than' if found.verdict == PAYS else 'up to'} {max(0.0, -low):.1f} points",
@@ -269,13 +260,8 @@ def alt_text(found: Found) -> str:
     if each is None or each.verdict == NOTHING:
         return "Accuracy against cost, relative to the base trained equally long; nothing can be said about dynamic inference."
     low, high, cheapest, dearest = each.ends
-    cost = (
-        "it needs fewer MAdds"
-        if dearest < 0
-        else "it needs more MAdds"
-        if cheapest > 0
-        else "which needs fewer MAdds is open"
-    )
+    known = "it needs fewer MAdds" if dearest < 0 else "it needs more MAdds"
+    cost = "which needs fewer MAdds is open" if cheapest <= 0 <= dearest else known
     return f"Dynamic inference is {comparison(low, high)} the base trained equally long, and {cost}."
 
 
