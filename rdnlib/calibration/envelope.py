@@ -18,16 +18,27 @@ from rdnlib.errors import ConfigError
 class ExactCurve:
     """How N samples move from exit to exit while the parameter grows from 0."""
 
-    exits: np.ndarray  # (K,) samples per exit before the first move
-    hits: int  # correct samples before the first move
+    start: np.ndarray  # (N,) exit before the first move
+    right: np.ndarray  # (N,) whether the sample is correct there
     at: np.ndarray  # (M,) ascending: the smallest parameter value at which the move has happened
+    sample: np.ndarray  # (M,) which sample moves, from 0 to N−1
     source: np.ndarray  # (M,) exit before the move
     target: np.ndarray  # (M,) exit after it
     gain: np.ndarray  # (M,) change in the number of correct samples: −1, 0 or 1
+    count: int  # of exits, K
 
     @property
     def samples(self) -> int:
-        return int(self.exits.sum())
+        return len(self.start)
+
+    def of(self, rows: np.ndarray) -> "ExactCurve":
+        """The curve of some of the samples, by their numbers, each at most once: nothing is computed or sorted again."""
+        number = np.full(self.samples, -1)
+        number[rows] = np.arange(len(rows))
+        kept = number[self.sample] >= 0
+        moves = {name: getattr(self, name)[kept] for name in ("at", "source", "target", "gain")}
+        sample = number[self.sample[kept]]
+        return ExactCurve(self.start[rows], self.right[rows], sample=sample, count=self.count, **moves)
 
     def breakpoints(self) -> np.ndarray:
         """Where the policy changes, beginning with 0: (R,)."""
@@ -36,13 +47,13 @@ class ExactCurve:
 
     def correct(self, values: np.ndarray) -> np.ndarray:
         """Number of correct samples at each parameter value: (R,) → (R,)."""
-        return self.hits + self._total(self.gain, values)
+        return self.right.sum() + self._total(self.gain, values)
 
     def shares(self, values: np.ndarray) -> np.ndarray:
         """Shares of the exits at each parameter value: (R,) → (R, K)."""
-        changes = [(self.target == v).astype(np.int8) - (self.source == v) for v in range(len(self.exits))]
+        changes = [(self.target == v).astype(np.int8) - (self.source == v) for v in range(self.count)]
         moved = np.stack([self._total(change, values) for change in changes], axis=1)
-        return (self.exits + moved) / self.samples
+        return (np.bincount(self.start, minlength=self.count) + moved) / self.samples
 
     def table(self, parameter: str, max_points: int | None = None, **per_exit) -> pd.DataFrame:
         """One row per distinct policy: parameter, accuracy, means of `per_exit`, exit_1 … exit_K (shares).
@@ -84,10 +95,9 @@ def lambda_curve(p: np.ndarray, correct: np.ndarray, saved: np.ndarray) -> Exact
     for v in range(k):
         rows = np.flatnonzero((enter[v] < leave[v]) & (start < v))
         gain = correct[v, rows].astype(np.int8) - correct[exits[rows], rows]
-        moves.append((enter[v, rows], exits[rows].astype(np.int16), np.full(len(rows), v, np.int16), gain))
+        moves.append((enter[v, rows], rows, exits[rows].astype(np.int16), np.full(len(rows), v, np.int16), gain))
         exits[rows] = v
-    hits = int(correct[start, np.arange(n)].sum())
-    return _sorted(np.bincount(start, minlength=k), hits, *map(np.concatenate, zip(*moves, strict=True)))
+    return _sorted(start, correct[start, np.arange(n)], k, *map(np.concatenate, zip(*moves, strict=True)))
 
 
 def threshold_curve(above: np.ndarray, correct: np.ndarray) -> ExactCurve:
@@ -99,10 +109,10 @@ def threshold_curve(above: np.ndarray, correct: np.ndarray) -> ExactCurve:
     reached = np.maximum.accumulate(above.astype(np.float64), axis=1)  # to go on, every earlier exit must be passed
     start = (reached < 0).sum(axis=1)
     moves = (reached >= 0) & np.isfinite(reached)
-    source = np.broadcast_to(np.arange(k - 1, dtype=np.int16), moves.shape)[moves]
+    sample, source = moves.nonzero()
     gain = np.diff(correct.astype(np.int8), axis=1)[moves]
-    hits = int(correct[np.arange(n), start].sum())
-    return _sorted(np.bincount(start, minlength=k), hits, reached[moves], source, source + 1, gain)
+    right = correct[np.arange(n), start]
+    return _sorted(start, right, k, reached[moves], sample, source.astype(np.int16), source.astype(np.int16) + 1, gain)
 
 
 def threshold_exits(above: np.ndarray, value: float) -> np.ndarray:
@@ -111,7 +121,7 @@ def threshold_exits(above: np.ndarray, value: float) -> np.ndarray:
     return stays.argmax(axis=1)  # the first exit that is not passed
 
 
-def _sorted(exits: np.ndarray, hits: int, breakpoints, source, target, gain) -> ExactCurve:
+def _sorted(start, right, count: int, breakpoints, sample, source, target, gain) -> ExactCurve:
     order = np.argsort(breakpoints)
     at = np.nextafter(breakpoints[order], np.inf)  # at the breakpoint itself the tie goes to the cheaper
-    return ExactCurve(exits, hits, at, source[order], target[order], gain[order])
+    return ExactCurve(start, right, at, sample[order], source[order], target[order], gain[order], count)

@@ -7,6 +7,7 @@ short. So, beyond the paper, the aim is set above the target by a margin that cr
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -63,14 +64,17 @@ def margin(family: Family, reference: np.ndarray, gap: float, *, folds: int = FO
     """
     if len(reference) < 10 * folds:
         return 0.0
-    order, splits = np.random.default_rng(seed).permutation(len(reference)), []
+    order = np.random.default_rng(seed).permutation(len(reference))
+    curve = family.exact() if isinstance(family, ByExit) else None
+    surplus = np.zeros(len(MARGINS))
     for part in np.array_split(order, folds):
         rest = np.setdiff1d(order, part)
-        splits.append(
-            (family.rows(rest), reference[rest].mean() - gap, family.rows(part), (reference[part] - gap).sum())
-        )
-    reached = _reached_by_curve if isinstance(family, ByExit) else _reached
-    surplus = sum(reached(fitted, target + MARGINS, test) - wanted for fitted, target, test, wanted in splits)
+        targets = reference[rest].mean() - gap + MARGINS
+        if curve is None:
+            right = _reached(family.rows(rest), targets, family.rows(part))
+        else:
+            right = _reached_by_curve(curve.of(rest), targets, curve.of(part))
+        surplus += right - (reference[part] - gap).sum()
     enough = surplus >= -ROUNDING * len(reference)
     return float(MARGINS[enough.argmax()] if enough.any() else MARGINS[-1])
 
@@ -80,14 +84,13 @@ def _reached(fitted: Family, targets: np.ndarray, test: Family) -> np.ndarray:
     return np.array([test.take(calibrate_or_best(fitted, target)[0])[0].sum() for target in targets])
 
 
-def _reached_by_curve(fitted: "ByExit", targets: np.ndarray, test: "ByExit") -> np.ndarray:
+def _reached_by_curve(fitted: ExactCurve, targets: np.ndarray, test: ExactCurve) -> np.ndarray:
     """`_reached` for all targets at once, from the two exact curves."""
-    curve = fitted.exact()
-    begins = curve.breakpoints()
-    accuracy = curve.correct(begins) / curve.samples
+    begins = fitted.breakpoints()
+    accuracy = fitted.correct(begins) / fitted.samples
     best = np.maximum.accumulate(accuracy)
     first = np.minimum(np.searchsorted(best, targets - ROUNDING), accuracy.argmax())
-    return test.exact().correct(begins[first])
+    return test.correct(begins[first])
 
 
 def calibrate_to(family: Family, reference: np.ndarray, gap: float) -> tuple[object, float | None]:
@@ -191,22 +194,26 @@ class OneForAll:
     correct: np.ndarray
     madds: np.ndarray
 
+    @cached_property
+    def accuracy(self) -> np.ndarray:
+        """Of each network, (M,)."""
+        return self.correct.mean(axis=0)
+
     def rows(self, index: np.ndarray) -> "OneForAll":
         return replace(self, correct=self.correct[index])
 
     def reach(self, target: float) -> int:
-        return int((self._accuracy(target) >= target - ROUNDING).argmax())
+        self._check(target)
+        return int((self.accuracy >= target - ROUNDING).argmax())
 
     def take(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return self.correct[:, index], np.full(len(self.correct), self.madds[index], dtype=np.float64)
 
-    def _accuracy(self, target: float) -> np.ndarray:
-        """Of each network, (M,); InfeasibleError if none reaches the target."""
-        accuracy = self.correct.mean(axis=0)
-        best = float(accuracy.max())
+    def _check(self, target: float) -> None:
+        """InfeasibleError if no network reaches the target."""
+        best = float(self.accuracy.max())
         if best < target - ROUNDING:
             raise InfeasibleError(f"no network reaches accuracy {target:.4f}: the best is {best:.4f}", best=best)
-        return accuracy
 
 
 class Mix(OneForAll):
@@ -216,8 +223,9 @@ class Mix(OneForAll):
     """
 
     def reach(self, target: float) -> tuple[int, int, float]:
-        accuracy, madds = self._accuracy(target), np.asarray(self.madds, dtype=np.float64)
-        low, high = accuracy[:, None], accuracy[None, :]  # every pair (a, b)
+        self._check(target)
+        madds = np.asarray(self.madds, dtype=np.float64)
+        low, high = self.accuracy[:, None], self.accuracy[None, :]  # every pair (a, b)
         enough = (high >= target - ROUNDING) & (low <= high)
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.where(low >= target - ROUNDING, 0.0, (target - low) / (high - low)).clip(0, 1)
@@ -227,12 +235,12 @@ class Mix(OneForAll):
 
     def within(self, budget: float) -> tuple[int, int, float]:
         """The pair and share that are right most often, at mean MAdds of `budget`, or of the nearest network outside of their range."""
-        accuracy, madds = self.correct.mean(axis=0), np.asarray(self.madds, dtype=np.float64)
+        madds = np.asarray(self.madds, dtype=np.float64)
         budget = np.clip(budget, madds.min(), madds.max())
         low, high = madds[:, None], madds[None, :]  # every pair (a, b)
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.where(low < high, (budget - low) / (high - low), 0.0)
-        mixed = (1 - share) * accuracy[:, None] + share * accuracy[None, :]
+        mixed = (1 - share) * self.accuracy[:, None] + share * self.accuracy[None, :]
         a, b = np.unravel_index(np.where((low <= budget) & (budget <= high), mixed, -1).argmax(), mixed.shape)
         return int(a), int(b), float(share[a, b])
 

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,6 +44,21 @@ def test_one_for_all_is_the_cheapest_that_reaches_the_target(case, target):
     assert family.reach(target) == good[0]
     right, spent = family.take(good[0])
     assert (right == correct[:, good[0]]).all() and (spent == MADDS[good[0]]).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(outcomes(), st.booleans())
+def test_the_curve_of_some_samples_is_the_curve_of_these_alone(case, by_lambda):
+    correct, rng = case
+    p = rng.choice([0.2, 0.5, 0.5 + 1e-9, 0.9], size=correct.shape)  # with ties
+    family = (
+        ByLambda(p, correct, np.array([0.7, 0.4, 0]), MADDS) if by_lambda else ByThreshold(p[:, 1:], correct, MADDS)
+    )
+    rows = rng.permutation(len(correct))[: rng.integers(1, len(correct) + 1)]
+    twice = rng.permutation(len(rows))[: rng.integers(1, len(rows) + 1)]
+    whole = family.exact()
+    for part, numbers in ((whole.of(rows), rows), (whole.of(rows).of(twice), rows[twice])):
+        pd.testing.assert_frame_equal(part.table("x", cost=MADDS), family.rows(numbers).exact().table("x", cost=MADDS))
 
 
 @settings(max_examples=100, deadline=None)

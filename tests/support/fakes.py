@@ -26,7 +26,7 @@ POLICY = {
 }
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeRun:
     result: dict
     frame: pd.DataFrame

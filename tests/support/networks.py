@@ -1,5 +1,6 @@
 """Networks for tests of the surgery: the paper's three at small widths, and a small one unlike them."""
 
+from functools import partial
 from math import prod
 
 import torch
@@ -88,7 +89,11 @@ class Mixed(nn.Module):
 
 # name → (builder of a width and number of classes, its widths, its choices of plain layers)
 NETWORKS = {
-    "mobilenext": (mobilenext, (0.2, 0.25, 0.35), (None, (), ("stem", "blocks.0", "blocks.1", "blocks.4"))),
+    "mobilenext": (
+        partial(mobilenext, depth_mult=0.5),
+        (0.2, 0.25, 0.35),
+        (None, (), ("stem", "blocks.0", "blocks.1", "blocks.4")),
+    ),
     "mobilenet_v2": (mobilenet_v2, (0.25, 0.35), (None, (), ("features.0", "features.6"))),
     "resnext50": (resnext50, (0.25,), (None, (), ("conv1", "layer1", "layer2"))),
     "mixed": (lambda *, width_mult, num_classes: Mixed(round(13 * width_mult)), (0.5, 1.0, 1.3), (None, ("first",))),

@@ -8,6 +8,7 @@ are 95 % over the images. The costs of the dynamic network (MAdds, parameters) a
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from rdnlib.policy.sequential import earlier_answers
 from rdnlib.reproduction.experiments.workspace import Run
 
 Bases = dict[str, Run]  # base networks by name
+_READ: WeakKeyDictionary = WeakKeyDictionary()  # run → split → its rows, as long as somebody has the run
 
 
 class Interval(NamedTuple):
@@ -170,7 +172,14 @@ def difficulty_correlation(samples: Dynamic, lam: float) -> float:
 
 
 def split_rows(run: Run, split: str) -> pd.DataFrame:
-    """The rows of one split, in order of id."""
+    """The rows of one split, in order of id. They are read once for each run, and not to be changed."""
+    known = _READ.setdefault(run, {})
+    if split not in known:
+        known[split] = _read_rows(run, split)
+    return known[split]
+
+
+def _read_rows(run: Run, split: str) -> pd.DataFrame:
     samples = run.samples()
     rows = samples[samples["split"] == split]
     label = run.result.get("name", "this run")

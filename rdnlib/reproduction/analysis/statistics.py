@@ -43,7 +43,14 @@ class Evidence:
     def runs(self, name: str) -> list[Run]:
         """An experiment at all of its seeds."""
         self.workspace.experiment(name)
-        return [ensure(workspace, name) for workspace in self.replicas[: self.repeats[name]]]
+        if name not in self._found:
+            self._found[name] = [ensure(workspace, name) for workspace in self.replicas[: self.repeats[name]]]
+        return [*self._found[name]]
+
+    @cached_property
+    def _found(self) -> dict[str, list[Run]]:
+        """What `runs` gave so far: the same objects again, whose rows have been read."""
+        return {}
 
     def together(self, *names: str) -> list[list[Run]]:
         """Experiments that are compared: each at the seeds that all of them have."""
