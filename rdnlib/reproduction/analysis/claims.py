@@ -25,6 +25,7 @@ TOLERANCE = 2.0  # % of the base's MAdds: what conventions (with or without acti
 LARGEST, LIGHTEST = -1, 1
 # The paper's rows; ours are smaller networks of the same kind
 TABLE2_NAMES = {"mobilenext": "MnXt1.5", "mobilenet_v2": "MBv21.4"}  # in the paper
+SOURCES = {"imagenet": "ImageNet"}  # of a profile's weights
 NETWORKS = {"mobilenext": "MobileNeXt", "mobilenet_v2": "MobileNetV2"}
 
 
@@ -140,6 +141,9 @@ def table3_claims(evidence: Evidence) -> list[Claim]:
         lost = near_chance("the pre-trained RDN", trained, LARGEST) + near_chance(
             "the one from scratch", scratch, LARGEST
         )
+        if source := evidence.profile.model.weights:
+            whose = SOURCES.get(source, source)
+            lost.append(f"the super-net began with weights from {whose}, a training that no row from scratch has had")
         claims.append(_claim(statement, [paper[0] - other], difference(trained, scratch), obstacles=lost))
     return _of("Table 3", claims)
 

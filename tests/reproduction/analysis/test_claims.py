@@ -99,6 +99,16 @@ def test_a_network_at_chance_and_a_base_that_still_learns_give_no_verdict():
     )
 
 
+def test_weights_from_elsewhere_are_no_evidence_for_pre_training():
+    evidence, profile = FakeEvidence(), FakeEvidence.profile
+    model = profile.model.model_copy(update={"weights": "imagenet"})
+    object.__setattr__(evidence, "profile", profile.model_copy(update={"model": model}))
+    table = ledger(evidence).set_index("statement")
+    row = table.loc["it still helps when training from scratch takes as long as both together"]
+    assert row["verdict"] == NOT_TESTABLE and "weights from ImageNet" in row["reason"]
+    assert not table["reason"][table["where"] != "Table 3"].str.contains("ImageNet").any()
+
+
 class MadeUpPaper(Evidence):
     """Networks whose expected accuracies are known: half of the effects are exactly at a claim's bound, every seed is off by some points."""
 
