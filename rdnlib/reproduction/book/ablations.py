@@ -245,7 +245,7 @@ def repaired_bars(share: pd.DataFrame) -> Figure:
     ax.bar(numbers, share["given"], width=0.4, color=colours)
     ax.axhline(0, color=INK, linewidth=1)
     name_subnetworks(ax.xaxis, len(share))
-    ax.set(xlabel="sub-network", ylabel="points above copy, untrained")
+    ax.set(xlabel="sub-network", ylabel="points above copy")
     frame, block = (
         {"marker": "s", "markersize": 9, "linestyle": "none", "color": INK},
         {"label": "reconstruct, without training"},

@@ -206,17 +206,20 @@ class AblationSettings(Section):
 
 class SeedSettings(Section):
     """At how many seeds experiments are run. main: the reconstructed RDN, its policy and what they are compared with; alone: of these the
-    sub-networks that are trained by themselves (default: main); rest: all others."""
+    sub-networks that are trained by themselves (default: main); ablations: the RDNs that Tables 4 and 5 compare (default: rest); rest:
+    all others."""
 
     main: Count = 1
     alone: Count = None
+    ablations: Count = None
     rest: Count = 1
 
     @pydantic.model_validator(mode="after")
     def _in_order(self) -> "SeedSettings":
-        if self.rest > self.main:
+        if not self.rest <= (self.ablations or self.rest) <= self.main:
             raise PydanticCustomError(
-                "rule", "main must not be below rest, whose parents and rivals are among the main ones"
+                "rule",
+                "main must not be below ablations, nor these below rest: what experiments build on has their seeds",
             )
         return self
 

@@ -190,10 +190,23 @@ def repeats(profile: Profile, seeds: int | None = None) -> dict[str, int]:
     """Experiment → at how many consecutive seeds it is run: `seeds`, or what the profile says of it."""
     if seeds is not None and (isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1):
         raise ConfigError(f"seeds is how many seeds to run, a whole number of at least 1, not {seeds!r}")
-    main = {"rdn-reconstruct", "policy-reconstruct", *rivals(profile)}  # what an RDN is worth is judged by these
-    own = {name: profile.seeds.main if name in main else profile.seeds.rest for name in experiments(profile, 0)}
-    own |= {alone(index): profile.seeds.alone or profile.seeds.main for index in profile.alone}
+    counts, groups = profile.seeds, _seed_groups(profile)
+    own = dict.fromkeys(experiments(profile, 0), counts.rest)
+    own |= dict.fromkeys(groups["ablations"], counts.ablations or counts.rest)
+    own |= dict.fromkeys(groups["main"], counts.main) | dict.fromkeys(groups["alone"], counts.alone or counts.main)
     return own if seeds is None else dict.fromkeys(own, seeds)
+
+
+def _seed_groups(profile: Profile) -> dict[str, set[str]]:
+    """The experiments whose number of seeds each entry of `seeds` gives, "rest" aside."""
+    singly = {*map(alone, profile.alone)}
+    main = {
+        "rdn-reconstruct",
+        "policy-reconstruct",
+        *rivals(profile),
+    } - singly  # what an RDN is worth is judged by these
+    compared = {*table4(profile).values(), *table5(profile).values()} if profile.ablations else set()
+    return {"main": main, "alone": singly, "ablations": compared - main}
 
 
 def complete_part(profile: Profile, finished: Callable[[str], int]) -> Profile:
@@ -210,12 +223,11 @@ def complete_part(profile: Profile, finished: Callable[[str], int]) -> Profile:
     counts = {name: finished(name) for name in experiments(profile, 0)}
     if missing := [name for name, count in counts.items() if not count]:
         raise ConfigError(f"not finished, though every book needs them: {', '.join(missing)}")
-    singly = {*map(alone, profile.alone)}
-    main = {"rdn-reconstruct", "policy-reconstruct", *rivals(profile)} - singly
-    most = min(counts[name] for name in main)
-    seeds = {"main": most, "rest": min(most, *(counts[name] for name in counts.keys() - main - singly))}
-    if singly:
-        seeds["alone"] = min(most, *(counts[name] for name in singly))
+    groups = _seed_groups(profile)
+    most = min(counts[name] for name in groups["main"])
+    seeds = {group: min(most, *(counts[name] for name in names)) for group, names in groups.items() if names}
+    others = counts.keys() - set().union(*groups.values())
+    seeds["rest"] = min(most, seeds.get("ablations", most), *(counts[name] for name in others))
     return profile.like(profile.settings() | {"seeds": seeds})
 
 
