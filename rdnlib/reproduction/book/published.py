@@ -58,6 +58,7 @@ def publish(
         raise RdnError(f"{workspace.out} has no finished {', '.join(missing)}: rdn experiment run, or --partial")
     workspace, repeats = replace(workspace, profile=part), graph.repeats(part)
     replicas = workspace.replicas(max(repeats.values()))
+    asked = {parent for node in workspace.graph.values() if node.kind == "policy" for parent in node.parents}
     with replacing_folder(to) as folder:
         for name in workspace.graph:
             for replica in replicas[: repeats[name]]:
@@ -69,6 +70,8 @@ def publish(
                 samples = pd.read_parquet(source / "samples.parquet")
                 if name != ON_TRAINING_IMAGES or replica is not replicas[0]:
                     samples = samples[samples["split"] != "train"]
+                if name not in asked:  # only a confidence cascade, a policy's rival, reads them
+                    samples = samples.drop(columns=samples.filter(like="confidence_"))
                 write_table(kept / "samples.parquet", samples)
         if (workspace.out / "tables").is_dir():
             shutil.copytree(workspace.out / "tables", folder / "tables")

@@ -99,7 +99,9 @@ def test_what_is_published_is_all_but_networks(measured, results):
     workspace = open_workspace(str(results / "tiny.yaml"), out=results)
     for name in ("base", *NAMES):
         original, copy = Run(name, open_workspace(TINY, out=out)), Run(name, workspace)
-        pd.testing.assert_frame_equal(original.samples(), copy.samples())
+        # a policy chooses among the sub-networks of rdn-reconstruct alone
+        left_out = [] if name == "rdn-reconstruct" else [*original.samples().filter(like="confidence_")]
+        pd.testing.assert_frame_equal(original.samples().drop(columns=left_out), copy.samples())
         assert original.result == copy.result
     original, copy = (Run("policy-copy", space).samples() for space in (open_workspace(TINY, out=out), workspace))
     new = original[original["split"] != "train"].reset_index(drop=True)
