@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.networks import FITTING_WIDTH, make
+from support.networks import describe_model, make
 from support.policies import policy_for
 
 from rdnlib import __main__ as cli
@@ -31,7 +31,7 @@ def saved(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
     rdn = make("mobilenext", images, k=2)
     policy = policy_for(deploy(rdn), images)
-    model = {"name": "mobilenext", "width_mult": FITTING_WIDTH["mobilenext"], "num_classes": 6}
+    model = describe_model("mobilenext")
     checkpoint.save(folder / "rdn.safetensors", rdn, {"model": model, "rdn": rdn.config, "input_size": 32})
     about = {"policy": policy.config(), "network": network_hash(rdn)}
     checkpoint.save(folder / "policy.safetensors", policy, about)

@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
-from support.networks import FITTING_WIDTH, make
+from support.networks import describe_model, make
 
 from rdnlib import __main__ as cli
 from rdnlib import models
@@ -18,7 +18,7 @@ PAPERS = ("mobilenext", "mobilenet_v2", "resnext50")
 
 
 def describe(name, rdn, **more):
-    return {"model": {"name": name, "width_mult": FITTING_WIDTH[name], "num_classes": 6}, "rdn": rdn.config, **more}
+    return {"model": describe_model(name), "rdn": rdn.config, **more}
 
 
 def run(path, images):
@@ -182,14 +182,14 @@ def test_nothing_is_imported_by_a_name_that_a_checkpoint_carries(saved, tmp_path
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "net_of_checkpoint.py").write_text(
         "from pathlib import Path\nfrom rdnlib.models import mobilenext\nPath('imported').touch()\n"
-        "def build(num_classes, width_mult):\n    return mobilenext(num_classes=num_classes, width_mult=width_mult)\n"
+        "def build(**options):\n    return mobilenext(**options)\n"
     )
     path = tmp_path / "model.safetensors"
     checkpoint.save(
         path,
         saved[0],
         describe("mobilenext", saved[0])
-        | {"model": {"name": "net_of_checkpoint:build", "width_mult": FITTING_WIDTH["mobilenext"], "num_classes": 6}},
+        | {"model": describe_model("mobilenext") | {"name": "net_of_checkpoint:build"}},
     )
     options = ("--checkpoint", path, "--out", tmp_path / "net.onnx", "--input-size", 32, "--subnetwork", 1)
     line = command(monkeypatch, *options)

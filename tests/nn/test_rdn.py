@@ -34,7 +34,7 @@ def settings_of(draw, name):
 
 def cases(test):
     """Run a test on drawn settings of every network."""
-    few = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    few = settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     return pytest.mark.parametrize("name", NETWORKS)(few(given(draw=st.data())(test)))
 
 

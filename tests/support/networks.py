@@ -88,9 +88,10 @@ class Mixed(nn.Module):
 
 
 # name → (builder of a width and number of classes, its widths, its choices of plain layers)
+DEPTH = {"mobilenext": {"depth_mult": 0.5}}  # enough blocks of every kind; a network of all of them takes twice as long
 NETWORKS = {
     "mobilenext": (
-        partial(mobilenext, depth_mult=0.5),
+        partial(mobilenext, **DEPTH["mobilenext"]),
         (0.2, 0.25, 0.35),
         (None, (), ("stem", "blocks.0", "blocks.1", "blocks.4")),
     ),
@@ -99,6 +100,11 @@ NETWORKS = {
     "mixed": (lambda *, width_mult, num_classes: Mixed(round(13 * width_mult)), (0.5, 1.0, 1.3), (None, ("first",))),
 }
 FITTING_WIDTH = {name: widths[-1] for name, (_, widths, _) in NETWORKS.items()}
+
+
+def describe_model(name: str) -> dict:
+    """What a checkpoint says of the network that `build` makes."""
+    return {"name": name, "width_mult": FITTING_WIDTH[name], "num_classes": 6, **DEPTH.get(name, {})}
 
 
 def build(name: str, images, *, width: float | None = None, seed: int = 0) -> nn.Module:

@@ -83,7 +83,7 @@ def use_in_words(use: str, found: Comparison) -> str:
         reason = f"{cost}, and {loss} is excluded"
     elif found.verdict == OPEN:
         reason = f"{cost}, but {loss} is not excluded"
-    return f"{lead}: {reason}.{_missed(found)}{_caution(found)}"
+    return f"{lead}: {reason}.{_caution(found)}"
 
 
 def uses_in_words(found: Found) -> list[str]:

@@ -16,6 +16,8 @@ def check_square(square):
         (lambda x: x * x, "Right."),
         (lambda x: 2 * x, "Not yet: the square of 3 is 9"),
         (lambda x: x / 0, "Not yet: ZeroDivisionError"),
+        (lambda x: None, "Not yet: the square of 3 is 9"),  # None may be an answer
+        (lambda x: None.size, "Not yet: AttributeError"),  # an error of its own
         (..., "Not yet: it returns nothing yet"),
         (None, "Not yet: it returns nothing yet"),
     ],
@@ -23,6 +25,11 @@ def check_square(square):
 def test_right_and_not_yet(capsys, answer, says):
     assert check_square(answer) is None  # a notebook would show any value
     assert capsys.readouterr().out.startswith(says)
+
+
+def test_nothing_returned_where_the_check_goes_on_with_it(capsys):
+    check(lambda answer: answer(1) + 1)(lambda x: None)
+    assert capsys.readouterr().out == "Not yet: it returns nothing yet\n"
 
 
 def test_an_assertion_without_words_is_named(capsys):
