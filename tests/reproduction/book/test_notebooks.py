@@ -1,6 +1,7 @@
 """The notebooks are committed without outputs, take the common parameters, and run from top to bottom."""
 
 import ast
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -14,7 +15,7 @@ from rdnlib.data import dolls
 from rdnlib.deployment import bench, tune
 from rdnlib.reproduction.analysis import compatibility
 from rdnlib.reproduction.book.execute import tags
-from rdnlib.reproduction.experiments import ensure_all, open_workspace
+from rdnlib.reproduction.experiments import benchmark, ensure_all, open_workspace
 
 HIDDEN_LINES = 12
 SOME = (
@@ -101,7 +102,8 @@ def check_exercises(path: Path, ran: list[tuple[nbformat.NotebookNode, str]]) ->
 def test_all_notebooks_run_and_write_the_results(copy_of_tiny, monkeypatch):
     """With the experiments of the profile `tiny`, every notebook from top to bottom."""
     out = copy_of_tiny
-    monkeypatch.setattr(bench, "LEAST", 0.005)  # chapter 8 is to run here, not to be believed
+    monkeypatch.setattr(bench, "LEAST", 0.005)  # times are to be measured here, not to be believed
+    monkeypatch.setattr(benchmark, "compare", partial(benchmark.compare, repeats=1))
     monkeypatch.setattr(tune, "schemes", lambda network: {"as it is": network.eval()})  # one ONNX file each, not three
     monkeypatch.setattr(compatibility, "FAMILY", {name: compatibility.FAMILY[name] for name in SOME})  # of chapter 21
     parameters = {"profile": TINY, "data_root": None, "seed": 0, "seeds": None, "out": str(out)}
@@ -171,5 +173,6 @@ ELSEWHERE = {
 def test_a_notebook_runs_with_another_k_and_other_images(path, another, monkeypatch):
     """Nothing that a notebook sets is left behind. Left out are tables of a kind of which others are here, and which test_published
     makes as well."""
+    monkeypatch.setattr(benchmark, "compare", partial(benchmark.compare, repeats=1))
     monkeypatch.chdir(path.parent)
     run_here(path, another)
