@@ -110,9 +110,10 @@ def threshold_curve(above: np.ndarray, correct: np.ndarray) -> ExactCurve:
     start = (reached < 0).sum(axis=1)
     moves = (reached >= 0) & np.isfinite(reached)
     sample, source = moves.nonzero()
+    source = source.astype(np.int16)
     gain = np.diff(correct.astype(np.int8), axis=1)[moves]
     right = correct[np.arange(n), start]
-    return _sorted(start, right, k, reached[moves], sample, source.astype(np.int16), source.astype(np.int16) + 1, gain)
+    return _sorted(start, right, k, reached[moves], sample, source, source + 1, gain)
 
 
 def threshold_exits(above: np.ndarray, value: float) -> np.ndarray:

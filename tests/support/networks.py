@@ -87,8 +87,8 @@ class Mixed(nn.Module):
         return self.classifier(self.norm(self.hidden(x)).tanh())
 
 
-# name → (builder of a width and number of classes, its widths, its choices of plain layers)
 DEPTH = {"mobilenext": {"depth_mult": 0.5}}  # enough blocks of every kind; a network of all of them takes twice as long
+# name → (builder of a width and number of classes, its widths, its choices of plain layers)
 NETWORKS = {
     "mobilenext": (
         partial(mobilenext, **DEPTH["mobilenext"]),

@@ -172,7 +172,7 @@ def difficulty_correlation(samples: Dynamic, lam: float) -> float:
 
 
 def split_rows(run: Run, split: str) -> pd.DataFrame:
-    """The rows of one split, in order of id. They are read once for each run, and not to be changed."""
+    """The rows of one split, in order of id. Read once for each run, and not to be changed."""
     known = _READ.setdefault(run, {})
     if split not in known:
         known[split] = _read_rows(run, split)

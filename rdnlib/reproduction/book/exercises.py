@@ -13,12 +13,12 @@ def check(examine: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(examine)
     def checked(*answer) -> None:
-        returned = [each for each in answer if not inspect.isfunction(each)]
+        values, returned = [each for each in answer if not inspect.isfunction(each)], []
         try:
             examine(*(_watched(each, returned) if inspect.isfunction(each) else each for each in answer))
         except Exception as error:  # of the reader's code, of any kind
             wrong = isinstance(error, AssertionError)
-            still_open = not wrong and any(value is None or value is ... for value in returned[-1:])
+            still_open = not wrong and any(value is None or value is ... for value in values + returned[-1:])
             reason = "it returns nothing yet" if still_open else str(error) if wrong and str(error) else repr(error)
             print(f"Not yet: {reason}")
         else:

@@ -200,11 +200,8 @@ def repeats(profile: Profile, seeds: int | None = None) -> dict[str, int]:
 def _seed_groups(profile: Profile) -> dict[str, set[str]]:
     """The experiments whose number of seeds each entry of `seeds` gives, "rest" aside."""
     singly = {*map(alone, profile.alone)}
-    main = {
-        "rdn-reconstruct",
-        "policy-reconstruct",
-        *rivals(profile),
-    } - singly  # what an RDN is worth is judged by these
+    # what an RDN is worth is judged by the main ones
+    main = {"rdn-reconstruct", "policy-reconstruct", *rivals(profile)} - singly
     compared = {*table4(profile).values(), *table5(profile).values()} if profile.ablations else set()
     return {"main": main, "alone": singly, "ablations": compared - main}
 

@@ -27,6 +27,11 @@ def test_right_and_not_yet(capsys, answer, says):
     assert capsys.readouterr().out.startswith(says)
 
 
+def test_one_of_two_answers_is_still_open(capsys):
+    check(lambda first, second: first + second)(None, 1)
+    assert capsys.readouterr().out == "Not yet: it returns nothing yet\n"
+
+
 def test_nothing_returned_where_the_check_goes_on_with_it(capsys):
     check(lambda answer: answer(1) + 1)(lambda x: None)
     assert capsys.readouterr().out == "Not yet: it returns nothing yet\n"

@@ -18,13 +18,8 @@ from rdnlib.reproduction.book.execute import tags
 from rdnlib.reproduction.experiments import benchmark, ensure_all, open_workspace
 
 HIDDEN_LINES = 12
-SOME = (
-    "resnet18",
-    "mobilenet_v2",
-    "efficientnet_b0",
-    "densenet121",
-    "vit_b_16",
-)  # that RDNs are made of, and that are refused
+# of chapter 21: networks that RDNs are made of, and refused ones
+SOME = ("resnet18", "mobilenet_v2", "efficientnet_b0", "densenet121", "vit_b_16")
 PARAMETERS = {"profile": "quick", "data_root": None, "seed": 0, "out": None}
 
 
@@ -155,24 +150,10 @@ def another(tmp_path_factory) -> dict:
     return found
 
 
-ELSEWHERE = {
-    "08",
-    "11",
-    "13",
-    "14",
-    "15",
-    "16",
-    "17",
-    "18",
-    "21",
-}  # 08 measures time, for minutes; the others are run above
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.name[:2] not in ELSEWHERE], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.name[:2] not in ("08", "21")], ids=lambda path: path.stem)
 def test_a_notebook_runs_with_another_k_and_other_images(path, another, monkeypatch):
-    """Nothing that a notebook sets is left behind. Left out are tables of a kind of which others are here, and which test_published
-    makes as well."""
+    """All but the one that measures time, for minutes, and the one whose networks are not the profile's."""
     monkeypatch.setattr(benchmark, "compare", partial(benchmark.compare, repeats=1))
     monkeypatch.chdir(path.parent)
     run_here(path, another)

@@ -126,8 +126,9 @@ def test_every_experiment_of_a_long_profile_runs_as_a_toy(tmp_path):
 
 @pytest.mark.slow
 def test_what_no_other_profile_has_runs_as_a_toy(tmp_path):
-    """Networks with weights from elsewhere, RDNs of other groups that teach themselves, sub-networks alone, a slimmable network."""
-    names = ["policy-reconstruct", "rdn-earlier", "rdn-halves", "rdn-paper", "alone-1", "slimmable"]
+    """Networks with weights from elsewhere and from scratch instead, RDNs of other groups that teach themselves, sub-networks alone, a
+    slimmable network."""
+    names = ["policy-reconstruct", "rdn-scratch", "rdn-earlier", "rdn-halves", "rdn-paper", "alone-1", "slimmable"]
     toy = open_workspace("pretrained", out=tmp_path, toy=True)
     assert set(toy.graph) == set(graph.experiments(config.load_profile("pretrained"), 0))
     for (run,) in ensure_all(toy, names, jobs=1, progress=False).values():
