@@ -86,7 +86,7 @@ def comparisons(evidence: Evidence, *, resamples: int = RESAMPLES) -> dict[tuple
     "longer"), "dynamic" and "sequential" (calibrated to N_K's accuracy), "dynamic at the base" (to that of "longer"), "mix" (of the
     mixes of two sub-networks by a coin the most accurate at the cost of "dynamic"), and "N_i" against "N_i alone" for those that the profile trains alone.
     """
-    rdn, policy, base, longer = evidence.together("rdn-reconstruct", "policy-reconstruct", "base", "base-longer")
+    rdn, base, longer = evidence.together("rdn-reconstruct", "base", "base-longer")
     share = rdn[0].result["madds"][-1] / base[0].result["madds"][0]
     lost = near_chance("N_K", rdn, -1) + near_chance("the base trained as long", longer, 1)
     plateau = far_from_plateau(base, longer)
@@ -94,28 +94,7 @@ def comparisons(evidence: Evidence, *, resamples: int = RESAMPLES) -> dict[tuple
         ("N_K", "base"): Comparison(difference(rdn, base), _exact(100 * (share - 1), len(rdn)), lost + plateau),
         ("N_K", "longer"): Comparison(difference(rdn, longer), _exact(100 * (share - 1), len(rdn)), lost),
     }
-    seeds, missed = [], dict.fromkeys(CHOSEN, 0)
-    for own in zip(rdn, policy, longer, strict=True):
-        held_out, test = (_families(*own, split=split) for split in ("calibration", "validation"))
-        for pair in CHOSEN:
-            missed[pair] += bool(_choices(held_out, test)[pair[0]][2])
-
-        def apply(rows, others, held_out=held_out, test=test) -> list[float]:
-            parts = (
-                {name: family.rows(index) for name, family in split.items()}
-                for split, index in ((held_out, rows), (test, others))
-            )
-            chosen = _choices(*parts)
-            return [
-                value for a, b in CHOSEN for value in (chosen[a][0] - chosen[b][0], chosen[a][1] / chosen[b][1] - 1)
-            ]
-
-        sizes = (len(split["dynamic"].correct) for split in (held_out, test))
-        seeds.append((*sizes, apply))
-    shared = same_images([split_rows(run, "validation") for run in rdn])
-    numbers = iter(calibrated_estimates(seeds, same_images=shared, resamples=resamples))
-    for pair in CHOSEN:
-        found[pair] = Comparison(next(numbers), next(numbers), lost, missed[pair])
+    found |= chosen(evidence, resamples=resamples)
     for index in evidence.profile.alone:
         own, alone = evidence.together("rdn-reconstruct", graph.alone(index))
         lost = near_chance(f"N_{index}", own, index) + near_chance(f"N_{index} alone", alone, index)
@@ -123,24 +102,58 @@ def comparisons(evidence: Evidence, *, resamples: int = RESAMPLES) -> dict[tuple
     return found
 
 
+def chosen(
+    evidence: Evidence, pairs: Sequence[tuple[str, str]] = CHOSEN, *, resamples: int = RESAMPLES
+) -> dict[tuple[str, str], Comparison]:
+    """Those of the `comparisons` for which something is chosen on the calibration split, or the named `pairs` of them alone."""
+    rdn, policy, longer = evidence.together("rdn-reconstruct", "policy-reconstruct", "base-longer")
+    lost = near_chance("N_K", rdn, -1) + near_chance("the base trained as long", longer, 1)
+    wanted = set().union(*pairs)
+    seeds, missed = [], dict.fromkeys(pairs, 0)
+    for own in zip(rdn, policy, longer, strict=True):
+        held_out, test = (_families(*own, split=split) for split in ("calibration", "validation"))
+        notes = _choices(held_out, test, wanted)
+        for pair in pairs:
+            missed[pair] += bool(notes[pair[0]][2])
+
+        def apply(rows, others, held_out=held_out, test=test) -> list[float]:
+            parts = (
+                {name: family.rows(index) for name, family in split.items()}
+                for split, index in ((held_out, rows), (test, others))
+            )
+            made = _choices(*parts, wanted)
+            return [value for a, b in pairs for value in (made[a][0] - made[b][0], made[a][1] / made[b][1] - 1)]
+
+        sizes = (len(split["dynamic"].correct) for split in (held_out, test))
+        seeds.append((*sizes, apply))
+    shared = same_images([split_rows(run, "validation") for run in rdn])
+    numbers = iter(calibrated_estimates(seeds, same_images=shared, resamples=resamples))
+    return {pair: Comparison(next(numbers), next(numbers), lost, missed[pair]) for pair in pairs}
+
+
 def _families(rdn: Run, policy: Run, longer: Run, *, split: str) -> dict[str, Family]:
     return families(rdn, policy, {"longer": longer}, split=split)
 
 
-def _choices(own: dict[str, Family], test: dict[str, Family]) -> dict[str, tuple[float, float, str]]:
-    """Everything that `comparisons` names: accuracy and mean MAdds on `test`, chosen on `own`; a note where the aim was not reached."""
+def _choices(own: dict[str, Family], test: dict[str, Family], wanted: set[str]) -> dict[str, tuple[float, float, str]]:
+    """What `comparisons` names: accuracy and mean MAdds on `test`, chosen on `own`; a note where the aim was not reached."""
     full, yardstick = own["dynamic"].correct[:, -1], own["base networks"].correct[:, 0]
     aims = {
         "single": ("one sub-network", yardstick), "dynamic at the base": ("dynamic", yardstick), "dynamic": ("dynamic", full),
         "sequential": ("sequential", full),
     }  # fmt: skip
-    outcomes = {name: calibrate_and_apply(own[family], test[family], aim) for name, (family, aim) in aims.items()}
-    found = {name: (outcome.accuracy, outcome.madds.mean(), outcome.note) for name, outcome in outcomes.items()}
-    pair = own["random mix of two"].within(outcomes["dynamic"].madds.mean())
-    mixed, spent = test["random mix of two"].take(pair)
-    found["mix"] = (mixed.mean(), spent.mean(), "")
-    found["N_K"] = (test["dynamic"].correct[:, -1].mean(), own["one sub-network"].madds[-1], "")
-    found["longer"] = (test["base networks"].correct.mean(), test["base networks"].madds[0], "")
+    found = {
+        "N_K": (test["dynamic"].correct[:, -1].mean(), own["one sub-network"].madds[-1], ""),
+        "longer": (test["base networks"].correct.mean(), test["base networks"].madds[0], ""),
+    }
+    for name in aims.keys() & wanted:
+        family, aim = aims[name]
+        outcome = calibrate_and_apply(own[family], test[family], aim)
+        found[name] = (outcome.accuracy, outcome.madds.mean(), outcome.note)
+    if "mix" in wanted:
+        pair = own["random mix of two"].within(found["dynamic"][1])
+        mixed, spent = test["random mix of two"].take(pair)
+        found["mix"] = (mixed.mean(), spent.mean(), "")
     return found
 
 

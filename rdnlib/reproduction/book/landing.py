@@ -5,61 +5,38 @@ Both are HTML fragments that the chapter "Why" computes (`chapter.write_fragment
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from rdnlib.calibration.families import Outcome, calibrate_and_apply
+from rdnlib.calibration.families import Outcome
 from rdnlib.data.datasets import ImageSet
+from rdnlib.reproduction.analysis import worth
 from rdnlib.reproduction.analysis.claims import COMPARABLE, printed
-from rdnlib.reproduction.analysis.outcomes import Dynamic, families, split_rows
-from rdnlib.reproduction.analysis.statistics import Estimate, Evidence, accuracy, calibrated_estimates, same_images
-from rdnlib.reproduction.analysis.verdicts import ENOUGH_SEEDS, near_chance
+from rdnlib.reproduction.analysis.outcomes import Dynamic
+from rdnlib.reproduction.analysis.statistics import Estimate, Evidence, accuracy
+from rdnlib.reproduction.analysis.worth import Comparison
 from rdnlib.reproduction.book.style import GREEN, VERMILLION, owner_colour
 from rdnlib.reproduction.book.thumbnails import thumbnail
 
 
-@dataclass(frozen=True)
-class AtTheBase:
-    """Dynamic inference with λ chosen on the calibration split for the accuracy of the base trained equally long, on validation.
+def at_the_base(evidence: Evidence) -> tuple[Comparison, Estimate]:
+    """Dynamic inference, λ chosen for the accuracy of the base trained equally long, against that base; and its accuracy (%).
 
-    base: accuracy of that base (%); gain: points above it; share: MAdds, % of the base's. missed: at how many seeds no λ reaches the
-    accuracy on the calibration split. obstacles: why the numbers say nothing.
+    Of the profile's reconstructed RDN with the paper's policy.
     """
-
-    base: Estimate
-    gain: Estimate
-    share: Estimate
-    missed: int = 0
-    obstacles: Sequence[str] = ()
+    pair = ("dynamic at the base", "longer")
+    return worth.chosen(evidence, [pair])[pair], accuracy(evidence.together("base-longer")[0], 1)
 
 
-def at_the_base(evidence: Evidence) -> AtTheBase:
-    """Of the profile's reconstructed RDN with the paper's policy."""
-    rdn, policy, longer = evidence.together("rdn-reconstruct", "policy-reconstruct", "base-longer")
-    seeds, missed = [], 0
-    for own in zip(rdn, policy, longer, strict=True):
-        held_out, test = (families(*own[:2], {"base": own[2]}, split=split) for split in ("calibration", "validation"))
-        (a, aim), (b, reference) = ((split["dynamic"], split["base networks"]) for split in (held_out, test))
-        missed += bool(calibrate_and_apply(a, b, aim.correct[:, 0]).note)
+def result_in_words(found: Comparison, base: Estimate) -> str:
+    """Cost, accuracy and a verdict that the numbers decide, as HTML, and how many seeds they rest on.
 
-        def apply(rows, others, a=a, b=b, aim=aim.correct[:, 0], reference=reference) -> tuple[float, float]:
-            outcome = calibrate_and_apply(a.rows(rows), b.rows(others), aim[rows])
-            gain = outcome.accuracy - reference.correct[others, 0].mean()
-            return gain, outcome.madds.mean() / reference.madds[0]
-
-        seeds.append((len(a.p), len(b.p), apply))
-    gain, share = calibrated_estimates(seeds, same_images=same_images([split_rows(run, "validation") for run in rdn]))
-    lost = near_chance("the base network", longer, 1) + near_chance("N_K", rdn, -1)
-    return AtTheBase(accuracy(longer, 1), gain, share, missed, lost)
-
-
-def result_in_words(found: AtTheBase) -> str:
-    """Cost, accuracy and a verdict that the numbers decide, as HTML, and how many seeds they rest on."""
-    if found.obstacles or not np.isfinite([*found.gain.hull, *found.share.hull]).all():
+    found: dynamic inference against the base; base: accuracy of the base (%).
+    """
+    if found.verdict == worth.NOTHING:
         reason = html.escape("; ".join(found.obstacles)) or "there is nothing to compare"
         return f"In this run nothing can be said about accuracy and cost: {reason}."
-    (low, high), (cheapest, dearest) = ((round(end, 1) for end in each.hull) for each in (found.gain, found.share))
+    low, high, cheapest, dearest = found.ends
     points = f"{abs(found.gain.value):.1f} points"
     if low > 0:
         gained = f"is {points} more accurate"
@@ -69,21 +46,21 @@ def result_in_words(found: AtTheBase) -> str:
         gained = "is as accurate" if low >= -COMPARABLE else "its accuracy cannot be told apart from the base’s"
     better = {True: "The RDN is the better choice", False: "The base network is the better choice"}
     if high < 0:
-        verdict = "Accuracy is given up for computation" if dearest < 100 else better[False]
-    elif dearest < 100:
+        verdict = "Accuracy is given up for computation" if dearest < 0 else better[False]
+    elif dearest < 0:
         verdict = better[True] if low >= -COMPARABLE else "The RDN saves computation, but may lose accuracy"
-    elif cheapest > 100:
+    elif cheapest > 0:
         verdict = "Accuracy is gained for more computation" if low > 0 else better[False]
     else:
         verdict = better[True] if low > 0 else "Neither is clearly the better choice"
     seeds = f"{found.gain.seeds} seed{'' if found.gain.seeds == 1 else 's'}"
-    caution = ": an illustration, not a test" if found.gain.seeds < ENOUGH_SEEDS else ""
+    caution = ": an illustration, not a test" if found.illustrates else ""
     where = " at any seed" if found.missed == found.gain.seeds else f" at {found.missed} of {seeds}"
     where = where if found.gain.seeds > 1 else ""
     missed = f" No λ reaches the base network’s accuracy on the held-out images{where}." if found.missed else ""
     return (
-        f"In this run ({seeds}{caution}), dynamic inference uses <b>{found.share.value:.0f} % of the multiply-adds</b> of the base network "
-        f"that was trained equally long (accuracy {found.base.value:.1f} %), and {gained}.{missed} <b>{verdict}.</b>"
+        f"In this run ({seeds}{caution}), dynamic inference uses <b>{100 + found.cost.value:.0f} % of the multiply-adds</b> of the base "
+        f"network that was trained equally long (accuracy {base.value:.1f} %), and {gained}.{missed} <b>{verdict}.</b>"
     )
 
 

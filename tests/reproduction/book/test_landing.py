@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,8 +18,9 @@ from rdnlib.calibration.families import calibrate_and_apply
 from rdnlib.data.datasets import ImageSet
 from rdnlib.reproduction.analysis.outcomes import dynamic
 from rdnlib.reproduction.analysis.statistics import Estimate, Evidence
+from rdnlib.reproduction.analysis.worth import Comparison
 from rdnlib.reproduction.book import landing
-from rdnlib.reproduction.book.landing import AtTheBase, moving_picture, representative, result_in_words
+from rdnlib.reproduction.book.landing import moving_picture, representative, result_in_words
 from rdnlib.reproduction.book.thumbnails import contact_sheet, thumbnail
 from rdnlib.reproduction.experiments.config import load_profile
 
@@ -26,6 +28,12 @@ from rdnlib.reproduction.experiments.config import load_profile
 def estimate(value: float, half: float = 0.1, seeds: int = 3) -> Estimate:
     ends = (value - half, value + half)
     return Estimate(value, *ends, seeds, *(ends if seeds > 1 else (np.nan, np.nan)))
+
+
+def in_words(gain: Estimate, share: Estimate, base: float = 70.0, **more) -> str:
+    """share: MAdds, % of the base's."""
+    less = {end: getattr(share, end) - 100 for end in ("value", "low", "high", "seeds_low", "seeds_high")}
+    return result_in_words(Comparison(gain, replace(share, **less), **more), estimate(base))
 
 
 @pytest.mark.parametrize(
@@ -44,21 +52,19 @@ def estimate(value: float, half: float = 0.1, seeds: int = 3) -> Estimate:
     ],
 )
 def test_the_verdict_follows_from_the_numbers(gain, share, says):
-    text = result_in_words(AtTheBase(estimate(74.5), gain, share))
+    text = in_words(gain, share, 74.5)
     assert all(part in text for part in says) and f"{share.value:.0f} %" in text and "74.5 %" in text
     assert "3 seeds)" in text and "No λ" not in text
 
 
 def test_little_evidence_and_targets_out_of_reach_are_said():
-    found = AtTheBase(estimate(70, seeds=1), estimate(-1, seeds=1), estimate(90, seeds=1), missed=1)
-    text = result_in_words(found)
+    text = in_words(estimate(-1, seeds=1), estimate(90, seeds=1), missed=1)
     assert "1 seed: an illustration, not a test" in text and "on the held-out images." in text
-    some = [result_in_words(AtTheBase(estimate(70), estimate(-1), estimate(90), missed=missed)) for missed in (2, 3)]
+    some = [in_words(estimate(-1), estimate(90), missed=missed) for missed in (2, 3)]
     assert "held-out images at 2 of 3 seeds." in some[0] and "held-out images at any seed." in some[1]
-    nothing = AtTheBase(estimate(10), estimate(0), estimate(50), obstacles=["N_K is at chance (10 % < 11 %)"])
-    text = result_in_words(nothing)
+    text = in_words(estimate(0), estimate(50), obstacles=["N_K is at chance (10 % < 11 %)"])
     assert text.endswith("nothing can be said about accuracy and cost: N_K is at chance (10 % &lt; 11 %).")
-    assert "nothing to compare" in result_in_words(AtTheBase(estimate(10), estimate(np.nan), estimate(50)))
+    assert "nothing to compare" in in_words(estimate(np.nan), estimate(50))
 
 
 class Made(Evidence):
@@ -75,8 +81,8 @@ class Made(Evidence):
 
 
 def test_dynamic_inference_is_calibrated_to_the_base():
-    reached = landing.at_the_base(Made(0.76))
-    assert reached.missed == 0 and reached.base.value == pytest.approx(76, abs=3)
+    reached, longer = landing.at_the_base(Made(0.76))
+    assert reached.missed == 0 and longer.value == pytest.approx(76, abs=3)
     assert abs(reached.gain.value) < 4  # about as accurate, as was asked
     own = []
     for rdn, policy, base in zip(*(Made(0.76).runs(name) for name in ("rdn", "policy", "base-longer")), strict=True):
@@ -84,8 +90,8 @@ def test_dynamic_inference_is_calibrated_to_the_base():
         frame = base.frame.sort_values("id")
         aim = frame["top1_1"][frame["split"] == "calibration"].to_numpy()
         own.append(calibrate_and_apply(held_out, test, aim).madds.mean() / base.result["madds"][0])
-    assert reached.share.value == pytest.approx(100 * np.mean(own))
-    out_of_reach = landing.at_the_base(Made(0.99))
+    assert reached.cost.value == pytest.approx(100 * np.mean(own) - 100)
+    out_of_reach, _ = landing.at_the_base(Made(0.99))
     assert out_of_reach.missed == 3 and out_of_reach.gain.high < 0
 
 
