@@ -7,6 +7,7 @@ by torch's profiler, beyond parameters and momentum; scratch memory inside of th
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 
@@ -115,8 +116,10 @@ def compare_preparation(
 def peak_memory(step: Callable[[], None]) -> int:
     """The most bytes that torch's CPU allocator had handed out at once while `step` ran, beyond those before it."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # or it complains where there is no GPU
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
-        step()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*acc_events")  # would make a table of all events, for seconds
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            step()
     events = profiler.profiler.kineto_results.events()
     sizes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     return int(np.cumsum([0, *(size for _, size in sizes)]).max())
