@@ -146,7 +146,8 @@ def _choices(own: dict[str, Family], test: dict[str, Family], wanted: set[str]) 
         "N_K": (test["dynamic"].correct[:, -1].mean(), own["one sub-network"].madds[-1], ""),
         "longer": (test["base networks"].correct.mean(), test["base networks"].madds[0], ""),
     }
-    for name in aims.keys() & wanted:
+    needed = wanted | {"dynamic"} if "mix" in wanted else wanted  # a mix is one at the cost of dynamic inference
+    for name in aims.keys() & needed:
         family, aim = aims[name]
         outcome = calibrate_and_apply(own[family], test[family], aim)
         found[name] = (outcome.accuracy, outcome.madds.mean(), outcome.note)

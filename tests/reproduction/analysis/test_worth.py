@@ -7,6 +7,7 @@ from support.fakes import MADDS, FakeEvidence, fake_base
 from rdnlib.reproduction.analysis.outcomes import split_rows
 from rdnlib.reproduction.analysis.statistics import Estimate, difference
 from rdnlib.reproduction.analysis.worth import (
+    CHOSEN,
     DOES_NOT,
     NOTHING,
     OPEN,
@@ -14,6 +15,7 @@ from rdnlib.reproduction.analysis.worth import (
     TRADE,
     Comparison,
     against_the_base,
+    chosen,
     comparisons,
     levers,
 )
@@ -90,6 +92,13 @@ def test_choices_are_made_on_held_out_images_and_judged_on_others(found):
     each = found["single", "longer"]
     assert each.gain.value == pytest.approx(np.mean(gains)) and each.cost.value == pytest.approx(np.mean(costs))
     assert each.verdict == PAYS and each.missed == 0
+
+
+@pytest.mark.parametrize("pair", (*CHOSEN, ("mix", "longer")))
+def test_what_is_asked_for_alone_is_what_it_is_among_all(found, pair):
+    alone = chosen(Between(), [pair], resamples=10)
+    assert list(alone) == [pair] and np.isfinite(alone[pair].ends).all()
+    assert pair not in found or alone[pair] == found[pair]
 
 
 def test_the_mix_costs_what_adapting_does(found):
