@@ -1,8 +1,8 @@
 """The recipe that networks are trained with (Section 4.1).
 
 SGD with Nesterov momentum, a cosine schedule, label smoothing and an exponential moving average of the weights. Beyond the
-paper, N_K or its moving average may teach the smaller sub-networks (`Recipe.distill`), and its own loss may weigh more than theirs
-(`Recipe.largest`).
+paper, the trained super-net, N_K or its moving average may teach the sub-networks (`Recipe.distill`), and the loss of N_K may
+weigh more than theirs (`Recipe.largest`).
 """
 
 import math
@@ -22,7 +22,8 @@ class Recipe:
     epochs, lr, batch_size, momentum, weight_decay, label_smoothing: as in SGD. min_lr, warmup_epochs: see `learning_rate`.
     size: pixels of a training image. crop_scale, flip: see `transforms.Augment`. bn_momentum: of all batch norms.
     ema_horizon: the share of the run over which weights are averaged, see `ema_decay`.
-    distill, largest, teacher: see `joint_loss`; the teacher is N_K ("largest") or its moving average ("average", one more forward pass).
+    distill, largest, teacher: see `joint_loss`. The teacher is N_K, of the smaller ones ("largest"), or of all its moving average
+    ("average") or the network that training began with ("supernet"): one more forward pass.
     parts: equal parts that a batch is computed in, on one process or several; see `batchnorm`.
     precision: "no" (float32) or "bf16" (autocast). compile: through `torch.compile`.
     """
@@ -43,7 +44,7 @@ class Recipe:
     precision: Literal["no", "bf16"] = "no"
     distill: Share = 0.0
     largest: Share | None = None
-    teacher: Literal["largest", "average"] = "largest"
+    teacher: Literal["largest", "average", "supernet"] = "largest"
     parts: Count = 1
     compile: bool = False
 
@@ -56,8 +57,8 @@ class Recipe:
             raise ConfigError(f"distill is a share of the loss, from 0 to 1, not {self.distill}")
         if self.largest is not None and not 0 <= self.largest <= 1:
             raise ConfigError(f"largest is N_K's share of the loss, from 0 to 1, not {self.largest}")
-        if self.teacher not in ("largest", "average"):
-            raise ConfigError(f"the teacher must be 'largest' or 'average', not {self.teacher!r}")
+        if self.teacher not in ("largest", "average", "supernet"):
+            raise ConfigError(f"the teacher must be 'largest', 'average' or 'supernet', not {self.teacher!r}")
         if self.precision not in ("no", "bf16"):
             raise ConfigError(f"precision must be 'no' or 'bf16', not {self.precision!r}")
         if self.parts < 1 or self.batch_size % self.parts or self.batch_size // self.parts < 2:

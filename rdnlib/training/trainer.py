@@ -9,7 +9,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from rdnlib.data.datasets import ImageSet
-from rdnlib.errors import DataError, DivergedError
+from rdnlib.errors import ConfigError, DataError, DivergedError
 from rdnlib.training.batchnorm import RunningStatistics, batch_norms
 from rdnlib.training.loader import WaitTimer, derived_seed, epoch_parts
 from rdnlib.training.loss import joint_loss
@@ -37,20 +37,22 @@ _CHECK_EVERY = 10  # steps between two checks of loss and clock where they make 
 @devices.flushing_denormals()
 def train(
     model: nn.Module, images: ImageSet, recipe: Recipe, *,
-    seed: int = 0, resume: Path | None = None, label: str = "training", progress: bool = True,
+    teacher: nn.Module | None = None, seed: int = 0, resume: Path | None = None, label: str = "training",
+    progress: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
     """Train `model` in place; it ends with the averaged weights, in eval mode.
 
     Returns one row per epoch: epoch, lr, the means of loss and accuracy (accuracy_1 and accuracy_K for an RDN), seconds, and
     waiting, the share of them that the device waited for images.
 
+    teacher: the trained super-net, image → logits (B, classes), where the recipe says that it teaches; it stays as it is.
     resume: a file for the state of the run, written after every epoch and every RDN_SAVE_MINUTES (5) within a longer one. If
     it exists, training goes on from there; it is removed when training ends. Raises DivergedError when the loss is no longer
-    finite, DataError for too few or damaged images, CheckpointError for a damaged `resume`, StorageError when it cannot be
-    written; the last state is kept.
+    finite, ConfigError where the teacher is missing, DataError for too few or damaged images, CheckpointError for a damaged
+    `resume`, StorageError when it cannot be written; the last state is kept.
     """
     devices.keep_freed_memory()
-    trainer = _Trainer(model, images, recipe, seed=seed, resume=resume, label=label)
+    trainer = _Trainer(model, images, recipe, teacher, seed=seed, resume=resume, label=label)
     done, main = trainer.state.restore(), devices.here().is_main_process
     bar = tqdm(
         total=trainer.steps * recipe.batch_size,
@@ -75,7 +77,10 @@ def train(
 class _Trainer:
     """One call of `train`: what it changes (network, moving average, optimiser), its data and its recipe."""
 
-    def __init__(self, model: nn.Module, images: ImageSet, recipe: Recipe, seed: int, resume: Path | None, label: str):
+    def __init__(
+        self, model: nn.Module, images: ImageSet, recipe: Recipe, teacher: nn.Module | None, seed: int,
+        resume: Path | None, label: str,
+    ) -> None:  # fmt: skip
         here = devices.here()
         self.own_parts = len(recipe.rows(here.process_index, here.num_processes))
         self.steps_per_epoch = len(images) // recipe.batch_size
@@ -98,8 +103,20 @@ class _Trainer:
         self.state = TrainState(resume, model, self.average, self.optimiser)
         self.network = _wrapped(model, recipe)
         self.statistics = RunningStatistics(model, recipe.parts)
-        self.average_teaches = recipe.distill > 0 and recipe.teacher == "average"
+        self.teach = self._teacher(teacher)
         self.check_every = 1 if here.device.type == "cpu" and here.num_processes == 1 else _CHECK_EVERY
+
+    def _teacher(self, supernet: nn.Module | None) -> Callable[[Tensor], Tensor | None]:
+        """A batch → what it is taught, logits (B, classes), unless N_K teaches or nobody does."""
+        if not self.recipe.distill or self.recipe.teacher == "largest":
+            return lambda batch: None
+        if self.recipe.teacher == "average":
+            return lambda batch: self.average.module.eval()(batch)[:, -1]
+        if supernet is None:
+            raise ConfigError(
+                f"{self.label}: the recipe's teacher is the super-net, and training did not begin with one"
+            )
+        return supernet.to(devices.here().device, memory_format=torch.channels_last).eval()
 
     def epoch(self, done: Progress, bar: tqdm) -> tuple[dict, str]:
         """The current epoch, from step `done.step` on: its row of the history, and a summary for the terminal."""
@@ -146,10 +163,10 @@ class _Trainer:
                 with self.network.no_sync() if alone else nullcontext(), self.statistics.part():
                     with devices.precision(recipe.precision):
                         logits = self.network(batch)
-                        with torch.no_grad():  # N_K's moving average, (B, classes)
-                            teacher = self.average.module.eval()(batch)[:, -1] if self.average_teaches else None
+                        with torch.no_grad():
+                            taught = self.teach(batch)
                         weights = {"distill": recipe.distill, "largest": recipe.largest}
-                        loss = joint_loss(logits, labels, smoothing, teacher=teacher, **weights)
+                        loss = joint_loss(logits, labels, smoothing, teacher=taught, **weights)
                     meter.add(loss, logits, labels)
                     (loss / self.own_parts).backward()
         self.optimiser.step()

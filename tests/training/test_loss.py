@@ -14,17 +14,22 @@ def test_joint_loss_is_the_mean_of_the_subnetworks_losses():
     torch.testing.assert_close(joint_loss(logits[:, 0], labels), F.cross_entropy(logits[:, 0], labels))
 
 
-def test_in_place_distillation_is_the_mean_of_what_each_subnetwork_is_told():
+@pytest.mark.parametrize("given", [None, torch.randn(5, 4)], ids=["N_K teaches", "a teacher of all"])
+def test_distillation_is_the_mean_of_what_each_subnetwork_is_told(given):
     torch.manual_seed(0)
     logits, labels = torch.randn(5, 3, 4, requires_grad=True), torch.randint(0, 4, (5,))
-    teacher = torch.randn(5, 4)
-    for given in (None, teacher):
-        told = (logits[:, -1].detach() if given is None else given).softmax(dim=1)
-        slow = F.cross_entropy(logits[:, 2], labels, label_smoothing=0.1)
-        for i in (0, 1):
-            slow = slow + 0.7 * F.cross_entropy(logits[:, i], labels, label_smoothing=0.1)
-            slow = slow - 0.3 * (told * logits[:, i].log_softmax(dim=1)).sum(dim=1).mean()
-        torch.testing.assert_close(joint_loss(logits, labels, 0.1, distill=0.3, teacher=given), slow / 3)
+    told, each = (logits[:, -1].detach() if given is None else given).softmax(dim=1), []
+    for i in range(3):
+        hard = F.cross_entropy(logits[:, i], labels, label_smoothing=0.1)
+        soft = -(told * logits[:, i].log_softmax(dim=1)).sum(dim=1).mean()
+        each.append(hard if given is None and i == 2 else 0.7 * hard + 0.3 * soft)
+    torch.testing.assert_close(joint_loss(logits, labels, 0.1, distill=0.3, teacher=given), sum(each) / 3)
+    if given is not None:  # a base network, which is one sub-network
+        torch.testing.assert_close(joint_loss(logits[:, 0], labels, 0.1, distill=0.3, teacher=given), each[0])
+
+
+def test_n_k_learns_from_the_labels_alone_where_it_teaches():
+    logits, labels = torch.randn(5, 3, 4, requires_grad=True), torch.randint(0, 4, (5,))
     joint_loss(logits, labels, distill=1.0).backward()
     alone = torch.autograd.grad(F.cross_entropy(logits[:, 2], labels) / 3, logits)[0]
     torch.testing.assert_close(logits.grad[:, 2], alone[:, 2])  # the teacher learns from the labels alone

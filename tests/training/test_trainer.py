@@ -10,7 +10,7 @@ from torch import nn
 
 from rdnlib import to_rdn
 from rdnlib.data import datasets
-from rdnlib.errors import DataError
+from rdnlib.errors import ConfigError, DataError
 from rdnlib.models import mobilenext
 from rdnlib.training.recipe import Recipe
 from rdnlib.training.trainer import train
@@ -82,15 +82,38 @@ def test_the_recipes_momentum_is_that_of_every_batch_norm(dolls):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("teacher", ["largest", "average"])
-def test_distilled_training_changes_the_smaller_subnetworks(dolls, teacher):
-    losses = []
+@pytest.mark.parametrize("teacher", ["largest", "average", "supernet"])
+def test_distilled_training_changes_the_subnetworks(dolls, teacher):
+    losses, supernet = [], network()
+    before = {name: value.clone() for name, value in supernet.state_dict().items()}
     for distill in (0.0, 0.5):
-        rdn = to_rdn(network(), 2, select="identity")
+        rdn = to_rdn(supernet, 2, select="identity")
         recipe = Recipe(epochs=1, lr=0.01, size=16, batch_size=32, distill=distill, teacher=teacher)
-        losses.append(train(rdn, dolls, recipe, progress=False)["loss"].item())
+        losses.append(train(rdn, dolls, recipe, teacher=supernet, progress=False)["loss"].item())
     assert math.isfinite(losses[1])
     assert losses[0] != losses[1]
+    assert all(torch.equal(value, before[name]) for name, value in supernet.state_dict().items())
+
+
+def test_a_supernet_as_teacher_must_be_there(dolls):
+    recipe = Recipe(epochs=1, lr=0.01, size=16, batch_size=32, distill=0.5, teacher="supernet")
+    with pytest.raises(ConfigError, match="the recipe's teacher is the super-net"):
+        train(network(), dolls, recipe, progress=False)
+
+
+class Three(nn.Module):
+    """Says 3 whatever it sees."""
+
+    def forward(self, x):
+        return 9 * nn.functional.one_hot(torch.full((len(x),), 3), 10).float()
+
+
+def test_every_subnetwork_learns_what_the_teacher_says(dolls):
+    rdn = to_rdn(network(), 2, select="identity")
+    recipe = Recipe(epochs=4, lr=0.05, size=16, batch_size=32, distill=1.0, teacher="supernet")
+    train(rdn, dolls, recipe, teacher=Three(), progress=False)
+    says = rdn(torch.from_numpy(dolls.images[:50]).float()).argmax(dim=-1)
+    assert (says == 3).all()
 
 
 def test_bf16_trains_in_bf16_and_keeps_float32_weights(dolls):

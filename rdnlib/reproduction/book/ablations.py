@@ -43,6 +43,10 @@ def departures_in_words(profile: Profile) -> str:
         found.append(f"nesting begins {where} instead of behind the first two blocks")
     if rdn.largest is not None:
         found.append(f"the loss of $N_K$ has the weight {rdn.largest:g} instead of an equal share")
+    if rdn.distill:
+        found.append(
+            f"the super-net teaches, with the share {rdn.distill:g} of the loss, whatever does not begin from scratch"
+        )
     if not found:
         return "Besides data, network and length of training, our settings are as the paper's."
     return f"Besides data, network and length of training, our settings differ from the paper's in this: {'; '.join(found)}."

@@ -207,8 +207,14 @@ def shares_above_in_words(shares: Mapping[str, float]) -> str:
 
 LEVERS = {
     "plain": "plain part", "init": "initialisation", "lr": "learning rate", "largest": "share of N_K in the loss", "k": "original groups",
-    "distill": "share of the smaller sub-networks’ loss that N_K teaches",
+    "distill": "share of the loss that is taught", "teacher": "teacher",
 }  # fmt: skip
+TEACHERS = {"largest": "$N_K$", "average": "the moving average of $N_K$", "supernet": "the super-net"}
+
+
+def taught_by(recipe: Mapping) -> str:
+    """Who teaches by this recipe, besides the labels."""
+    return TEACHERS[recipe.get("teacher", "largest")] if recipe.get("distill") else "nobody"
 
 
 def changes_in_words(changes: Mapping) -> str:
@@ -218,7 +224,7 @@ def changes_in_words(changes: Mapping) -> str:
         if isinstance(value, Mapping):
             parts.append(changes_in_words(value))
         else:
-            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else TEACHERS.get(value, value)
             parts.append(f"{LEVERS.get(key, key)}: {'as in the paper' if value is None else text}")
     return "; ".join(filter(None, parts)) or "–"
 

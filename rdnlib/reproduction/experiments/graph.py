@@ -56,8 +56,6 @@ def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
         add(f"policy-{init}", "policy", f"rdn-{init}", **policies)
     add("base-longer", "base", "base", recipe=longer)
     best = surgery | {"init": "reconstruct", "recipe": extra | {"lr": rdn.lr["reconstruct"]}}
-    if rdn.distill:  # beyond the paper: N_K teaches the others
-        add("rdn-distilled", "rdn", "base", **best | {"recipe": best["recipe"] | {"distill": rdn.distill}})
     for label, variant in profile.variants.items():
         changes = variant.settings()
         recipe = best["recipe"] | changes.pop("recipe", {})
@@ -246,8 +244,10 @@ def _surgery(profile: Profile, name: str | None = None) -> dict:
 
 
 def _weights(profile: Profile) -> dict:
-    """How the losses of an RDN's sub-networks are weighted, where the profile says it."""
-    return {} if profile.rdn.largest is None else {"largest": profile.rdn.largest}
+    """How the losses of an RDN's sub-networks are weighted, and what the super-net teaches them, where the profile says it."""
+    largest, distill = profile.rdn.largest, profile.rdn.distill
+    weights = {} if largest is None else {"largest": largest}
+    return weights | ({"distill": distill, "teacher": "supernet"} if distill else {})
 
 
 def _base_of(profile: Profile, name: str) -> str:
@@ -276,13 +276,16 @@ def _ablations(profile: Profile, add: Callable) -> None:
     def recipe(epochs: int = epochs, init: str = "copy") -> dict:
         return profile.recipe.settings() | {"epochs": epochs, "lr": profile.rdn.lr[init]} | _weights(profile)
 
+    def untaught(epochs: int) -> dict:  # where there is no super-net, none teaches
+        return {option: value for option, value in recipe(epochs).items() if option not in ("distill", "teacher")}
+
     def variant(name: str, **changes) -> None:
         add(name, "rdn", "base", **{**surgery, "init": "copy", "recipe": recipe(), **changes})
 
-    untaught = {option: value for option, value in profile.model.settings().items() if option != "weights"}
+    unknowing = {option: value for option, value in profile.model.settings().items() if option != "weights"}
     both = profile.base.epochs + epochs  # the paper's 400 are its 200 of pre-training and 200 after the surgery
     for name, length in (("rdn-scratch-longer", both), ("rdn-scratch", epochs)):
-        add(name, "rdn", k=k, plain=surgery["plain"], init="scratch", model=untaught, recipe=recipe(length))
+        add(name, "rdn", k=k, plain=surgery["plain"], init="scratch", model=unknowing, recipe=untaught(length))
     slim = {"widths": profile.ablations.slimmable or widths(k), "calibration_images": surgery["calibration_images"]}
     add("slimmable", "slimmable", "base", **slim, recipe=recipe())
     for select, name in table4(profile).items():

@@ -39,7 +39,7 @@ def plan(workspace: Workspace, seeds: int | None = None, *, repeats: int = 3) ->
     one device, all seeds), disk_mb (what stays, all seeds), state_mb (while it trains), memory_mb (of a step, on each of the processes
     that share its batch).
     """
-    times, rows, measured = graph.repeats(workspace.profile, seeds), [], {}
+    times, rows, measured, speeds = graph.repeats(workspace.profile, seeds), [], {}, {}
     images, replicas = workspace.data.images, workspace.replicas(max(times.values(), default=1))
     for name, node in workspace.graph.items():
         if "recipe" not in node.config:
@@ -52,6 +52,9 @@ def plan(workspace: Workspace, seeds: int | None = None, *, repeats: int = 3) ->
             with devices.cpu_threads(workspace.threads("base")):
                 measured[key] = _measure(_build(what, len(workspace.data.classes)), recipe, repeats)
         speed, parameters, memory = measured[key]
+        if recipe.distill and recipe.teacher == "supernet":  # which answers for every image
+            speed = 1 / (1 / speed + FORWARD / speeds[node.parents[0]])
+        speeds[name] = speed
         trained, seen = recipe.epochs * images["train"], images["calibration"] + images["validation"]
         weights = 4 * parameters / 1e6
         rows.append({

@@ -145,10 +145,15 @@ def test_a_lever_is_set_against_the_base_trained_equally_long():
     assert "$N_{1}$ is less accurate than" in one and "**paper**: $N_{7}$ is more accurate than" in other
 
 
+def test_who_teaches():
+    recipes = [{}, {"distill": 0.0, "teacher": "supernet"}, {"distill": 0.5}, {"distill": 0.5, "teacher": "supernet"}]
+    assert [results.taught_by(recipe) for recipe in recipes] == ["nobody", "nobody", "$N_K$", "the super-net"]
+
+
 def test_changes_of_a_variant_in_words():
-    changes = {"plain": ["stem", "blocks.0"], "recipe": {"largest": None, "lr": 0.2}}
+    changes = {"plain": ["stem", "blocks.0"], "recipe": {"largest": None, "lr": 0.2, "teacher": "largest"}}
     assert results.changes_in_words(changes) == (
-        "plain part: stem, blocks.0; share of N_K in the loss: as in the paper; learning rate: 0.2"
+        "plain part: stem, blocks.0; share of N_K in the loss: as in the paper; learning rate: 0.2; teacher: $N_K$"
     )
     assert results.changes_in_words({}) == "–"
 

@@ -27,7 +27,8 @@ def changes(profile, name):
 
 
 def test_every_variant_differs_in_one_thing(profile):
-    scratch = {"init", "model", "select", "calibration_images"}  # without a super-net nothing is selected
+    scratch = {"init", "model", "select", "calibration_images"}  # without a super-net nothing is selected …
+    scratch |= {"distill", "teacher"} if profile.rdn.distill else set()  # … and nobody teaches
     assert changes(profile, "rdn-scratch") == scratch
     assert changes(profile, "rdn-scratch-longer") == scratch | {"epochs"}
     both = graph.experiments(profile, 0)["rdn-scratch-longer"].config["recipe"]["epochs"]

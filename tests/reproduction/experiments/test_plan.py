@@ -55,6 +55,13 @@ def test_further_seeds_take_further_hours(planned, cheap):
     assert more.loc["rdn-copy", "disk_mb"] == pytest.approx(3 * table.loc["rdn-copy", "disk_mb"])
 
 
+def test_a_teacher_takes_the_time_of_a_forward_pass(cheap, tmp_path):
+    path = write_profile(tmp_path / "taught.yaml", rdn={"distill": 0.5})
+    table = plan.plan(open_workspace(path, out=tmp_path / "out")).set_index("name")
+    assert table.loc["base", "images_per_second"] == table.loc["rdn-scratch", "images_per_second"] == 100
+    assert table.loc["rdn-copy", "images_per_second"] == pytest.approx(75)  # a third of a step more
+
+
 @pytest.mark.parametrize("name", ["quick", "gpu", "pretrained"])  # imagenet: test_imagenet
 def test_every_structure_of_a_profile_can_be_built(name):
     workspace = open_workspace(name, toy=True)

@@ -197,10 +197,19 @@ def test_rivals_and_the_distilled_network_are_in_the_graph_where_the_profile_has
     base, rival = (nodes[name].config for name in ("base", "base-x0.25"))
     assert rival["model"] == {**base["model"], "width_mult": 0.25}
     assert rival["recipe"]["epochs"] == base["recipe"]["epochs"] + nodes["rdn-copy"].config["recipe"]["epochs"]
-    plain, taught = (nodes[name].config["recipe"] for name in ("rdn-reconstruct", "rdn-distilled"))
-    assert taught == {**plain, "distill": 0.5}
+    recipes = {name: node.config["recipe"] for name, node in nodes.items() if "recipe" in node.config}
+    shares = {
+        name: recipe.get("distill") if recipe.get("teacher") == "supernet" else None for name, recipe in recipes.items()
+    }
+    trained_from = {name for name in recipes if nodes[name].parents} - {"base-longer"}
+    assert {name for name, share in shares.items() if share} == trained_from - {
+        "rdn-paper",
+        "rdn-untaught",
+        "rdn-distilled",
+    }
+    assert recipes["rdn-distilled"] == {**recipes["rdn-reconstruct"], "teacher": "largest"}
+    plain = graph.experiments(config.load_profile(TINY), 0)["rdn-reconstruct"].config["recipe"]
     assert "distill" not in plain  # a new setting at its default changes no folder
-    assert "rdn-distilled" not in graph.experiments(config.load_profile(TINY), 0)
 
 
 def test_wrong_requests_are_refused(tmp_path):
