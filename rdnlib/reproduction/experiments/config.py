@@ -206,20 +206,21 @@ class AblationSettings(Section):
 
 class SeedSettings(Section):
     """At how many seeds experiments are run. main: the reconstructed RDN, its policy and what they are compared with; alone: of these the
-    sub-networks that are trained by themselves (default: main); ablations: the RDNs that Tables 4 and 5 compare (default: rest); rest:
-    all others."""
+    sub-networks that are trained by themselves (default: main); ablations: the RDNs that Tables 4 and 5 compare, variants: those of the
+    section of that name (default: rest); rest: all others."""
 
     main: Count = 1
     alone: Count = None
     ablations: Count = None
+    variants: Count = None
     rest: Count = 1
 
     @pydantic.model_validator(mode="after")
     def _in_order(self) -> "SeedSettings":
-        if not self.rest <= (self.ablations or self.rest) <= self.main:
+        if any(not self.rest <= (seeds or self.rest) <= self.main for seeds in (self.ablations, self.variants)):
             raise PydanticCustomError(
                 "rule",
-                "main must not be below ablations, nor these below rest: what experiments build on has their seeds",
+                "main must not be below ablations or variants, nor these below rest: what experiments build on has their seeds",
             )
         return self
 

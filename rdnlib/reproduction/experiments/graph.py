@@ -190,6 +190,7 @@ def repeats(profile: Profile, seeds: int | None = None) -> dict[str, int]:
         raise ConfigError(f"seeds is how many seeds to run, a whole number of at least 1, not {seeds!r}")
     counts, groups = profile.seeds, _seed_groups(profile)
     own = dict.fromkeys(experiments(profile, 0), counts.rest)
+    own |= dict.fromkeys(groups["variants"], counts.variants or counts.rest)
     own |= dict.fromkeys(groups["ablations"], counts.ablations or counts.rest)
     own |= dict.fromkeys(groups["main"], counts.main) | dict.fromkeys(groups["alone"], counts.alone or counts.main)
     return own if seeds is None else dict.fromkeys(own, seeds)
@@ -201,7 +202,8 @@ def _seed_groups(profile: Profile) -> dict[str, set[str]]:
     # what an RDN is worth is judged by the main ones
     main = {"rdn-reconstruct", "policy-reconstruct", *rivals(profile)} - singly
     compared = {*table4(profile).values(), *table5(profile).values()} if profile.ablations else set()
-    return {"main": main, "alone": singly, "ablations": compared - main}
+    variants = {f"rdn-{label}" for label in profile.variants}
+    return {"main": main, "alone": singly, "ablations": compared - main, "variants": variants}
 
 
 def complete_part(profile: Profile, finished: Callable[[str], int]) -> Profile:
@@ -222,7 +224,8 @@ def complete_part(profile: Profile, finished: Callable[[str], int]) -> Profile:
     most = min(counts[name] for name in groups["main"])
     seeds = {group: min(most, *(counts[name] for name in names)) for group, names in groups.items() if names}
     others = counts.keys() - set().union(*groups.values())
-    seeds["rest"] = min(most, seeds.get("ablations", most), *(counts[name] for name in others))
+    shared = (seeds.get(group, most) for group in ("ablations", "variants"))
+    seeds["rest"] = min(most, *shared, *(counts[name] for name in others))
     return profile.like(profile.settings() | {"seeds": seeds})
 
 

@@ -161,15 +161,18 @@ def test_the_complete_part_of_a_profile_has_nothing_that_is_missing():
         )
         return found
 
-    assert part().settings() == profile.settings() | {"seeds": dict.fromkeys(("main", "alone", "ablations", "rest"), 1)}
+    groups = ("main", "alone", "ablations", "variants", "rest")
+    assert part().settings() == profile.settings() | {"seeds": dict.fromkeys(groups, 1)}
     assert part().name == "pretrained" and part().source == profile.source
     assert part({"rdn-random"}).ablations is None and part({"rdn-random"}).variants.keys() == profile.variants.keys()
     assert [*part({"rdn-paper"}).variants] == ["earlier", "halves"]
     assert part({"alone-4"}).alone == [1]
     assert "alone" not in part({"alone-1", "alone-4"}).seeds.settings()
     assert "ablations" not in part({"rdn-random"}).seeds.settings()
-    assert part(other=3, rdn_copy=2, alone_1=1).seeds.settings() == {"main": 3, "alone": 1, "ablations": 3, "rest": 2}
-    assert part(other=3, rdn_random=1).seeds.settings() == {"main": 3, "alone": 3, "ablations": 1, "rest": 1}
-    assert part(other=3, base=2).seeds.settings() == dict.fromkeys(("main", "alone", "ablations", "rest"), 2)
+    three = dict.fromkeys(groups, 3)
+    assert part(other=3, rdn_copy=2, alone_1=1).seeds.settings() == three | {"alone": 1, "rest": 2}
+    assert part(other=3, rdn_random=1).seeds.settings() == three | {"ablations": 1, "rest": 1}
+    assert part(other=3, rdn_paper=2).seeds.settings() == three | {"variants": 2, "rest": 2}
+    assert part(other=3, base=2).seeds.settings() == dict.fromkeys(groups, 2)
     with pytest.raises(ConfigError, match=r"not finished, though every book needs them: base-longer$"):
         part({"base-longer"})
