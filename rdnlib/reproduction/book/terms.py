@@ -38,12 +38,12 @@ class GlossaryLinks(SphinxPostTransform):
 
 
 def definitions(glossary: nodes.document) -> dict[str, str]:
-    """The anchor of each term → the first sentence of its definition; terms are left out where that has a formula."""
+    """The anchor of each term → the first sentence of its definition; terms are left out where that needs LaTeX."""
     sentences = {}
     for item in glossary.findall(nodes.definition_list_item):
         paragraph = next(item.findall(nodes.paragraph))
         sentence = re.split(r"(?<=\.) ", " ".join(paragraph.astext().split()))[0]
-        if not any(paragraph.findall(nodes.math)):
+        if "\\" not in sentence:
             sentences |= {anchor: sentence for term in item.findall(nodes.term) for anchor in term["ids"]}
     return sentences
 

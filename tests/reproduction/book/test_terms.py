@@ -15,10 +15,10 @@ Russian Doll Network
   One network with several inside. It is nested.
 
 sub-network
-  One inside an {term}`RDN`: it has a number. Small.
+  $N_i$, one inside an {term}`RDN`: it has a number. Small.
 
 saved fraction
-  The formula $r_v$ says it.
+  The formula $r_v = \\frac{1}{2}$ says it.
 
 copy
   The paper's initialisation.
@@ -54,7 +54,7 @@ def test_the_first_use_of_each_term_is_a_link_that_shows_the_definition(page):
     for anchor, title, words in (
         ("RDN", "One network with several inside.", "RDN"),
         ("Russian-Doll-Network", "One network with several inside.", "Russian Doll Network"),
-        ("sub-network", "One inside an RDN: it has a number.", "sub-networks"),
+        ("sub-network", "N_i, one inside an RDN: it has a number.", "sub-networks"),
     ):
         assert page.count(link.format(anchor, title, words)) == 1
     assert (
