@@ -206,8 +206,8 @@ class AblationSettings(Section):
 
 class SeedSettings(Section):
     """At how many seeds experiments are run. main: the reconstructed RDN, its policy and what they are compared with; alone: of these the
-    sub-networks that are trained by themselves (default: main); ablations: the RDNs that Tables 4 and 5 compare, variants: those of the
-    section of that name (default: rest); rest: all others."""
+    sub-networks that are trained by themselves (default: main); ablations: the RDNs that Tables 4 and 5 compare, variants: the RDN of
+    copied weights, its policy and the section of that name (default: rest); rest: all others."""
 
     main: Count = 1
     alone: Count = None

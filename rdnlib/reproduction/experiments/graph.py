@@ -202,7 +202,7 @@ def _seed_groups(profile: Profile) -> dict[str, set[str]]:
     # what an RDN is worth is judged by the main ones
     main = {"rdn-reconstruct", "policy-reconstruct", *rivals(profile)} - singly
     compared = {*table4(profile).values(), *table5(profile).values()} if profile.ablations else set()
-    variants = {f"rdn-{label}" for label in profile.variants}
+    variants = {"rdn-copy", "policy-copy", *(f"rdn-{label}" for label in profile.variants)}
     return {"main": main, "alone": singly, "ablations": compared - main, "variants": variants}
 
 

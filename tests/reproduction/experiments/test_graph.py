@@ -170,7 +170,7 @@ def test_the_complete_part_of_a_profile_has_nothing_that_is_missing():
     assert "alone" not in part({"alone-1", "alone-4"}).seeds.settings()
     assert "ablations" not in part({"rdn-random"}).seeds.settings()
     three = dict.fromkeys(groups, 3)
-    assert part(other=3, rdn_copy=2, alone_1=1).seeds.settings() == three | {"alone": 1, "rest": 2}
+    assert part(other=3, rdn_copy=2, alone_1=1).seeds.settings() == three | {"alone": 1, "variants": 2, "rest": 2}
     assert part(other=3, rdn_random=1).seeds.settings() == three | {"ablations": 1, "rest": 1}
     assert part(other=3, rdn_paper=2).seeds.settings() == three | {"variants": 2, "rest": 2}
     assert part(other=3, base=2).seeds.settings() == dict.fromkeys(groups, 2)
