@@ -15,7 +15,7 @@ def joint_loss(
 
     With `distill` = α > 0 they also learn from a teacher T, whose logits are given, (B, classes):
 
-        L = 1/K · Σ_i [(1 − α) H(y, N_i(x)) + α H(T(x), N_i(x))]
+        L = 1/K · Σ_i [(1 − α) H(y, N_i(x)) + α H(softmax T(x), N_i(x))]
 
     Where none is given, N_K teaches the smaller ones, and learns from the labels alone. With `largest` = w the loss of N_K has
     the weight w instead of 1/K, and the others share 1 − w equally. No gradient reaches the teacher. logits: (B, K, classes), or
@@ -30,10 +30,10 @@ def joint_loss(
         return F.cross_entropy(students, targets, label_smoothing=label_smoothing)
     losses = F.cross_entropy(students, targets, label_smoothing=label_smoothing, reduction="none")  # (B, K)
     if distill:
-        taught = count - 1 if teacher is None else count
-        told = (logits[:, -1] if teacher is None else teacher).detach().softmax(dim=-1)  # (B, classes)
-        soft = F.cross_entropy(students[..., :taught], told[..., None].expand(-1, -1, taught), reduction="none")
-        losses = torch.cat([(1 - distill) * losses[:, :taught] + distill * soft, losses[:, taught:]], dim=1)
+        learners = count - 1 if teacher is None else count
+        probabilities = (logits[:, -1] if teacher is None else teacher).detach().softmax(dim=-1)[..., None]
+        soft = F.cross_entropy(students[..., :learners], probabilities.expand(-1, -1, learners), reduction="none")
+        losses = torch.cat([(1 - distill) * losses[:, :learners] + distill * soft, losses[:, learners:]], dim=1)
     if largest is None or count == 1:
         return losses.mean()
     return (1 - largest) * losses[:, :-1].mean() + largest * losses[:, -1].mean()

@@ -45,7 +45,7 @@ def train(
     Returns one row per epoch: epoch, lr, the means of loss and accuracy (accuracy_1 and accuracy_K for an RDN), seconds, and
     waiting, the share of them that the device waited for images.
 
-    teacher: the trained super-net, image → logits (B, classes), where the recipe says that it teaches; it stays as it is.
+    teacher: the trained super-net, image → logits (B, classes), where the recipe says that it teaches; its weights stay.
     resume: a file for the state of the run, written after every epoch and every RDN_SAVE_MINUTES (5) within a longer one. If
     it exists, training goes on from there; it is removed when training ends. Raises DivergedError when the loss is no longer
     finite, ConfigError where the teacher is missing, DataError for too few or damaged images, CheckpointError for a damaged
@@ -111,12 +111,16 @@ class _Trainer:
         if not self.recipe.distill or self.recipe.teacher == "largest":
             return lambda batch: None
         if self.recipe.teacher == "average":
-            return lambda batch: self.average.module.eval()(batch)[:, -1]
+            return self._average_logits
         if supernet is None:
             raise ConfigError(
                 f"{self.label}: the recipe's teacher is the super-net, and training did not begin with one"
             )
         return supernet.to(devices.here().device, memory_format=torch.channels_last).eval()
+
+    def _average_logits(self, batch: Tensor) -> Tensor:
+        logits = self.average.module.eval()(batch)
+        return logits[:, -1] if logits.ndim == 3 else logits
 
     def epoch(self, done: Progress, bar: tqdm) -> tuple[dict, str]:
         """The current epoch, from step `done.step` on: its row of the history, and a summary for the terminal."""
@@ -164,9 +168,9 @@ class _Trainer:
                     with devices.precision(recipe.precision):
                         logits = self.network(batch)
                         with torch.no_grad():
-                            taught = self.teach(batch)
+                            teacher = self.teach(batch)
                         weights = {"distill": recipe.distill, "largest": recipe.largest}
-                        loss = joint_loss(logits, labels, smoothing, teacher=taught, **weights)
+                        loss = joint_loss(logits, labels, smoothing, teacher=teacher, **weights)
                     meter.add(loss, logits, labels)
                     (loss / self.own_parts).backward()
         self.optimiser.step()

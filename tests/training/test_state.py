@@ -56,6 +56,7 @@ def dying(monkeypatch, module, name, after):
 
 CASES = {
     "base": (network, {}),
+    "RDN with a teacher": (nested, {"distill": 0.5, "teacher": "supernet"}),
     "RDN with its average as teacher": (nested, {"distill": 0.5, "teacher": "average"}),
     "dropout": (partial(network, dropout=True), {}),
     "in parts": (nested, {"parts": 2}),
@@ -69,7 +70,7 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_numbers(dolls, tmp_path, mon
     start, options = CASES[case]
     recipe = Recipe(**RECIPE | {"epochs": 2}, **options)
     whole = start()
-    expected = train(whole, dolls, recipe, seed=5, progress=False)
+    expected = train(whole, dolls, recipe, seed=5, teacher=network(), progress=False)
     draw, path, stops = np.random.default_rng(3), tmp_path / "resume.safetensors", 0
     monkeypatch.setattr(TrainState, "due", lambda self: draw.random() < 0.4)
     history = None
@@ -80,7 +81,7 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_numbers(dolls, tmp_path, mon
             resumed = start()
             torch.manual_seed(draw.integers(1000))  # a new process starts with other generators
             try:
-                history = train(resumed, dolls, recipe, seed=5, resume=path, progress=False)
+                history = train(resumed, dolls, recipe, seed=5, teacher=network(), resume=path, progress=False)
             except Killed:
                 stops += 1
     assert stops >= 2

@@ -83,13 +83,16 @@ def test_the_recipes_momentum_is_that_of_every_batch_norm(dolls):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("teacher", ["largest", "average", "supernet"])
-def test_distilled_training_changes_the_subnetworks(dolls, teacher):
-    losses, supernet = [], network()
+@pytest.mark.parametrize("whole", [False, True], ids=["RDN", "base"])
+def test_distilled_training_changes_the_networks(dolls, teacher, whole):
+    if whole and teacher == "largest":
+        pytest.skip("a base has no smaller sub-networks that it could teach")
+    losses, supernet = [], network(1)
     before = {name: value.clone() for name, value in supernet.state_dict().items()}
     for distill in (0.0, 0.5):
-        rdn = to_rdn(supernet, 2, select="identity")
+        student = network() if whole else to_rdn(network(), 2, select="identity")
         recipe = Recipe(epochs=1, lr=0.01, size=16, batch_size=32, distill=distill, teacher=teacher)
-        losses.append(train(rdn, dolls, recipe, teacher=supernet, progress=False)["loss"].item())
+        losses.append(train(student, dolls, recipe, teacher=supernet, progress=False)["loss"].item())
     assert math.isfinite(losses[1])
     assert losses[0] != losses[1]
     assert all(torch.equal(value, before[name]) for name, value in supernet.state_dict().items())

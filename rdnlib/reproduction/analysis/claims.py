@@ -144,6 +144,8 @@ def table3_claims(evidence: Evidence) -> list[Claim]:
         if source := evidence.profile.model.weights:
             whose = SOURCES.get(source, source)
             lost.append(f"the super-net began with weights from {whose}, a training that no row from scratch has had")
+        if evidence.profile.rdn.distill:
+            lost.append("the super-net also taught the pre-trained RDN, and the one from scratch had no teacher")
         claims.append(_claim(statement, [paper[0] - other], difference(trained, scratch), obstacles=lost))
     return _of("Table 3", claims)
 

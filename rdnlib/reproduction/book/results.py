@@ -5,6 +5,7 @@ Accuracies are per cent, differences points; `x_low` and `x_high` are the ends o
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,6 +25,7 @@ from rdnlib.reproduction.book.style import (
     owner_colour,
     styled,
 )
+from rdnlib.reproduction.experiments.config import Profile
 
 
 def epochs(count: float) -> str:
@@ -207,7 +209,7 @@ def shares_above_in_words(shares: Mapping[str, float]) -> str:
 
 LEVERS = {
     "plain": "plain part", "init": "initialisation", "lr": "learning rate", "largest": "share of N_K in the loss", "k": "original groups",
-    "distill": "share of the loss that is taught", "teacher": "teacher",
+    "teacher": "teacher",
 }  # fmt: skip
 TEACHERS = {"largest": "$N_K$", "average": "the moving average of $N_K$", "supernet": "the super-net"}
 
@@ -215,6 +217,13 @@ TEACHERS = {"largest": "$N_K$", "average": "the moving average of $N_K$", "super
 def taught_by(recipe: Mapping) -> str:
     """Who teaches by this recipe, besides the labels."""
     return TEACHERS[recipe.get("teacher", "largest")] if recipe.get("distill") else "nobody"
+
+
+def own_choices(profile: Profile) -> dict[str, Any]:
+    """What the profile says of its reconstructed RDN, as of a variant."""
+    rdn = profile.rdn
+    taught = {"teacher": "supernet", "distill": rdn.distill} if rdn.distill else {}
+    return rdn.model_dump(include={"k", "plain", "largest"}) | {"init": "reconstruct"} | taught
 
 
 def changes_in_words(changes: Mapping) -> str:
@@ -225,8 +234,15 @@ def changes_in_words(changes: Mapping) -> str:
             parts.append(changes_in_words(value))
         else:
             text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else TEACHERS.get(value, value)
-            parts.append(f"{LEVERS.get(key, key)}: {'as in the paper' if value is None else text}")
+            name = LEVERS.get(key, key) if key != "distill" else _taught_share(value, changes.get("teacher"))
+            parts.append(f"{name}: {'as in the paper' if value is None else text}")
     return "; ".join(filter(None, parts)) or "–"
+
+
+def _taught_share(share: float, teacher: str | None) -> str:
+    if teacher is not None or not share:
+        return "share of the loss that is taught"
+    return "share of the smaller sub-networks’ loss that N_K teaches"
 
 
 @styled

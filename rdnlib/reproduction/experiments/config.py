@@ -174,7 +174,7 @@ class RdnSettings(SurgerySettings):
     calibration_images: Count
     epochs: Count
     lr: Rates
-    distill: Share = None  # of the loss: what the super-net teaches
+    distill: Share = None  # the super-net’s share of every loss
     init: Literal[INITS] = "reconstruct"  # of the RDNs of further super-nets, and of depth-wise nesting
     largest: Share = None  # N_K's share of the loss
 

@@ -2,7 +2,7 @@
 
 The ablations are the variants of the RDN that Tables 3, 4 and 5, the table of lengths and the slimmable baseline compare. All of
 them take the paper's `copy` initialisation and one recipe, with `epochs` of the profile's section `ablations`, so that each
-differs from the `reference` in one thing only. What of a recipe was chosen on what, book/reconstruction.md says. Two
+differs from the `reference` in one thing only (an RDN from scratch also has no super-net that could teach it). What of a recipe was chosen on what, book/reconstruction.md says. Two
 experiments with the same configuration are one, so the reference is also a point of the table of lengths, and the longest of those
 are the main runs.
 """
@@ -279,16 +279,25 @@ def _ablations(profile: Profile, add: Callable) -> None:
     def recipe(epochs: int = epochs, init: str = "copy") -> dict:
         return profile.recipe.settings() | {"epochs": epochs, "lr": profile.rdn.lr[init]} | _weights(profile)
 
-    def untaught(epochs: int) -> dict:  # where there is no super-net, none teaches
-        return {option: value for option, value in recipe(epochs).items() if option not in ("distill", "teacher")}
+    def without_teacher(epochs: int) -> dict:  # there is no trained super-net
+        own = {"distill", "teacher"} if profile.rdn.distill else set()
+        return {option: value for option, value in recipe(epochs).items() if option not in own}
 
     def variant(name: str, **changes) -> None:
         add(name, "rdn", "base", **{**surgery, "init": "copy", "recipe": recipe(), **changes})
 
-    unknowing = {option: value for option, value in profile.model.settings().items() if option != "weights"}
+    without_weights = {option: value for option, value in profile.model.settings().items() if option != "weights"}
     both = profile.base.epochs + epochs  # the paper's 400 are its 200 of pre-training and 200 after the surgery
     for name, length in (("rdn-scratch-longer", both), ("rdn-scratch", epochs)):
-        add(name, "rdn", k=k, plain=surgery["plain"], init="scratch", model=unknowing, recipe=untaught(length))
+        add(
+            name,
+            "rdn",
+            k=k,
+            plain=surgery["plain"],
+            init="scratch",
+            model=without_weights,
+            recipe=without_teacher(length),
+        )
     slim = {"widths": profile.ablations.slimmable or widths(k), "calibration_images": surgery["calibration_images"]}
     add("slimmable", "slimmable", "base", **slim, recipe=recipe())
     for select, name in table4(profile).items():

@@ -99,13 +99,17 @@ def test_a_network_at_chance_and_a_base_that_still_learns_give_no_verdict():
     )
 
 
-def test_weights_from_elsewhere_are_no_evidence_for_pre_training():
+@pytest.mark.parametrize(
+    ("section", "changes", "reason"),
+    [("model", {"weights": "imagenet"}, "weights from ImageNet"), ("rdn", {"distill": 0.7}, "had no teacher")],
+)
+def test_what_else_a_trained_supernet_brings_is_no_evidence_for_its_weights(section, changes, reason):
     evidence, profile = FakeEvidence(), FakeEvidence.profile
-    model = profile.model.model_copy(update={"weights": "imagenet"})
-    object.__setattr__(evidence, "profile", profile.model_copy(update={"model": model}))
+    changed = {section: getattr(profile, section).model_copy(update=changes)}
+    object.__setattr__(evidence, "profile", profile.model_copy(update=changed))
     table = ledger(evidence)
-    told, concerned = table["reason"].str.contains("weights from ImageNet"), table["where"] == "Table 3"
-    assert told.equals(concerned) and (table["verdict"][concerned] == NOT_TESTABLE).all()
+    found, concerned = table["reason"].str.contains(reason), table["where"] == "Table 3"
+    assert found.equals(concerned) and (table["verdict"][concerned] == NOT_TESTABLE).all()
 
 
 class MadeUpPaper(Evidence):

@@ -126,6 +126,7 @@ def test_departures_from_the_paper(tmp_path):
     other = {"k": 3, "select": "random", "plain": 0.5, "largest": 0.4, "distill": 0.7}
     text = ablations.departures_in_words(load_profile(write_profile(tmp_path / "b.yaml", rdn=other)))
     assert "$k = 3$ instead of 4" in text and "`random`" in text and "after 50% of the MAdds" in text and "0.4" in text
+    assert "the super-net teaches, with the share 0.7 of the loss" in text
     assert "`greedy-relative`" in ablations.departures_in_words(load_profile(TINY))
 
 
