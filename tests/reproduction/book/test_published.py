@@ -91,6 +91,11 @@ def text_of(cell: nbformat.NotebookNode) -> str:
     return "".join(output.get("text", "") or output.get("data", {}).get("text/markdown", "") for output in cell.outputs)
 
 
+def same_numbers(original: pd.DataFrame, copy: pd.DataFrame) -> None:
+    """In single precision."""
+    pd.testing.assert_frame_equal(original.astype(copy.dtypes), copy, rtol=0, atol=0)
+
+
 @pytest.mark.slow
 def test_what_is_published_is_all_but_networks(measured, results):
     project, out = measured
@@ -101,12 +106,12 @@ def test_what_is_published_is_all_but_networks(measured, results):
         original, copy = Run(name, open_workspace(TINY, out=out)), Run(name, workspace)
         # a policy chooses among the sub-networks of rdn-reconstruct alone
         left_out = [] if name == "rdn-reconstruct" else [*original.samples().filter(like="confidence_")]
-        pd.testing.assert_frame_equal(original.samples().drop(columns=left_out), copy.samples())
+        same_numbers(original.samples().drop(columns=left_out), copy.samples())
         assert original.result == copy.result
     original, copy = (Run("policy-copy", space).samples() for space in (open_workspace(TINY, out=out), workspace))
     new = original[original["split"] != "train"].reset_index(drop=True)
     assert len(new) < len(original)  # no chapter shows what this policy says of the training images
-    pd.testing.assert_frame_equal(new, copy)
+    same_numbers(new, copy)
     manifest = json.loads((results / "manifest.json").read_text())
     assert manifest["seconds"] == {"base": 1.5} and manifest["recorded"] == ["01_table", "02_network"]
     assert "rdn-random" in manifest["missing"] and not {"base", *NAMES} & set(manifest["missing"])
@@ -267,3 +272,17 @@ def test_the_readme_says_what_was_published():
     assert f"needs {cost:.0f} % ({low:.0f} to {high:.0f}) of the multiply-adds of the base" in text
     low, high = (f"{row[f'gain_{end}']:+.1f}".replace("-", "−") for end in ("low", "high"))
     assert f"{-row['gain']:.1f} points (95 % interval {low} to {high}) below" in text
+
+
+def test_the_readme_says_what_laptop_gave():
+    table = pd.read_csv(resource("data/published/laptop/tables/table1.csv")).set_index("model")
+    networks = pd.read_csv(resource("data/published/laptop/tables/subnetworks.csv")).set_index(["model", "subnetwork"])
+    longer, n2, n7 = (networks.loc[key] for key in (("base, longer", 1), ("RDN, copy", 2), ("RDN, copy", 7)))
+    sequential = table.loc["RDN, copy‡"]
+    assert sequential["seeds"] == table.loc["base, longer", "seeds"] == 3
+    text = " ".join((resource() / "README.md").read_text(encoding="utf-8").split())
+    share = 100 * n2["madds"] / longer["madds"]
+    assert f"copied weights has {n2['top1']:.1f} % at {share:.0f} % of the multiply-adds of a base" in text
+    assert f"trained equally long, has {longer['top1']:.1f} %; its N_7 has {n7['top1']:.1f} %" in text
+    share = 100 * sequential["madds_m"] / table.loc["base, longer", "madds_m"]
+    assert f"keeps that, {sequential['top1']:.1f} %, at {share:.0f} % of the base's multiply-adds" in text
