@@ -64,6 +64,10 @@ class Recipe:
         if self.parts < 1 or self.batch_size % self.parts or self.batch_size // self.parts < 2:
             raise ConfigError(f"a batch of {self.batch_size} cannot be cut into {self.parts} equal parts of at least 2")
 
+    @property
+    def supernet_teaches(self) -> bool:
+        return self.distill > 0 and self.teacher == "supernet"
+
     def rows(self, process: int, processes: int) -> list[slice]:
         """The rows of a batch that a process computes, part by part. Raises ConfigError unless the parts can be shared out."""
         if self.parts % processes:

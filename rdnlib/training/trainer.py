@@ -108,10 +108,9 @@ class _Trainer:
 
     def _teacher(self, supernet: nn.Module | None) -> Callable[[Tensor], Tensor | None]:
         """A batch → what it is taught, logits (B, classes), unless N_K teaches or nobody does."""
-        if not self.recipe.distill or self.recipe.teacher == "largest":
-            return lambda batch: None
-        if self.recipe.teacher == "average":
-            return self._average_logits
+        if not self.recipe.supernet_teaches:
+            averaged = self.recipe.distill > 0 and self.recipe.teacher == "average"
+            return self._average_logits if averaged else lambda batch: None
         if supernet is None:
             raise ConfigError(
                 f"{self.label}: the recipe's teacher is the super-net, and training did not begin with one"

@@ -72,8 +72,7 @@ def publish(
                     samples = samples[samples["split"] != "train"]
                 if name not in asked:  # only a confidence cascade, a policy's rival, reads them
                     samples = samples.drop(columns=samples.filter(like="confidence_"))
-                doubles = samples.select_dtypes("float64").columns  # their last digits are half of a file
-                write_table(kept / "samples.parquet", samples.astype(dict.fromkeys(doubles, "float32")))
+                write_table(kept / "samples.parquet", samples)
         if (workspace.out / "tables").is_dir():
             shutil.copytree(workspace.out / "tables", folder / "tables")
         recorded = _record_all(workspace, project, folder / "recorded")

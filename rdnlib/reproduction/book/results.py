@@ -209,7 +209,7 @@ def shares_above_in_words(shares: Mapping[str, float]) -> str:
 
 LEVERS = {
     "plain": "plain part", "init": "initialisation", "lr": "learning rate", "largest": "share of N_K in the loss", "k": "original groups",
-    "teacher": "teacher",
+    "distill": "share of the loss that a teacher gives", "teacher": "teacher",
 }  # fmt: skip
 TEACHERS = {"largest": "$N_K$", "average": "the moving average of $N_K$", "supernet": "the super-net"}
 
@@ -234,15 +234,8 @@ def changes_in_words(changes: Mapping) -> str:
             parts.append(changes_in_words(value))
         else:
             text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else TEACHERS.get(value, value)
-            name = LEVERS.get(key, key) if key != "distill" else _taught_share(value, changes.get("teacher"))
-            parts.append(f"{name}: {'as in the paper' if value is None else text}")
+            parts.append(f"{LEVERS.get(key, key)}: {'as in the paper' if value is None else text}")
     return "; ".join(filter(None, parts)) or "–"
-
-
-def _taught_share(share: float, teacher: str | None) -> str:
-    if teacher is not None or not share:
-        return "share of the loss that is taught"
-    return "share of the smaller sub-networks’ loss that N_K teaches"
 
 
 @styled

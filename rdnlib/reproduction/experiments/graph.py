@@ -246,11 +246,11 @@ def _surgery(profile: Profile, name: str | None = None) -> dict:
     return settings | {"plain": profile.rdn.plain if further is None else further.plain}
 
 
-def _weights(profile: Profile) -> dict:
+def _weights(profile: Profile, *, trained_supernet: bool = True) -> dict:
     """How the losses of an RDN's sub-networks are weighted, and what the super-net teaches them, where the profile says it."""
     largest, distill = profile.rdn.largest, profile.rdn.distill
     weights = {} if largest is None else {"largest": largest}
-    return weights | ({"distill": distill, "teacher": "supernet"} if distill else {})
+    return weights | ({"distill": distill, "teacher": "supernet"} if distill and trained_supernet else {})
 
 
 def _base_of(profile: Profile, name: str) -> str:
@@ -276,12 +276,9 @@ def _ablations(profile: Profile, add: Callable) -> None:
     """Every experiment that only the ablations need."""
     epochs, k, surgery = _epochs(profile), profile.rdn.k, _surgery(profile)
 
-    def recipe(epochs: int = epochs, init: str = "copy") -> dict:
-        return profile.recipe.settings() | {"epochs": epochs, "lr": profile.rdn.lr[init]} | _weights(profile)
-
-    def without_teacher(epochs: int) -> dict:  # there is no trained super-net
-        own = {"distill", "teacher"} if profile.rdn.distill else set()
-        return {option: value for option, value in recipe(epochs).items() if option not in own}
+    def recipe(epochs: int = epochs, init: str = "copy", *, trained_supernet: bool = True) -> dict:
+        weights = _weights(profile, trained_supernet=trained_supernet)
+        return profile.recipe.settings() | {"epochs": epochs, "lr": profile.rdn.lr[init]} | weights
 
     def variant(name: str, **changes) -> None:
         add(name, "rdn", "base", **{**surgery, "init": "copy", "recipe": recipe(), **changes})
@@ -296,7 +293,7 @@ def _ablations(profile: Profile, add: Callable) -> None:
             plain=surgery["plain"],
             init="scratch",
             model=without_weights,
-            recipe=without_teacher(length),
+            recipe=recipe(length, trained_supernet=False),
         )
     slim = {"widths": profile.ablations.slimmable or widths(k), "calibration_images": surgery["calibration_images"]}
     add("slimmable", "slimmable", "base", **slim, recipe=recipe())

@@ -52,7 +52,7 @@ def plan(workspace: Workspace, seeds: int | None = None, *, repeats: int = 3) ->
             with devices.cpu_threads(workspace.threads("base")):
                 measured[key] = _measure(_build(what, len(workspace.data.classes)), recipe, repeats)
         speed, parameters, memory = measured[key]
-        if recipe.distill and recipe.teacher == "supernet" and node.parents:  # which answers for every image
+        if recipe.supernet_teaches and node.parents:  # which answers for every image
             speed = 1 / (1 / speed + FORWARD / speeds[node.parents[0]])
         speeds[name] = speed
         trained, seen = recipe.epochs * images["train"], images["calibration"] + images["validation"]

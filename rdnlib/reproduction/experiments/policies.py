@@ -54,7 +54,7 @@ def fit_policies(
         split: {
             "p": predict(paper, output.features),
             "q": predict(informed, _with_logits(output)),
-            "above": thresholds(repeated, output.evidence, output.guesses, saved),
+            "above": thresholds(repeated, output.evidence, output.guesses, saved).astype(np.float32),
             "top1": output.top1,
             "top5": output.top5,
         }

@@ -110,10 +110,10 @@ def _train_and_save(job: Job, model: nn.Module, description: dict, *, trained: n
     trained: what gives the loss, where that is not all outputs of the network.
     """
     recipe = Recipe(**job.node.config["recipe"])
-    has_teacher = bool(recipe.distill) and recipe.teacher == "supernet" and bool(job.parents)
+    teacher = job.parents[0].model() if recipe.supernet_teaches and job.parents else None
     history = train(
         model if trained is None else trained, job.workspace.splits.train, recipe, seed=job.node.config["seed"],
-        teacher=job.parents[0].model() if has_teacher else None, resume=job.folder / "resume.safetensors",
+        teacher=teacher, resume=job.folder / "resume.safetensors",
         label=job.workspace.label(job.node.name), progress=job.progress,
     )  # fmt: skip
     columns = {}

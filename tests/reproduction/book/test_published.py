@@ -91,11 +91,6 @@ def text_of(cell: nbformat.NotebookNode) -> str:
     return "".join(output.get("text", "") or output.get("data", {}).get("text/markdown", "") for output in cell.outputs)
 
 
-def same_numbers(original: pd.DataFrame, copy: pd.DataFrame) -> None:
-    """In single precision."""
-    pd.testing.assert_frame_equal(original.astype(copy.dtypes), copy, rtol=0, atol=0)
-
-
 @pytest.mark.slow
 def test_what_is_published_is_all_but_networks(measured, results):
     project, out = measured
@@ -106,12 +101,12 @@ def test_what_is_published_is_all_but_networks(measured, results):
         original, copy = Run(name, open_workspace(TINY, out=out)), Run(name, workspace)
         # a policy chooses among the sub-networks of rdn-reconstruct alone
         left_out = [] if name == "rdn-reconstruct" else [*original.samples().filter(like="confidence_")]
-        same_numbers(original.samples().drop(columns=left_out), copy.samples())
+        pd.testing.assert_frame_equal(original.samples().drop(columns=left_out), copy.samples())
         assert original.result == copy.result
     original, copy = (Run("policy-copy", space).samples() for space in (open_workspace(TINY, out=out), workspace))
     new = original[original["split"] != "train"].reset_index(drop=True)
     assert len(new) < len(original)  # no chapter shows what this policy says of the training images
-    same_numbers(new, copy)
+    pd.testing.assert_frame_equal(new, copy)
     manifest = json.loads((results / "manifest.json").read_text())
     assert manifest["seconds"] == {"base": 1.5} and manifest["recorded"] == ["01_table", "02_network"]
     assert "rdn-random" in manifest["missing"] and not {"base", *NAMES} & set(manifest["missing"])
