@@ -212,6 +212,22 @@ def test_rivals_and_the_distilled_network_are_in_the_graph_where_the_profile_has
     assert "distill" not in plain  # a new setting at its default changes no folder
 
 
+def test_the_teacher_of_an_rdn_is_the_supernet_that_it_was_made_from(tmp_path, monkeypatch):
+    teachers, train = {}, runners.train
+
+    def watched(model, *arguments, teacher, label, **options):
+        teachers[label] = teacher
+        return train(model, *arguments, teacher=teacher, label=label, **options)
+
+    monkeypatch.setattr(runners, "train", watched)
+    profile = write_profile(tmp_path / "taught.yaml", rdn={"distill": 0.5})
+    workspace = open_workspace(profile, out=tmp_path / "out")
+    base, _ = (ensure(workspace, name, progress=False) for name in ("base", "rdn-copy"))
+    assert teachers["base"] is None
+    expected, found = base.model().state_dict(), teachers["rdn-copy"].state_dict()
+    assert expected.keys() == found.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_wrong_requests_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="unknown profile 'huge': choose from"):
         open_workspace("huge")
