@@ -47,23 +47,46 @@ def must_be(kept: bool, what: str) -> None:
         raise SystemExit(f"soak: {what}")
 
 
-def killed_and_resumed(options: argparse.Namespace, out: Path, usual: float) -> int:
+def locks(out: Path) -> set[tuple[Path, int]]:
+    """The locks that experiments have taken, and when."""
+    return {(path, path.stat().st_mtime_ns) for path in out.glob("experiments/.*.lock")}
+
+
+def seconds_to_begin(run: subprocess.Popen, out: Path, before: set, longest: float = float("inf")) -> float:
+    """Wait until the run takes its first experiment's lock, ends, or has had `longest` seconds."""
+    began = time.monotonic()
+    while locks(out) == before and run.poll() is None and time.monotonic() - began < longest:
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def left_alone(options: argparse.Namespace, out: Path) -> tuple[float, float]:
+    """Seconds that a run takes to begin its first experiment, and then to end."""
+    run = start(options, out)
+    startup = seconds_to_begin(run, out, set())
+    began = time.monotonic()
+    must_be(run.wait() == 0, "the run that is left alone failed")
+    return startup, time.monotonic() - began
+
+
+def killed_and_resumed(options: argparse.Namespace, out: Path, startup: float, usual: float) -> int:
     """Run to the end in spite of the kills; how many there were."""
     draw, kills = random.Random(options.seed), 0
     done = finished(out)
     while True:
-        run = start(options, out)
-        # A run's share of the time, and as long as it takes to start: so that the kills fall on all of its length.
-        patience = (
-            draw.uniform(0.2, 1.8) * usual / (options.kills + 1) + options.startup if kills < options.kills else None
-        )
+        before, run = locks(out), start(options, out)
+        patience = None
+        if kills < options.kills:
+            # A share of the work, counted from where the work begins: so that the kills fall on all of its length.
+            seconds_to_begin(run, out, before, longest=startup)
+            patience = draw.uniform(0.2, 1.8) * usual / (options.kills + 1)
         try:
             code = run.wait(patience)
         except subprocess.TimeoutExpired:
             os.killpg(run.pid, signal.SIGKILL)
             run.wait()
             kills += 1
-            print(f"kill {kills}/{options.kills} after {patience:.1f} s: {len(finished(out))} finished", flush=True)
+            print(f"kill {kills}/{options.kills}, {patience:.1f} s of work: {len(finished(out))} finished", flush=True)
         else:
             must_be(code == 0, f"a run failed, see {options.work / out.name}.log")
         now = finished(out)
@@ -107,17 +130,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, help="experiments at once (default: the profile's)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--save-minutes", type=float, default=0.05)
-    parser.add_argument("--startup", type=float, default=20.0, help="seconds that a run takes to begin its work")
     parser.add_argument("--work", type=Path, help="where both runs are kept (default: a folder that is thrown away)")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="soak-") as scratch:
         options.work = options.work or Path(scratch)
         options.work.mkdir(parents=True, exist_ok=True)
-        began = time.monotonic()
-        must_be(start(options, options.work / "alone").wait() == 0, "the run that is left alone failed")
-        usual = max(1.0, time.monotonic() - began - options.startup)
-        print(f"left alone it takes {usual + options.startup:.0f} s", flush=True)
-        kills = killed_and_resumed(options, options.work / "killed", usual)
+        startup, usual = left_alone(options, options.work / "alone")
+        print(f"left alone it takes {startup:.1f} s to begin and {usual:.1f} s of work", flush=True)
+        kills = killed_and_resumed(options, options.work / "killed", startup, usual)
         files = compare(options.work / "alone", options.work / "killed")
     print(f"{kills} kills: {files} tables and networks identical, no finished experiment lost or run again")
     return kills

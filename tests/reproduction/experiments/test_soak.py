@@ -9,7 +9,7 @@ from support.profiles import TINY
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_numbers_of_one_that_was_left_alone(tmp_path, capsys):
     arguments = ["--profile", TINY, "--experiments", "rdn-copy", "base-mobilenet_v2", "--jobs", "1"]
-    arguments += ["--kills", "2", "--save-minutes", "0", "--startup", "6"]
+    arguments += ["--kills", "2", "--save-minutes", "0"]
     assert soak.main([*arguments, "--work", str(tmp_path)]) >= 1
     assert "tables and networks identical" in capsys.readouterr().out
     assert not list((tmp_path / "killed").rglob("*resume*"))
