@@ -178,17 +178,16 @@ def comparison(rows: dict[str, list[Run]], subnetworks: dict[str, int]) -> pd.Da
 
 
 def lever_table(evidence: Evidence) -> pd.DataFrame:
-    """What each variant of the profile's reconstructed RDN is worth, a row for each of its sub-networks, at the seeds that all have.
+    """What each variant of the profile's reconstructed RDN is worth, a row for each of its sub-networks, at all of its seeds.
 
     Columns: variant ("as it is" for the profile's own, "N_i alone" for one trained by itself), changes (what the profile says of it),
     subnetwork, seeds, share (of the base's MAdds), and with their intervals (see `Estimate.columns`) top1 and gap, which is the accuracy
     minus that of the base trained equally long (points, paired).
     """
     profile, rows = evidence.profile, []
-    names = graph.levers(profile)
-    base, longer, *runs = evidence.together("base", "base-longer", *names.values())
-    for variant, own in zip(names, runs, strict=True):
-        changes = profile.variants[variant].settings() if variant in profile.variants else {}
+    for variant, name in graph.levers(profile).items():
+        base, longer, own = evidence.together("base", "base-longer", name)
+        changes = profile.variants[variant].changes() if variant in profile.variants else {}
         for subnetwork in own[0].result["config"].get("trained") or range(1, len(own[0].result["madds"]) + 1):
             about = {"variant": variant, "changes": changes, "subnetwork": subnetwork, "seeds": len(own)}
             rows.append(about | _against(longer, base, own, subnetwork))

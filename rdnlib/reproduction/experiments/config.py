@@ -192,10 +192,15 @@ class Architecture(Section):
 
 
 class Variant(SurgerySettings):
-    """An RDN that differs from the profile's reconstructed one in what is said here."""
+    """An RDN that differs from the profile's reconstructed one in what is said here. seeds: at how many (default: `seeds.variants`)."""
 
     init: Literal[INITS] = None
     recipe: RecipeSettings = RecipeSettings()
+    seeds: Count = None
+
+    def changes(self) -> dict[str, Any]:
+        """What differs."""
+        return {key: value for key, value in self.settings().items() if key != "seeds"}
 
 
 class AblationSettings(Section):
@@ -323,6 +328,10 @@ def _validated(content: Any, path: Path, name: str) -> Profile:
     with _naming(path, "architectures"):
         if profile.model.label in profile.architectures:
             raise ConfigError(f"{profile.model.label} is the profile's model already")
+    for label, variant in profile.variants.items():
+        with _naming(path, f"variants.{label}.seeds"):
+            if (variant.seeds or 1) > profile.seeds.main:
+                raise ConfigError(f"must not be above seeds.main, {profile.seeds.main}, at which its base is trained")
     profile._name = name
     profile._source = path.stem if path.parent == resource("notebooks/profiles") else str(path.absolute())
     for key, supernet in profile.supernets().items():

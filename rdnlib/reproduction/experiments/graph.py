@@ -57,7 +57,7 @@ def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
     add("base-longer", "base", "base", recipe=longer)
     best = surgery | {"init": "reconstruct", "recipe": extra | {"lr": rdn.lr["reconstruct"]}}
     for label, variant in profile.variants.items():
-        changes = variant.settings()
+        changes = variant.changes()
         recipe = best["recipe"] | changes.pop("recipe", {})
         add(f"rdn-{label}", "rdn", "base", **best | changes | {"recipe": recipe})
     for index in profile.alone:
@@ -191,6 +191,7 @@ def repeats(profile: Profile, seeds: int | None = None) -> dict[str, int]:
     counts, groups = profile.seeds, _seed_groups(profile)
     own = dict.fromkeys(experiments(profile, 0), counts.rest)
     own |= dict.fromkeys(groups["variants"], counts.variants or counts.rest)
+    own |= {f"rdn-{label}": variant.seeds for label, variant in profile.variants.items() if variant.seeds}
     own |= dict.fromkeys(groups["ablations"], counts.ablations or counts.rest)
     own |= dict.fromkeys(groups["main"], counts.main) | dict.fromkeys(groups["alone"], counts.alone or counts.main)
     return own if seeds is None else dict.fromkeys(own, seeds)
@@ -222,11 +223,16 @@ def complete_part(profile: Profile, finished: Callable[[str], int]) -> Profile:
         raise ConfigError(f"not finished, though every book needs them: {', '.join(missing)}")
     groups = _seed_groups(profile)
     most = min(counts[name] for name in groups["main"])
-    seeds = {group: min(most, *(counts[name] for name in names)) for group, names in groups.items() if names}
+    own = {label: min(most, counts[f"rdn-{label}"]) for label, variant in profile.variants.items() if variant.seeds}
+    singly = {f"rdn-{label}" for label in own}
+    seeds = {group: min(most, *(counts[name] for name in names - singly)) for group, names in groups.items() if names}
     others = counts.keys() - set().union(*groups.values())
     shared = (seeds.get(group, most) for group in ("ablations", "variants"))
     seeds["rest"] = min(most, *shared, *(counts[name] for name in others))
-    return profile.like(profile.settings() | {"seeds": seeds})
+    settings = profile.settings()
+    for label, count in own.items():
+        settings["variants"][label]["seeds"] = count
+    return profile.like(settings | {"seeds": seeds})
 
 
 def _without(profile: Profile, section: str, entry: str | float | None) -> Profile:

@@ -255,7 +255,7 @@ def test_levers_are_set_against_the_base_that_was_trained_equally_long():
     (rdn, _), base = fake_runs(200), fake_base(200)
     rdn.result["config"] = {}
     alone = replace(rdn, result={**rdn.result, "config": {"trained": [2]}})
-    profile = SimpleNamespace(variants={"late": SimpleNamespace(settings=lambda: {"plain": 0.4})}, alone=[2])
+    profile = SimpleNamespace(variants={"late": SimpleNamespace(changes=lambda: {"plain": 0.4})}, alone=[2])
     runs = {"base": base, "base-longer": base, "rdn-reconstruct": rdn, "rdn-late": rdn, "alone-2": alone}
     evidence = SimpleNamespace(profile=profile, together=lambda *names: [[runs[name]] for name in names])
     table = lever_table(evidence)

@@ -118,6 +118,7 @@ def complaint(path: str) -> str:
         ("rdn.largest", 2, "must be less than or equal to 1, not 2"),
         ("variants", {"late": {"init": "warm"}}, "variants.late.init: must be 'copy' or 'reconstruct', not 'warm'"),
         ("variants", {"late": {"base": {}}}, "variants.late.base: unknown key: choose from k, plain, select"),
+        ("variants", {"late": {"seeds": 9}}, "variants.late.seeds: must not be above seeds.main"),
         ("alone", [3, 1], "must be in ascending order, nothing twice"),
         ("jobs", 0, "must be greater than or equal to 1, not 0"),
         ("model.width_mult", 0, "must be greater than 0, not 0"),

@@ -146,6 +146,12 @@ def test_the_rdns_of_another_network_take_no_larger_steps_than_it_did(lr):
     assert nodes["depth-mobilenext"].config["recipe"]["lr"] == quick.rdn.lr["reconstruct"]
 
 
+def main_of(profile: Profile) -> list[str]:
+    """The experiments that are run at `seeds.main`, as keywords."""
+    repeats = graph.repeats(profile.like(profile.settings() | {"seeds": {"main": 9}}))
+    return [name.replace("-", "_") for name, count in repeats.items() if count == 9]
+
+
 def test_the_complete_part_of_a_profile_has_nothing_that_is_missing():
     profile = load_profile("pretrained")
     every = graph.experiments(profile, 0)
@@ -174,5 +180,12 @@ def test_the_complete_part_of_a_profile_has_nothing_that_is_missing():
     assert part(other=3, rdn_random=1).seeds.settings() == three | {"ablations": 1, "rest": 1}
     assert part(other=3, rdn_paper=2).seeds.settings() == three | {"variants": 2, "rest": 2}
     assert part(other=3, base=2).seeds.settings() == dict.fromkeys(groups, 2)
+    settings = profile.settings()
+    settings["variants"]["earlier"]["seeds"] = 3
+    profile = profile.like(settings | {"seeds": {"main": 3}})
+    assert graph.repeats(profile)["rdn-earlier"] == 3 and graph.repeats(profile)["rdn-halves"] == 1
+    found = part(other=1, **dict.fromkeys(main_of(profile), 3), rdn_earlier=2)
+    assert (found.variants["earlier"].seeds, found.seeds.main, found.seeds.variants) == (2, 3, 1)
+    assert part(other=1, rdn_earlier=3).variants["earlier"].seeds == 1
     with pytest.raises(ConfigError, match=r"not finished, though every book needs them: base-longer$"):
         part({"base-longer"})
