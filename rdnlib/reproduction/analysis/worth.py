@@ -29,7 +29,7 @@ PAYS, DOES_NOT, TRADE, OPEN, NOTHING = "pays", "does not pay", "a trade", "open"
 # what is chosen on the calibration split, against what; the names of `_choices`
 CHOSEN = (
     ("single", "longer"), ("dynamic at the base", "longer"), ("dynamic", "N_K"), ("dynamic", "mix"),
-    ("sequential", "N_K"), ("dynamic", "longer"),
+    ("sequential", "N_K"), ("dynamic", "longer"), ("sequential", "longer"),
 )  # fmt: skip
 
 
@@ -79,14 +79,17 @@ class Comparison:
         }
 
 
-def comparisons(evidence: Evidence, *, resamples: int = RESAMPLES) -> dict[tuple[str, str], Comparison]:
-    """(what, rival) → `Comparison`, for the profile's reconstructed RDN.
+def comparisons(
+    evidence: Evidence, start: str = "reconstruct", *, resamples: int = RESAMPLES
+) -> dict[tuple[str, str], Comparison]:
+    """(what, rival) → `Comparison`, for the profile's RDN whose weights start so: "reconstruct" or "copy".
 
     What and rival are "N_K", "base", "longer" (the base trained equally long), "single" (the cheapest sub-network that reaches the accuracy of
     "longer"), "dynamic" and "sequential" (calibrated to N_K's accuracy), "dynamic at the base" (to that of "longer"), "mix" (of the
-    mixes of two sub-networks by a coin the most accurate at the cost of "dynamic"), and "N_i" against "N_i alone" for those that the profile trains alone.
+    mixes of two sub-networks by a coin the most accurate at the cost of "dynamic"), and "N_i" against "N_i alone" for those that the profile trains alone,
+    from reconstructed weights.
     """
-    rdn, base, longer = evidence.together("rdn-reconstruct", "base", "base-longer")
+    rdn, base, longer = evidence.together(f"rdn-{start}", "base", "base-longer")
     share = rdn[0].result["madds"][-1] / base[0].result["madds"][0]
     lost = near_chance("N_K", rdn, -1) + near_chance("the base trained as long", longer, 1)
     plateau = far_from_plateau(base, longer)
@@ -94,8 +97,8 @@ def comparisons(evidence: Evidence, *, resamples: int = RESAMPLES) -> dict[tuple
         ("N_K", "base"): Comparison(difference(rdn, base), _exact(100 * (share - 1), len(rdn)), lost + plateau),
         ("N_K", "longer"): Comparison(difference(rdn, longer), _exact(100 * (share - 1), len(rdn)), lost),
     }
-    found |= chosen(evidence, resamples=resamples)
-    for index in evidence.profile.alone:
+    found |= chosen(evidence, start=start, resamples=resamples)
+    for index in evidence.profile.alone if start == "reconstruct" else ():
         own, alone = evidence.together("rdn-reconstruct", graph.alone(index))
         lost = near_chance(f"N_{index}", own, index) + near_chance(f"N_{index} alone", alone, index)
         found[f"N_{index}", f"N_{index} alone"] = Comparison(difference(own, alone, index), _exact(0.0, len(own)), lost)
@@ -103,10 +106,14 @@ def comparisons(evidence: Evidence, *, resamples: int = RESAMPLES) -> dict[tuple
 
 
 def chosen(
-    evidence: Evidence, pairs: Sequence[tuple[str, str]] = CHOSEN, *, resamples: int = RESAMPLES
+    evidence: Evidence,
+    pairs: Sequence[tuple[str, str]] = CHOSEN,
+    *,
+    start: str = "reconstruct",
+    resamples: int = RESAMPLES,
 ) -> dict[tuple[str, str], Comparison]:
     """Those of the `comparisons` for which something is chosen on the calibration split, or the named `pairs` of them alone."""
-    rdn, policy, longer = evidence.together("rdn-reconstruct", "policy-reconstruct", "base-longer")
+    rdn, policy, longer = evidence.together(f"rdn-{start}", f"policy-{start}", "base-longer")
     lost = near_chance("N_K", rdn, -1) + near_chance("the base trained as long", longer, 1)
     wanted = set().union(*pairs)
     seeds, missed = [], dict.fromkeys(pairs, 0)

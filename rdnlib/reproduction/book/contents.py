@@ -26,7 +26,10 @@ TABLES = ("table2", "table3", "table4", "table5")
 READERS: dict[str, Callable[[Profile], list[str]]] = {  # functions that chapters call → the experiments behind them
     "base_networks": lambda profile: ["rdn-reconstruct", *graph.rivals(profile)],
     "lever_table": lambda profile: ["base", "base-longer", *graph.levers(profile).values()],
-    "comparisons": lambda profile: ["rdn-reconstruct", "policy-reconstruct", *graph.rivals(profile)],
+    "comparisons": lambda profile: [
+        *(f"{kind}-{init}" for init in INITS for kind in ("rdn", "policy")),
+        *graph.rivals(profile),
+    ],
     "against_the_base": lambda profile: ["rdn-reconstruct", "base", "base-longer"],
     "length_table": lambda profile: [
         graph.untrained(profile),

@@ -16,7 +16,17 @@ from rdnlib.reproduction.analysis.statistics import Estimate
 from rdnlib.reproduction.analysis.verdicts import ENOUGH_SEEDS
 from rdnlib.reproduction.analysis.worth import DOES_NOT, NOTHING, OPEN, PAYS, TRADE, Comparison
 from rdnlib.reproduction.book.chapter import comparison, hulls, with_interval
-from rdnlib.reproduction.book.style import BLUE, DOTTED, GREEN, INK, VERMILLION, legend_below, owner_colour, styled
+from rdnlib.reproduction.book.style import (
+    BLUE,
+    DOTTED,
+    GREEN,
+    INK,
+    PURPLE,
+    VERMILLION,
+    legend_below,
+    owner_colour,
+    styled,
+)
 
 Found = Mapping[tuple[str, str], Comparison]
 NAMES = {
@@ -223,14 +233,14 @@ def picture(networks: pd.DataFrame, found: Found) -> Figure:
             continue
         _point(ax, row.share, gap, color=owner_colour(int(row.name[2:])), marker="o")
         ax.annotate(f"${row.name}$", (row.share, row.gap), xytext=(6, -11), textcoords="offset points")
-    for (pair, whose), look in {
-        ("dynamic", "$N_K$’s"): (VERMILLION, "D"),
-        ("dynamic at the base", "the base’s"): (BLUE, "P"),
+    for name, (label, colour, marker) in {
+        "dynamic": ("dynamic, for $N_K$’s accuracy", VERMILLION, "D"),
+        "dynamic at the base": ("dynamic, for the base’s accuracy", BLUE, "P"),
+        "sequential": ("sequential, for $N_K$’s accuracy", PURPLE, "v"),
     }.items():
-        each = found.get((pair, "longer"))
+        each = found.get((name, "longer"))
         if each is not None:
-            label = f"dynamic, for {whose} accuracy"
-            _point(ax, 1 + each.cost.value / 100, each.gain, color=look[0], marker=look[1], label=label)
+            _point(ax, 1 + each.cost.value / 100, each.gain, color=colour, marker=marker, label=label)
     ax.plot(1, 0, color=INK, marker="*", markersize=13, linestyle="none", label="base, trained equally long")
     ax.axhline(0, **DOTTED)
     ax.axvline(1, **DOTTED)

@@ -101,6 +101,20 @@ def test_what_is_asked_for_alone_is_what_it_is_among_all(found, pair):
     assert pair not in found or alone[pair] == found[pair]
 
 
+def test_the_other_start_is_the_rdn_of_copied_weights_with_its_own_policy(found):
+    asked = []
+
+    class Copied(Between):
+        def run(self, name, seed):
+            asked.append(name)
+            return super().run(name, seed)
+
+    copied = comparisons(Copied(better=["rdn-copy"]), "copy", resamples=2)
+    assert set(asked) == {"rdn-copy", "policy-copy", "base", "base-longer"}
+    assert copied["N_K", "longer"].gain.value > found["N_K", "longer"].gain.value
+    assert copied.keys() == {pair for pair in found if "alone" not in pair[1]}
+
+
 def test_the_mix_costs_what_adapting_does(found):
     assert found["dynamic", "mix"].cost.hull == pytest.approx((0, 0))
     assert found["dynamic", "N_K"].cost.hull.high < 0
