@@ -172,7 +172,8 @@ def comparison(rows: dict[str, list[Run]], subnetworks: dict[str, int]) -> pd.Da
         row = {"name": name, "epochs": runs[0].result["epochs"], "seeds": len(runs)}
         for column, subnetwork in subnetworks.items():
             row |= accuracy(runs, subnetwork).columns(column)
-            row |= difference(runs, reference, subnetwork).columns(f"{column}_gain")
+            both = min(len(runs), len(reference))  # the seeds that both have
+            row |= difference(runs[:both], reference[:both], subnetwork).columns(f"{column}_gain")
         table.append(row)
     return pd.DataFrame(table)
 

@@ -133,6 +133,10 @@ def test_a_table_compares_with_its_first_row():
     assert table["top1_gain"][0] == 0 and table["top1_gain"][1] < 0 and (table["light_gain"] == 0).all()
     assert table["top1_gain"][1] == pytest.approx(table["top1"][1] - table["top1"][0])
     assert table["top1_gain_seeds_high"][1] > table["top1_gain_high"][1]  # two seeds say little
+    fewer = comparison({"a": [run, worse], "b": [worse]}, {"top1": -1})  # at the seed that both have
+    assert list(fewer["seeds"]) == [2, 1] and fewer["top1_gain"][1] == pytest.approx(
+        fewer["top1"][1] - comparison({"a": [run]}, {"top1": -1})["top1"][0]
+    )
 
 
 def run_of(accuracies, *, nodes=None, n=400, seed=0) -> FakeRun:
