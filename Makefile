@@ -10,7 +10,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadscope
 book: $(READY)
 	$(VENV)/bin/rdn reproduce --profile $(PROFILE) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
-# The book of the results in data/published, in three minutes: nothing is trained, no photographs are needed.
+# The book of the results in data/published, in two minutes: nothing is trained, no photographs are needed.
 published: $(READY)
 	$(VENV)/bin/rdn book
 

@@ -66,7 +66,7 @@ def reproduce(
 
 @app.command()
 def book(
-    profile: Annotated[str, Option(help="Whose published results to show.")] = "pretrained",
+    profile: Annotated[str, Option(help="Whose published results to show.")] = "laptop",
     results: Annotated[
         Path | None, Option(help="Show these instead: a folder of your own that `rdn publish` made.")
     ] = None,

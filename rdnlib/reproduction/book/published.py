@@ -29,7 +29,7 @@ from rdnlib.reproduction.experiments.config import Profile
 from rdnlib.reproduction.experiments.workspace import PUBLISHED, finished
 from rdnlib.utils.files import read_json, replacing_folder, write_json, write_table, write_text
 
-DEFAULT = "pretrained"  # the profile that `rdn book` shows unless told otherwise
+DEFAULT = "laptop"  # the profile that `rdn book` shows unless told otherwise
 KEPT = ("config.json", "result.json", "history.csv", "splits.csv")  # of an experiment, and samples.parquet
 # whose outputs on training images are kept: chapters 5 and 6 show them
 ON_TRAINING_IMAGES = "policy-reconstruct"

@@ -254,15 +254,14 @@ def test_every_published_table_is_computed_again_from_the_outputs_per_image(show
         pd.testing.assert_frame_equal(pd.read_csv(folder / "tables" / name), pd.read_csv(tables / name), rtol=1e-9)
 
 
-def test_the_readme_says_what_was_published():
-    """Its first picture is captioned with one row of a published table."""
-    table = pd.read_csv(resource(f"data/published/{published.DEFAULT}/tables/findings.csv")).set_index(
-        ["what", "against"]
-    )
+@pytest.mark.parametrize("profile", [published.DEFAULT, "pretrained"])
+def test_the_readme_says_what_was_published(profile):
+    """Its first picture is captioned with one row of a published table, and a sentence has that row of another."""
+    table = pd.read_csv(resource(f"data/published/{profile}/tables/findings.csv")).set_index(["what", "against"])
     row = table.loc[("dynamic at the base", "longer")]
     cost, low, high = (100 + row[f"cost{end}"] for end in ("", "_low", "_high"))
     text = " ".join((resource() / "README.md").read_text(encoding="utf-8").split())
-    networks = pd.read_csv(resource(f"data/published/{published.DEFAULT}/tables/subnetworks.csv")).set_index("model")
+    networks = pd.read_csv(resource(f"data/published/{profile}/tables/subnetworks.csv")).set_index("model")
     assert f"below its {networks.loc['base, longer', 'top1']:.1f} %" in text
     assert f"needs {cost:.0f} % ({low:.0f} to {high:.0f}) of the multiply-adds of the base" in text
     low, high = (f"{row[f'gain_{end}']:+.1f}".replace("-", "−") for end in ("low", "high"))
@@ -281,3 +280,6 @@ def test_the_readme_says_what_laptop_gave():
     assert f"trained equally long, has {longer['top1']:.1f} %; its N_7 has {n7['top1']:.1f} %" in text
     share = 100 * sequential["madds_m"] / table.loc["base, longer", "madds_m"]
     assert f"keeps that, {sequential['top1']:.1f} %, at {share:.0f} % of the base's multiply-adds" in text
+    narrow = [table.loc[f"base, width {width}"] for width in (0.35, 0.25)]
+    parts = [f"{row['top1']:.1f} % at {100 * row['madds_m'] / (longer['madds'] / 1e6):.0f} %" for row in narrow]
+    assert f"one for each budget: {', and '.join(parts)}." in text and all(row["seeds"] == 3 for row in narrow)
