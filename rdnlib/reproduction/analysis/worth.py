@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from rdnlib.calibration.families import Family, calibrate_and_apply
+from rdnlib.calibration.families import Family, OneForAll, calibrate_and_apply
 from rdnlib.reproduction.analysis.claims import COMPARABLE
-from rdnlib.reproduction.analysis.outcomes import families, split_rows
+from rdnlib.reproduction.analysis.outcomes import Bases, families, split_rows
 from rdnlib.reproduction.analysis.statistics import (
     RESAMPLES,
     Estimate,
@@ -31,6 +31,8 @@ CHOSEN = (
     ("single", "longer"), ("dynamic at the base", "longer"), ("dynamic", "N_K"), ("dynamic", "mix"),
     ("sequential", "N_K"), ("dynamic", "longer"), ("sequential", "longer"),
 )  # fmt: skip
+
+NARROWER = (("dynamic", "narrower"), ("sequential", "narrower"))  # where the profile has narrower bases
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def comparisons(
 
     What and rival are "N_K", "base", "longer" (the base trained equally long), "single" (the cheapest sub-network that reaches the accuracy of
     "longer"), "dynamic" and "sequential" (calibrated to N_K's accuracy), "dynamic at the base" (to that of "longer"), "mix" (of the
-    mixes of two sub-networks by a coin the most accurate at the cost of "dynamic"), and "N_i" against "N_i alone" for those that the profile trains alone,
+    mixes of two sub-networks by a coin the most accurate at the cost of "dynamic"), "narrower" (on the line through "longer" and the profile's
+    narrower bases, trained as long, what stands at the cost of the first; at least the cheapest of them), and "N_i" against "N_i alone" for those that the profile trains alone,
     from reconstructed weights.
     """
     rdn, base, longer = evidence.together(f"rdn-{start}", "base", "base-longer")
@@ -97,7 +100,8 @@ def comparisons(
         ("N_K", "base"): Comparison(difference(rdn, base), _exact(100 * (share - 1), len(rdn)), lost + plateau),
         ("N_K", "longer"): Comparison(difference(rdn, longer), _exact(100 * (share - 1), len(rdn)), lost),
     }
-    found |= chosen(evidence, start=start, resamples=resamples)
+    pairs = CHOSEN + (NARROWER if evidence.profile.widths else ())
+    found |= chosen(evidence, pairs, start=start, resamples=resamples)
     for index in evidence.profile.alone if start == "reconstruct" else ():
         own, alone = evidence.together("rdn-reconstruct", graph.alone(index))
         lost = near_chance(f"N_{index}", own, index) + near_chance(f"N_{index} alone", alone, index)
@@ -113,12 +117,14 @@ def chosen(
     resamples: int = RESAMPLES,
 ) -> dict[tuple[str, str], Comparison]:
     """Those of the `comparisons` for which something is chosen on the calibration split, or the named `pairs` of them alone."""
-    rdn, policy, longer = evidence.together(f"rdn-{start}", f"policy-{start}", "base-longer")
+    narrower = [f"base-x{width}" for width in evidence.profile.widths] if {*pairs} & {*NARROWER} else []
+    rdn, policy, longer, *others = evidence.together(f"rdn-{start}", f"policy-{start}", "base-longer", *narrower)
     lost = near_chance("N_K", rdn, -1) + near_chance("the base trained as long", longer, 1)
     wanted = set().union(*pairs)
     seeds, missed = [], dict.fromkeys(pairs, 0)
-    for own in zip(rdn, policy, longer, strict=True):
-        held_out, test = (_families(*own, split=split) for split in ("calibration", "validation"))
+    for number, own in enumerate(zip(rdn, policy, longer, strict=True)):
+        separate = dict(zip(narrower, (runs[number] for runs in others), strict=True))
+        held_out, test = (_families(*own, separate, split=split) for split in ("calibration", "validation"))
         notes = _choices(held_out, test, wanted)
         for pair in pairs:
             missed[pair] += bool(notes[pair[0]][2])
@@ -128,8 +134,13 @@ def chosen(
                 {name: family.rows(index) for name, family in split.items()}
                 for split, index in ((held_out, rows), (test, others))
             )
-            made = _choices(*parts, wanted)
-            return [value for a, b in pairs for value in (made[a][0] - made[b][0], made[a][1] / made[b][1] - 1)]
+            own, anew = parts
+            made = _choices(own, anew, wanted)
+            values = []
+            for a, b in pairs:
+                accuracy, cost, *_ = _on_the_line(anew["separate"], made[a][1]) if b == "narrower" else made[b]
+                values += [made[a][0] - accuracy, made[a][1] / cost - 1]
+            return values
 
         sizes = (len(split["dynamic"].correct) for split in (held_out, test))
         seeds.append((*sizes, apply))
@@ -138,8 +149,18 @@ def chosen(
     return {pair: Comparison(next(numbers), next(numbers), lost, missed[pair]) for pair in pairs}
 
 
-def _families(rdn: Run, policy: Run, longer: Run, *, split: str) -> dict[str, Family]:
-    return families(rdn, policy, {"longer": longer}, split=split)
+def _families(rdn: Run, policy: Run, longer: Run, narrower: Bases, *, split: str) -> dict[str, Family]:
+    """Those of the RDN with "longer" as their base network; "separate": with the narrower bases."""
+    found = families(rdn, policy, {"longer": longer}, split=split)
+    if narrower:
+        found["separate"] = families(rdn, policy, {"longer": longer, **narrower}, split=split)["base networks"]
+    return found
+
+
+def _on_the_line(networks: OneForAll, madds: float) -> tuple[float, float]:
+    """Accuracy and MAdds of a mix by a coin of the two networks whose costs are next to `madds`; the cheapest if that costs more."""
+    accuracy = networks.correct.mean(axis=0)
+    return float(np.interp(madds, networks.madds, accuracy)), max(madds, networks.madds[0])
 
 
 def _choices(own: dict[str, Family], test: dict[str, Family], wanted: set[str]) -> dict[str, tuple[float, float, str]]:

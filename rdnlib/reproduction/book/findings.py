@@ -33,12 +33,15 @@ NAMES = {
     "N_K": "$N_K$", "base": "its base", "longer": "the base trained equally long", "single": "one sub-network, chosen for the base’s accuracy,",
     "dynamic at the base": "dynamic inference at the base’s accuracy", "dynamic": "dynamic inference",
     "mix": "the best mix of two sub-networks at its cost", "sequential": "sequential inference",
+    "narrower": "what separately trained, narrower networks reach at its cost",
 }  # fmt: skip
 USES = {  # what somebody may want of an RDN: the rows that decide whether it pays
     ("single", "longer"): "one network serves all images, and the base’s accuracy is wanted",
     ("dynamic at the base", "longer"): "every image may leave at its own exit, and the base’s accuracy is wanted",
     ("dynamic", "N_K"): "the RDN is there, and $N_K$’s accuracy is wanted for less",
     ("dynamic", "mix"): "the RDN is there, and the choice is between adapting and a mix of two sub-networks at that cost",
+    ("dynamic", "narrower"): "one budget is given, and the choice is between dynamic inference and narrower networks trained for it",
+    ("sequential", "narrower"): "one budget is given, and the choice is between sequential inference and narrower networks trained for it",
 }  # fmt: skip
 LEADS = {
     PAYS: "**It pays** if", DOES_NOT: "**It does not pay** if", TRADE: "**It is a trade** if", OPEN: "**Whether it pays is open** if",

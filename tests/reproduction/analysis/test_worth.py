@@ -1,19 +1,25 @@
 """What an RDN is worth: made-up networks whose accuracies and costs are known, and every choice made again the obvious way."""
 
+import itertools
+from typing import ClassVar
+
 import numpy as np
 import pytest
-from support.fakes import MADDS, FakeEvidence, fake_base
+from support.fakes import MADDS, FakeEvidence, FakeRun, fake_base
 
-from rdnlib.reproduction.analysis.outcomes import split_rows
+from rdnlib.calibration.families import OneForAll, calibrate_and_apply
+from rdnlib.reproduction.analysis.outcomes import families, split_rows
 from rdnlib.reproduction.analysis.statistics import Estimate, difference
 from rdnlib.reproduction.analysis.worth import (
     CHOSEN,
     DOES_NOT,
+    NARROWER,
     NOTHING,
     OPEN,
     PAYS,
     TRADE,
     Comparison,
+    _on_the_line,
     against_the_base,
     chosen,
     comparisons,
@@ -113,6 +119,46 @@ def test_the_other_start_is_the_rdn_of_copied_weights_with_its_own_policy(found)
     assert set(asked) == {"rdn-copy", "policy-copy", "base", "base-longer"}
     assert copied["N_K", "longer"].gain.value > found["N_K", "longer"].gain.value
     assert copied.keys() == {pair for pair in found if "alone" not in pair[1]}
+
+
+class Narrow(Between):
+    """Beside the base, a network of half of its cost and, above what adapting costs, a wider one."""
+
+    profile = Between.profile.like(Between.profile.settings() | {"widths": [0.2, 2.0]})
+    narrow: ClassVar = {"base-x0.2": (15_000_000, 0.6), "base-x2.0": (50_000_000, 0.8)}
+
+    def run(self, name, seed):
+        if name not in self.narrow:
+            return super().run(name, seed)
+        madds, accuracy = self.narrow[name]
+        run = fake_base(ids=seed, accuracy=accuracy)
+        return FakeRun({**run.result, "madds": [madds]}, run.frame)
+
+
+def test_narrower_networks_are_compared_at_the_cost_of_adapting(found):
+    """The line between the two networks whose costs are next to it, again by a loop."""
+    evidence = Narrow()
+    both = comparisons(evidence, resamples=10)
+    assert not any("narrower" in pair for pair in found) and {*NARROWER} == both.keys() - found.keys()
+    gains = []
+    for rdn, policy, longer, *narrow in zip(
+        *evidence.together("rdn-reconstruct", "policy-reconstruct", "base-longer", *Narrow.narrow), strict=True
+    ):
+        held_out, test = (families(rdn, policy, {}, split=split)["dynamic"] for split in ("calibration", "validation"))
+        outcome = calibrate_and_apply(held_out, test, held_out.correct[:, -1])
+        networks = (narrow[0], longer, narrow[1])  # in ascending order
+        points = [(run.result["madds"][0], split_rows(run, "validation")["top1_1"].mean()) for run in networks]
+        cost = outcome.madds.mean()
+        (x0, y0), (x1, y1) = next(ends for ends in itertools.pairwise(points) if ends[0][0] <= cost <= ends[1][0])
+        gains.append(100 * (outcome.accuracy - (y0 + (y1 - y0) * (cost - x0) / (x1 - x0))))
+    each = both["dynamic", "narrower"]
+    assert each.gain.value == pytest.approx(np.mean(gains)) and each.cost.hull == pytest.approx((0, 0))
+
+
+def test_no_narrower_network_is_cheaper_than_the_cheapest():
+    networks = OneForAll(np.array([[True, True], [False, True]]), np.array([10.0, 20.0]))
+    assert _on_the_line(networks, 5.0) == (0.5, 10.0) and _on_the_line(networks, 15.0) == (0.75, 15.0)
+    assert _on_the_line(networks, 30.0) == (1.0, 30.0)
 
 
 def test_the_mix_costs_what_adapting_does(found):

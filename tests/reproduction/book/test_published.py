@@ -283,3 +283,11 @@ def test_the_readme_says_what_laptop_gave():
     narrow = [table.loc[f"base, width {width}"] for width in (0.35, 0.25)]
     parts = [f"{row['top1']:.1f} % at {100 * row['madds_m'] / (longer['madds'] / 1e6):.0f} %" for row in narrow]
     assert f"one for each budget: {', and '.join(parts)}." in text and all(row["seeds"] == 3 for row in narrow)
+    found = pd.read_csv(resource("data/published/laptop/tables/findings_copy.csv")).set_index(["what", "against"])
+    gaps = [
+        [f"{found.loc[(policy, 'narrower'), f'gain{end}']:+.1f}".replace("-", "−") for end in ("", "_low", "_high")]
+        for policy in ("sequential", "dynamic")
+    ]
+    (gap, low, high), other = gaps
+    assert f"is {gap} points (95 % interval {low} to {high}) from the line through them" in text
+    assert "the paper's policy {} ({} to {}).".format(*other) in text
