@@ -5,6 +5,7 @@ are 95 % over the images. The costs of the dynamic network (MAdds, parameters) a
 1 − MAdds_v / MAdds_K does not, because the policy costs the same at every exit.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
@@ -154,14 +155,18 @@ def families(rdn_run: Run, policy_run: Run, base_runs: Bases, *, split: str) -> 
         "random mix of two": Mix(correct, madds),
     }
     if base_runs:
-        bases = sorted(base_runs.values(), key=lambda run: run.result["madds"][0])
-        rows = [split_rows(run, split) for run in bases]
-        if any(not np.array_equal(frame["id"], paper.ids) for frame in rows):
-            raise DataError(f"the base networks were not run on the RDN's images of the {split} split")
-        base_correct = np.column_stack([frame["top1_1"].to_numpy(bool) for frame in rows])
-        base_madds = np.array([run.result["madds"][0] for run in bases], dtype=np.float64)
-        result["base networks"] = OneForAll(base_correct, base_madds)
+        result["base networks"] = separately_trained(base_runs.values(), paper.ids, split=split)
     return result
+
+
+def separately_trained(runs: Iterable[Run], ids: np.ndarray, *, split: str) -> OneForAll:
+    """Base networks as a family, the cheapest first. Raises DataError unless their images are `ids`."""
+    bases = sorted(runs, key=lambda run: run.result["madds"][0])
+    rows = [split_rows(run, split) for run in bases]
+    if any(not np.array_equal(frame["id"], ids) for frame in rows):
+        raise DataError(f"the base networks were not run on the RDN's images of the {split} split")
+    correct = np.column_stack([frame["top1_1"].to_numpy(bool) for frame in rows])
+    return OneForAll(correct, np.array([run.result["madds"][0] for run in bases], dtype=np.float64))
 
 
 def difficulty_correlation(samples: Dynamic, lam: float) -> float:

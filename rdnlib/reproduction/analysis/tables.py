@@ -172,8 +172,7 @@ def comparison(rows: dict[str, list[Run]], subnetworks: dict[str, int]) -> pd.Da
         row = {"name": name, "epochs": runs[0].result["epochs"], "seeds": len(runs)}
         for column, subnetwork in subnetworks.items():
             row |= accuracy(runs, subnetwork).columns(column)
-            both = min(len(runs), len(reference))  # the seeds that both have
-            row |= difference(runs[:both], reference[:both], subnetwork).columns(f"{column}_gain")
+            row |= difference(runs, reference, subnetwork).columns(f"{column}_gain")
         table.append(row)
     return pd.DataFrame(table)
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from rdnlib.calibration.families import Family, OneForAll, calibrate_and_apply
 from rdnlib.reproduction.analysis.claims import COMPARABLE
-from rdnlib.reproduction.analysis.outcomes import Bases, families, split_rows
+from rdnlib.reproduction.analysis.outcomes import families, separately_trained, split_rows
 from rdnlib.reproduction.analysis.statistics import (
     RESAMPLES,
     Estimate,
@@ -117,13 +117,13 @@ def chosen(
     resamples: int = RESAMPLES,
 ) -> dict[tuple[str, str], Comparison]:
     """Those of the `comparisons` for which something is chosen on the calibration split, or the named `pairs` of them alone."""
-    narrower = [f"base-x{width}" for width in evidence.profile.widths] if {*pairs} & {*NARROWER} else []
+    narrower = [*graph.narrower(evidence.profile).values()] if {*pairs} & {*NARROWER} else []
     rdn, policy, longer, *others = evidence.together(f"rdn-{start}", f"policy-{start}", "base-longer", *narrower)
     lost = near_chance("N_K", rdn, -1) + near_chance("the base trained as long", longer, 1)
     wanted = set().union(*pairs)
     seeds, missed = [], dict.fromkeys(pairs, 0)
     for number, own in enumerate(zip(rdn, policy, longer, strict=True)):
-        separate = dict(zip(narrower, (runs[number] for runs in others), strict=True))
+        separate = [longer[number], *(runs[number] for runs in others)] if narrower else []
         held_out, test = (_families(*own, separate, split=split) for split in ("calibration", "validation"))
         notes = _choices(held_out, test, wanted)
         for pair in pairs:
@@ -138,8 +138,8 @@ def chosen(
             made = _choices(own, anew, wanted)
             values = []
             for a, b in pairs:
-                accuracy, cost, *_ = _on_the_line(anew["separate"], made[a][1]) if b == "narrower" else made[b]
-                values += [made[a][0] - accuracy, made[a][1] / cost - 1]
+                rival = _on_the_line(anew["separate"], made[a][1]) if b == "narrower" else made[b]
+                values += [made[a][0] - rival[0], made[a][1] / rival[1] - 1]
             return values
 
         sizes = (len(split["dynamic"].correct) for split in (held_out, test))
@@ -149,11 +149,11 @@ def chosen(
     return {pair: Comparison(next(numbers), next(numbers), lost, missed[pair]) for pair in pairs}
 
 
-def _families(rdn: Run, policy: Run, longer: Run, narrower: Bases, *, split: str) -> dict[str, Family]:
-    """Those of the RDN with "longer" as their base network; "separate": with the narrower bases."""
+def _families(rdn: Run, policy: Run, longer: Run, separate: Sequence[Run] = (), *, split: str) -> dict[str, Family]:
+    """Those of the RDN with "longer" as their base network; "separate": the networks that the line goes through."""
     found = families(rdn, policy, {"longer": longer}, split=split)
-    if narrower:
-        found["separate"] = families(rdn, policy, {"longer": longer, **narrower}, split=split)["base networks"]
+    if separate:
+        found["separate"] = separately_trained(separate, found["dynamic"].ids, split=split)
     return found
 
 

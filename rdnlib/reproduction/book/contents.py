@@ -30,6 +30,7 @@ READERS: dict[str, Callable[[Profile], list[str]]] = {  # functions that chapter
         *(f"{kind}-{init}" for init in INITS for kind in ("rdn", "policy")),
         *graph.rivals(profile),
     ],
+    "narrower": lambda profile: [*graph.narrower(profile).values()],
     "against_the_base": lambda profile: ["rdn-reconstruct", "base", "base-longer"],
     "length_table": lambda profile: [
         graph.untrained(profile),

@@ -45,9 +45,9 @@ def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
     for name, architecture in profile.architectures.items():
         recipe = base | architecture.recipe.settings()
         add(f"base-{name}", "base", model=profile.supernet(name).settings(), recipe=recipe)
-    for width in profile.widths:  # trained as long as base and RDN together
+    for width, name in narrower(profile).items():  # trained as long as base and RDN together
         recipe = base | {"epochs": profile.base.epochs + rdn.epochs}
-        add(f"base-x{width}", "base", model=model | {"width_mult": width}, recipe=recipe)
+        add(name, "base", model=model | {"width_mult": width}, recipe=recipe)
     longer = extra | {"lr": rdn.lr["base"]}
     extra |= _weights(profile)
     policies = {"one_shot": profile.policy.settings(), "sequential": profile.sequential.settings()}
@@ -96,9 +96,14 @@ def families(profile: Profile) -> list[str]:
     return [name for name, architecture in profile.architectures.items() if architecture.rdn]
 
 
+def narrower(profile: Profile) -> dict[float, str]:
+    """Width → the experiment that trains a base of that width as long as base and RDN together."""
+    return {width: f"base-x{width}" for width in profile.widths}
+
+
 def rivals(profile: Profile) -> list[str]:
     """The networks that Figure 8 compares the RDN with: its base, also trained longer or narrower, and sub-networks trained alone."""
-    return ["base", "base-longer", *(f"base-x{width}" for width in profile.widths), *map(alone, profile.alone)]
+    return ["base", "base-longer", *narrower(profile).values(), *map(alone, profile.alone)]
 
 
 def untrained(profile: Profile) -> str:

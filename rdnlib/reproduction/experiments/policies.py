@@ -20,7 +20,7 @@ from rdnlib.training.evaluate import Outputs
 from rdnlib.utils.hashing import network_hash
 
 GAPS = (0.0, 0.005, 0.01, 0.02)  # targets: N_K's accuracy on the calibration images, minus these
-BITS = 16  # of a probability: a network of single precision means no more, and further digits would be two thirds of a file
+BITS = 16  # of a probability as it is kept: further digits decide nothing, and do not compress
 CURVE_POINTS = 200  # of the curve that is stored with a policy
 CHOICES = ("train / train", "train / held-out", "held-out / held-out")  # policy fitted on / λ calibrated on
 
@@ -143,7 +143,7 @@ def split_errors(frame: pd.DataFrame) -> pd.DataFrame:
 
 @torch.inference_mode()
 def predict(policy: PolicyNetwork, features: np.ndarray) -> np.ndarray:
-    """Features (N, C) → probabilities (N, K), rounded to `BITS`."""
+    """Features (N, C) → probabilities (N, K), rounded to `BITS` bits."""
     p = policy(torch.from_numpy(features))
     return ((p * 2**BITS).round() / 2**BITS).numpy()
 

@@ -7,7 +7,7 @@ import torch
 
 from rdnlib.calibration.multiplier import saved_fraction
 from rdnlib.policy.network import fit_policy
-from rdnlib.reproduction.experiments.policies import CHOICES, compare_splits, split_errors
+from rdnlib.reproduction.experiments.policies import BITS, CHOICES, compare_splits, predict, split_errors
 from rdnlib.utils.files import write_table
 
 SAVED = saved_fraction([1, 2, 4])
@@ -20,6 +20,14 @@ def outcomes(n, seed, *, overfitted=False):
     chance = (2 * x[:, :1] + 0.8 + torch.tensor([-0.5, 0.3, 0.6])).sigmoid()
     correct = torch.rand(n, 1, generator=generator) < chance + (0.15 if overfitted else 0)
     return x.numpy(), correct.numpy()
+
+
+def test_probabilities_are_the_policys_to_sixteen_bits():
+    features, correct = outcomes(200, 0)
+    policy = fit_policy(features, correct, hidden=(8,), epochs=2)
+    found, exact = predict(policy, features), policy(torch.from_numpy(features)).detach().numpy()
+    assert found.dtype == np.float32 and (found * 2**BITS == (found * 2**BITS).round()).all()
+    assert 0 < np.abs(found - exact).max() <= 2.0 ** -(BITS + 1)
 
 
 def test_accuracy_on_training_images_is_too_good():
