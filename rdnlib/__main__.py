@@ -188,7 +188,7 @@ def calibrate(
     arguments: dict,
     epsilon: Annotated[float, Option(help="Accepted error: λ* is the smallest λ whose accuracy is at least 1 − ε.")],
     delta: Annotated[float | None, Option(help="Guarantee the target with probability 1 − δ.")] = None,
-    init: Annotated[str, Option(help="Which RDN: reconstruct or copy.")] = "reconstruct",
+    init: Annotated[str | None, Option(help="Which RDN: reconstruct or copy (default: the profile's init).")] = None,
 ) -> None:
     """λ* for a target accuracy, set on the calibration split, and what it gives on the validation split."""
     from rdnlib.calibration import multiplier
@@ -197,6 +197,7 @@ def calibrate(
 
     multiplier.check_target(epsilon, delta)
     workspace = open_workspace(**arguments)
+    init = init or workspace.profile.rdn.init
     rdn, policy = (ensure(workspace, f"{kind}-{init}") for kind in ("rdn", "policy"))
     held_out, validation = (outcomes.dynamic(rdn, policy, split=split) for split in ("calibration", "validation"))
     found = multiplier.calibrate(held_out.p, held_out.correct, held_out.saved, epsilon, delta, madds=held_out.madds)

@@ -6,14 +6,14 @@ import pandas as pd
 
 from rdnlib.reproduction.analysis.claims import printed
 from rdnlib.reproduction.analysis.statistics import Evidence
-from rdnlib.reproduction.experiments import Run
+from rdnlib.reproduction.experiments import Run, graph
 from rdnlib.reproduction.experiments.workspace import finished
 
 PAPER_IMAGES, PAPER_EPOCHS = (
     1_281_167,
     200,
 )  # ImageNet's training images; Section 4.1: 200 epochs for the base, 200 for the RDN
-PAPER_NETWORKS = {"base": "MobileNeXt-multi1.0", "rdn-reconstruct": "RDN-MobileNeXt-multi1.0"}  # of Table 1
+PAPER_NETWORKS = "MobileNeXt-multi1.0", "RDN-MobileNeXt-multi1.0"  # of Table 1
 
 
 class Extrapolation(NamedTuple):
@@ -62,18 +62,18 @@ def extrapolated(evidence: Evidence) -> Extrapolation | None:
     An order of magnitude: another network, larger images and another batch have another rate. None where either was not trained here.
     """
     networks = printed(1).set_index("model")["madds_m"]
-    hours, own, theirs = {}, 0.0, 0.0
-    for name, network in PAPER_NETWORKS.items():
+    hours, own, theirs = [], 0.0, 0.0
+    for name, network in zip(("base", graph.main_rdn(evidence.profile)[0]), PAPER_NETWORKS, strict=True):
         runs = [run for run in _finished(evidence, name) if run.result.get("train_seconds")]
         if not runs:
             return None
         result = runs[0].result
         madds = result.get("madds_unfolded", result["madds"])[-1]  # heads are folded after the training
         wanted = 1e6 * float(networks[network]) * PAPER_IMAGES * PAPER_EPOCHS
-        hours[name] = wanted / (madds * images_per_second(runs[0])) / 3600
+        hours.append(wanted / (madds * images_per_second(runs[0])) / 3600)
         own += madds * result["epochs"] * result["data"]["images"]["train"]
         theirs += wanted
-    return Extrapolation(hours["base"], hours["rdn-reconstruct"], theirs / own)
+    return Extrapolation(*hours, theirs / own)
 
 
 def _finished(evidence: Evidence, name: str) -> list[Run]:

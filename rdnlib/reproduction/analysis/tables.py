@@ -178,7 +178,7 @@ def comparison(rows: dict[str, list[Run]], subnetworks: dict[str, int]) -> pd.Da
 
 
 def lever_table(evidence: Evidence) -> pd.DataFrame:
-    """What each variant of the profile's reconstructed RDN is worth, a row for each of its sub-networks, at all of its seeds.
+    """What each variant of the profile's main RDN is worth, a row for each of its sub-networks, at all of its seeds.
 
     Columns: variant ("as it is" for the profile's own, "N_i alone" for one trained by itself), changes (what the profile says of it),
     subnetwork, seeds, share (of the base's MAdds), and with their intervals (see `Estimate.columns`) top1 and gap, which is the accuracy

@@ -82,16 +82,18 @@ class Comparison:
 
 
 def comparisons(
-    evidence: Evidence, start: str = "reconstruct", *, resamples: int = RESAMPLES
+    evidence: Evidence, start: str | None = None, *, resamples: int = RESAMPLES
 ) -> dict[tuple[str, str], Comparison]:
-    """(what, rival) → `Comparison`, for the profile's RDN whose weights start so: "reconstruct" or "copy".
+    """(what, rival) → `Comparison`, for the profile's RDN whose weights start so: "reconstruct" or "copy" (default: its main one).
 
     What and rival are "N_K", "base", "longer" (the base trained equally long), "single" (the cheapest sub-network that reaches the accuracy of
     "longer"), "dynamic" and "sequential" (calibrated to N_K's accuracy), "dynamic at the base" (to that of "longer"), "mix" (of the
     mixes of two sub-networks by a coin the most accurate at the cost of "dynamic"), "narrower" (on the line through "longer" and the profile's
     narrower bases, trained as long, what stands at the cost of the first; at least the cheapest of them), and "N_i" against "N_i alone" for those that the profile trains alone,
-    from reconstructed weights.
+    from the same weights as the main RDN.
     """
+    main = evidence.profile.rdn.init
+    start = start or main
     rdn, base, longer = evidence.together(f"rdn-{start}", "base", "base-longer")
     share = rdn[0].result["madds"][-1] / base[0].result["madds"][0]
     lost = near_chance("N_K", rdn, -1) + near_chance("the base trained as long", longer, 1)
@@ -102,8 +104,8 @@ def comparisons(
     }
     pairs = CHOSEN + (NARROWER if evidence.profile.widths else ())
     found |= chosen(evidence, pairs, start=start, resamples=resamples)
-    for index in evidence.profile.alone if start == "reconstruct" else ():
-        own, alone = evidence.together("rdn-reconstruct", graph.alone(index))
+    for index in evidence.profile.alone if start == main else ():
+        own, alone = evidence.together(f"rdn-{main}", graph.alone(index))
         lost = near_chance(f"N_{index}", own, index) + near_chance(f"N_{index} alone", alone, index)
         found[f"N_{index}", f"N_{index} alone"] = Comparison(difference(own, alone, index), _exact(0.0, len(own)), lost)
     return found
@@ -113,10 +115,11 @@ def chosen(
     evidence: Evidence,
     pairs: Sequence[tuple[str, str]] = CHOSEN,
     *,
-    start: str = "reconstruct",
+    start: str | None = None,
     resamples: int = RESAMPLES,
 ) -> dict[tuple[str, str], Comparison]:
     """Those of the `comparisons` for which something is chosen on the calibration split, or the named `pairs` of them alone."""
+    start = start or evidence.profile.rdn.init
     narrower = [*graph.narrower(evidence.profile).values()] if {*pairs} & {*NARROWER} else []
     rdn, policy, longer, *others = evidence.together(f"rdn-{start}", f"policy-{start}", "base-longer", *narrower)
     lost = near_chance("N_K", rdn, -1) + near_chance("the base trained as long", longer, 1)
@@ -192,7 +195,7 @@ def against_the_base(evidence: Evidence) -> pd.DataFrame:
     Columns: name ("N_1" … "N_K", "base"), share (of the base's MAdds), params (of the base's), top1 (%), and with their intervals (see
     `Estimate.columns`) gap (points, paired).
     """
-    rdn, base, longer = evidence.together("rdn-reconstruct", "base", "base-longer")
+    rdn, base, longer = evidence.together(graph.main_rdn(evidence.profile)[0], "base", "base-longer")
     results = {"base": (base, 1)} | {f"N_{i}": (rdn, i) for i in range(1, len(rdn[0].result["madds"]) + 1)}
     rows = []
     for name, (runs, index) in results.items():
@@ -212,7 +215,8 @@ def levers(evidence: Evidence) -> dict[str, dict[str, Comparison]]:
     profile = evidence.profile
     pairs = {"reconstruct instead of copy": ("rdn-reconstruct", "rdn-copy")}
     pairs |= {
-        f"this book’s choices instead of “{name}”": ("rdn-reconstruct", f"rdn-{name}") for name in profile.variants
+        f"this book’s choices instead of “{name}”": (graph.main_rdn(profile)[0], f"rdn-{name}")
+        for name in profile.variants
     }
     if profile.ablations:
         own = graph.reference(profile)

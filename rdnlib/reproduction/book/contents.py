@@ -24,14 +24,15 @@ from rdnlib.utils.resources import resource
 
 TABLES = ("table2", "table3", "table4", "table5")
 READERS: dict[str, Callable[[Profile], list[str]]] = {  # functions that chapters call → the experiments behind them
-    "base_networks": lambda profile: ["rdn-reconstruct", *graph.rivals(profile)],
+    "main_rdn": lambda profile: [*graph.main_rdn(profile)],
+    "base_networks": lambda profile: [graph.main_rdn(profile)[0], *graph.rivals(profile)],
     "lever_table": lambda profile: ["base", "base-longer", *graph.levers(profile).values()],
     "comparisons": lambda profile: [
         *(f"{kind}-{init}" for init in INITS for kind in ("rdn", "policy")),
         *graph.rivals(profile),
     ],
     "narrower": lambda profile: [*graph.narrower(profile).values()],
-    "against_the_base": lambda profile: ["rdn-reconstruct", "base", "base-longer"],
+    "against_the_base": lambda profile: [graph.main_rdn(profile)[0], "base", "base-longer"],
     "length_table": lambda profile: [
         graph.untrained(profile),
         *(graph.trained(profile, init, n) for init in INITS for n in graph.lengths(profile) if n),

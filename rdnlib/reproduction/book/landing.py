@@ -22,7 +22,7 @@ from rdnlib.reproduction.book.thumbnails import thumbnail
 def at_the_base(evidence: Evidence) -> tuple[Comparison, Estimate]:
     """Dynamic inference, λ chosen for the accuracy of the base trained equally long, against that base; and its accuracy (%).
 
-    Of the profile's reconstructed RDN with the paper's policy.
+    Of the profile's main RDN with the paper's policy.
     """
     pair = ("dynamic at the base", "longer")
     return worth.chosen(evidence, [pair])[pair], accuracy(evidence.together("base-longer")[0], 1)

@@ -31,8 +31,6 @@ from rdnlib.utils.files import read_json, replacing_folder, write_json, write_ta
 
 DEFAULT = "laptop"  # the profile that `rdn book` shows unless told otherwise
 KEPT = ("config.json", "result.json", "history.csv", "splits.csv")  # of an experiment, and samples.parquet
-# whose outputs on training images are kept: chapters 5 and 6 show them
-ON_TRAINING_IMAGES = "policy-reconstruct"
 MOST_SEEDS = 20  # that are looked for
 _PICTURES = re.compile(r"data:image/(?:jpeg|webp)")  # how the book embeds photographs; its plots are SVG and PNG
 _ABSENT = (
@@ -58,6 +56,7 @@ def publish(
         raise RdnError(f"{workspace.out} has no finished {', '.join(missing)}: rdn experiment run, or --partial")
     workspace, repeats = replace(workspace, profile=part), graph.repeats(part)
     replicas = workspace.replicas(max(repeats.values()))
+    _, policy = graph.main_rdn(part)
     asked = {parent for node in workspace.graph.values() if node.kind == "policy" for parent in node.parents}
     with replacing_folder(to) as folder:
         for name in workspace.graph:
@@ -68,7 +67,8 @@ def publish(
                 for file in filter(Path.exists, map(source.joinpath, KEPT)):
                     shutil.copy(file, kept)
                 samples = pd.read_parquet(source / "samples.parquet")
-                if name != ON_TRAINING_IMAGES or replica is not replicas[0]:
+                # chapters 5 and 6 show what the policy says of training images
+                if name != policy or replica is not replicas[0]:
                     samples = samples[samples["split"] != "train"]
                 if name not in asked:  # only a confidence cascade, a policy's rival, reads them
                     samples = samples.drop(columns=samples.filter(like="confidence_"))

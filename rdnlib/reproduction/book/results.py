@@ -220,10 +220,10 @@ def taught_by(recipe: Mapping) -> str:
 
 
 def own_choices(profile: Profile) -> dict[str, Any]:
-    """What the profile says of its reconstructed RDN, as of a variant."""
+    """What the profile says of its main RDN, as of a variant."""
     rdn = profile.rdn
     taught = {"teacher": "supernet", "distill": rdn.distill} if rdn.distill else {}
-    return rdn.model_dump(include={"k", "plain", "largest"}) | {"init": "reconstruct"} | taught
+    return rdn.model_dump(include={"k", "plain", "largest", "init"}) | taught
 
 
 def changes_in_words(changes: Mapping) -> str:

@@ -123,13 +123,15 @@ class SurgerySettings(Section):
 
 
 class RdnSettings(SurgerySettings):
+    """`init`: how the weights start of the RDN that the chapters show, of those of further super-nets, and of depth-wise nesting."""
+
     k: Groups
     select: Literal[STRATEGIES]
     calibration_images: Count
     epochs: Count
     lr: Rates
     distill: Share = None  # the super-net’s share of every loss
-    init: Literal[INITS] = "reconstruct"  # of the RDNs of further super-nets, and of depth-wise nesting
+    init: Literal[INITS] = "reconstruct"
     largest: Share = None  # N_K's share of the loss
 
 
@@ -146,7 +148,7 @@ class Architecture(Section):
 
 
 class Variant(SurgerySettings):
-    """An RDN that differs from the profile's reconstructed one in what is said here. seeds: at how many (default: `seeds.variants`)."""
+    """An RDN that differs from the profile's main one in what is said here. seeds: at how many (default: `seeds.variants`)."""
 
     init: Literal[INITS] = None
     recipe: RecipeSettings = RecipeSettings()
@@ -164,9 +166,9 @@ class AblationSettings(Section):
 
 
 class SeedSettings(Section):
-    """At how many seeds experiments are run. main: the reconstructed RDN, its policy and what they are compared with; alone: of these the
-    sub-networks that are trained by themselves (default: main); ablations: the RDNs that Tables 4 and 5 compare, variants: the RDN of
-    copied weights, its policy and the section of that name (default: rest); rest: all others."""
+    """At how many seeds experiments are run. main: the RDN that the chapters show, its policy and what they are compared with; alone: of
+    these the sub-networks that are trained by themselves (default: main); ablations: the RDNs that Tables 4 and 5 compare, variants: the
+    RDN of the other start, its policy and the section of that name (default: rest); rest: all others."""
 
     main: Count = 1
     alone: Count = None

@@ -55,7 +55,7 @@ def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
         add(f"rdn-{init}", "rdn", "base", **surgery, init=init, recipe=extra | {"lr": rdn.lr[init]})
         add(f"policy-{init}", "policy", f"rdn-{init}", **policies)
     add("base-longer", "base", "base", recipe=longer)
-    best = surgery | {"init": "reconstruct", "recipe": extra | {"lr": rdn.lr["reconstruct"]}}
+    best = surgery | {"init": rdn.init, "recipe": extra | {"lr": rdn.lr[rdn.init]}}
     for label, variant in profile.variants.items():
         changes = variant.changes()
         recipe = best["recipe"] | changes.pop("recipe", {})
@@ -80,15 +80,30 @@ def trained(profile: Profile, init: str, epochs: int) -> str:
     return f"rdn-{init}" if epochs == profile.rdn.epochs else f"rdn-{init}-{epochs}"
 
 
+def main_rdn(profile: Profile) -> tuple[str, str]:
+    """The RDN that the chapters show, whose weights start as the profile's `rdn.init` says, and its policy."""
+    return f"rdn-{profile.rdn.init}", f"policy-{profile.rdn.init}"
+
+
+def other_start(profile: Profile) -> str:
+    """How the weights of the main RDN's twin start: the RDN of the same structure, `rdn-<start>`, and its policy `policy-<start>`."""
+    (other,) = (init for init in INITS if init != profile.rdn.init)
+    return other
+
+
 def alone(index: int) -> str:
-    """The experiment that trains N_index of the reconstructed RDN by itself."""
+    """The experiment that trains N_index of the main RDN by itself."""
     return f"alone-{index}"
 
 
 def levers(profile: Profile) -> dict[str, str]:
     """What the chapter "What makes a good RDN" compares → experiment."""
     variants = {label: f"rdn-{label}" for label in profile.variants}
-    return {"as it is": "rdn-reconstruct", **variants, **{f"N_{index} alone": alone(index) for index in profile.alone}}
+    return {
+        "as it is": main_rdn(profile)[0],
+        **variants,
+        **{f"N_{index} alone": alone(index) for index in profile.alone},
+    }
 
 
 def families(profile: Profile) -> list[str]:
@@ -206,9 +221,10 @@ def _seed_groups(profile: Profile) -> dict[str, set[str]]:
     """The experiments whose number of seeds each entry of `seeds` gives, "rest" aside."""
     singly = {*map(alone, profile.alone)}
     # what an RDN is worth is judged by the main ones
-    main = {"rdn-reconstruct", "policy-reconstruct", *rivals(profile)} - singly
+    main = {*main_rdn(profile), *rivals(profile)} - singly
     compared = {*table4(profile).values(), *table5(profile).values()} if profile.ablations else set()
-    variants = {"rdn-copy", "policy-copy", *(f"rdn-{label}" for label in profile.variants)}
+    other = other_start(profile)
+    variants = {f"rdn-{other}", f"policy-{other}", *(f"rdn-{label}" for label in profile.variants)}
     return {"main": main, "alone": singly, "ablations": compared - main, "variants": variants}
 
 

@@ -121,6 +121,26 @@ def test_the_other_start_is_the_rdn_of_copied_weights_with_its_own_policy(found)
     assert copied.keys() == {pair for pair in found if "alone" not in pair[1]}
 
 
+class CopiedFirst(Between):
+    """The main RDN has copied weights."""
+
+    profile = Between.profile.like(
+        Between.profile.settings() | {"rdn": Between.profile.settings()["rdn"] | {"init": "copy"}}
+    )
+
+
+def test_the_main_rdn_is_judged_unless_another_start_is_named():
+    evidence = CopiedFirst(better=["rdn-copy"])
+    rdn, other, longer = evidence.together("rdn-copy", "rdn-reconstruct", "base-longer")
+    main, twin = (comparisons(evidence, start, resamples=2) for start in (None, "reconstruct"))
+    assert main["N_K", "longer"].gain == difference(rdn, longer)
+    assert twin["N_K", "longer"].gain == difference(other, longer) != difference(rdn, longer)
+    assert main["N_1", "N_1 alone"].gain == difference(rdn, evidence.runs("alone-1"), 1)
+    assert not [pair for pair in twin if "alone" in pair[1]]
+    networks = against_the_base(evidence).set_index("name")
+    assert networks.loc["N_3", "gap"] == pytest.approx(difference(rdn, longer).value)
+
+
 class Narrow(Between):
     """Beside the base, a network of half of its cost and, above what adapting costs, a wider one."""
 

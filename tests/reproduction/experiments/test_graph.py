@@ -83,6 +83,22 @@ def test_variants_change_what_the_profile_says_and_nothing_else(profile):
     assert {"rdn-early", graph.alone(1)} <= set(graph.levers(own).values())
 
 
+@pytest.mark.parametrize(("init", "other"), [("copy", "reconstruct"), ("reconstruct", "copy")])
+def test_the_profile_says_which_rdn_is_the_main_one(profile, init, other):
+    changed = {"rdn": profile.settings()["rdn"] | {"init": init}, "alone": [1], "variants": {"two": {"k": 2}}}
+    own = profile.like(profile.settings() | changed | {"seeds": {"main": 3, "variants": 2}})
+    nodes, repeats = graph.experiments(own, 0), graph.repeats(own)
+    assert graph.main_rdn(own) == (f"rdn-{init}", f"policy-{init}") and graph.other_start(own) == other
+    for name in ("rdn-two", graph.alone(1)):
+        assert (
+            nodes[name].config["init"] == init and nodes[name].config["recipe"] == nodes[f"rdn-{init}"].config["recipe"]
+        )
+    assert graph.levers(own)["as it is"] == f"rdn-{init}"
+    assert {repeats[name] for name in graph.main_rdn(own)} == {3} and {
+        repeats[f"{kind}-{other}"] for kind in ("rdn", "policy")
+    } == {2}
+
+
 def test_without_a_section_there_are_no_ablations(profile):
     bare = profile.model_copy(update={"ablations": None})
     assert "slimmable" not in graph.experiments(bare, 0)
@@ -143,8 +159,8 @@ def test_the_rdns_of_another_network_take_no_larger_steps_than_it_did(lr):
     own = {"mobilenet_v2": Architecture(model={"width_mult": 0.25}, recipe={"lr": lr})}
     nodes = graph.experiments(quick.model_copy(update={"architectures": own}), 0)
     for name in ("rdn-mobilenet_v2", "depth-mobilenet_v2"):
-        assert nodes[name].config["recipe"]["lr"] == min(lr, quick.rdn.lr["reconstruct"])
-    assert nodes["depth-mobilenext"].config["recipe"]["lr"] == quick.rdn.lr["reconstruct"]
+        assert nodes[name].config["recipe"]["lr"] == min(lr, quick.rdn.lr[quick.rdn.init])
+    assert nodes["depth-mobilenext"].config["recipe"]["lr"] == quick.rdn.lr[quick.rdn.init]
 
 
 def main_of(profile: Profile) -> list[str]:
