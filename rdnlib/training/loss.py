@@ -7,7 +7,7 @@ from torch import Tensor
 
 def joint_loss(
     logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, *, distill: float = 0.0, teacher: Tensor | None = None,
-    largest: float | None = None,
+    largest: float | None = None, teach_largest: bool = True,
 ) -> Tensor:  # fmt: skip
     """The mean over sub-networks and batch of the cross-entropy H(y, N_i(x)), Section 3.1; a scalar.
 
@@ -17,7 +17,8 @@ def joint_loss(
 
         L = 1/K · Σ_i [(1 − α) H(y, N_i(x)) + α H(softmax T(x), N_i(x))]
 
-    Where none is given, N_K teaches the smaller ones, and learns from the labels alone. With `largest` = w the loss of N_K has
+    Where none is given, N_K teaches the smaller ones. It then learns from the labels alone, and unless `teach_largest` also where a
+    teacher is given. With `largest` = w the loss of N_K has
     the weight w instead of 1/K, and the others share 1 − w equally. No gradient reaches the teacher. logits: (B, K, classes), or
     (B, classes) for a base network; labels: (B,).
     """
@@ -30,7 +31,7 @@ def joint_loss(
         return F.cross_entropy(students, targets, label_smoothing=label_smoothing)
     losses = F.cross_entropy(students, targets, label_smoothing=label_smoothing, reduction="none")  # (B, K)
     if distill:
-        learners = count - 1 if teacher is None else count
+        learners = count if teacher is not None and teach_largest else count - 1
         probabilities = (logits[:, -1] if teacher is None else teacher).detach().softmax(dim=-1)[..., None]
         soft = F.cross_entropy(students[..., :learners], probabilities.expand(-1, -1, learners), reduction="none")
         losses = torch.cat([(1 - distill) * losses[:, :learners] + distill * soft, losses[:, learners:]], dim=1)

@@ -168,8 +168,10 @@ class _Trainer:
                         logits = self.network(batch)
                         with torch.no_grad():
                             teacher = self.teach(batch)
-                        weights = {"distill": recipe.distill, "largest": recipe.largest}
-                        loss = joint_loss(logits, labels, smoothing, teacher=teacher, **weights)
+                        loss = joint_loss(
+                            logits, labels, smoothing, distill=recipe.distill, teacher=teacher, largest=recipe.largest,
+                            teach_largest=recipe.teach_largest,
+                        )  # fmt: skip
                     meter.add(loss, logits, labels)
                     (loss / self.own_parts).backward()
         self.optimiser.step()

@@ -26,13 +26,17 @@ def test_distillation_is_the_mean_of_what_each_subnetwork_is_told(given):
         soft = -(told * logits[:, i].log_softmax(dim=1)).sum(dim=1).mean()
         each.append(hard if given is None and i == 2 else 0.7 * hard + 0.3 * soft)
     torch.testing.assert_close(joint_loss(logits, labels, 0.1, distill=0.3, teacher=given), sum(each) / 3)
+    each[2] = F.cross_entropy(logits[:, 2], labels, label_smoothing=0.1)
+    smaller = joint_loss(logits, labels, 0.1, distill=0.3, teacher=given, teach_largest=False)
+    torch.testing.assert_close(smaller, sum(each) / 3)
     if given is not None:  # a base network, which is one sub-network
         torch.testing.assert_close(joint_loss(logits[:, 0], labels, 0.1, distill=0.3, teacher=given), each[0])
 
 
-def test_n_k_learns_from_the_labels_alone_where_it_teaches():
+@pytest.mark.parametrize("teacher", [None, torch.linspace(-3, 3, 20).reshape(5, 4).sin()])
+def test_n_k_learns_from_the_labels_alone_where_it_teaches_or_is_not_taught(teacher):
     logits, labels = torch.randn(5, 3, 4, requires_grad=True), torch.randint(0, 4, (5,))
-    joint_loss(logits, labels, distill=1.0).backward()
+    joint_loss(logits, labels, distill=1.0, teacher=teacher, teach_largest=False).backward()
     alone = torch.autograd.grad(F.cross_entropy(logits[:, 2], labels) / 3, logits)[0]
     torch.testing.assert_close(logits.grad[:, 2], alone[:, 2])  # the teacher learns from the labels alone
 

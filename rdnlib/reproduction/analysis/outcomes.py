@@ -176,6 +176,11 @@ def difficulty_correlation(samples: Dynamic, lam: float) -> float:
     return np.nan if constant else float(frame["exit"].rank().corr(frame["difficulty"].rank()))  # Pearson of the ranks
 
 
+def unfolded_madds(result: dict) -> np.ndarray:
+    """(K,) MAdds of every sub-network with heads that are not folded, as the paper counts; a base network has nothing to fold."""
+    return np.asarray(result.get("madds_unfolded", result["madds"]), dtype=np.float64)
+
+
 def split_rows(run: Run, split: str) -> pd.DataFrame:
     """The rows of one split, in order of id. Read once for each run, and not to be changed."""
     known = _READ.setdefault(run, {})

@@ -3,6 +3,7 @@
 Accuracies are per cent, as in the paper.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import pandas as pd
 
 from rdnlib.errors import ConfigError, DataError
 from rdnlib.reproduction.analysis.calibrated import calibrated, over_seeds
-from rdnlib.reproduction.analysis.outcomes import families, measured, split_rows
+from rdnlib.reproduction.analysis.outcomes import families, measured, split_rows, unfolded_madds
 from rdnlib.reproduction.analysis.statistics import (
     Estimate,
     Evidence,
@@ -56,11 +57,6 @@ def every_subnetwork(networks: dict[str, Sequence[Run]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _unfolded(run: Run) -> np.ndarray:
-    """MAdds of every sub-network with unfolded heads; a base network has nothing to fold."""
-    return np.asarray(run.result.get("madds_unfolded", run.result["madds"]), dtype=np.float64)
-
-
 def table1(
     networks: dict[str, Sequence[Run]], adaptive: dict[str, tuple[Sequence[Run], Sequence[Run]]] | None = None
 ) -> pd.DataFrame:
@@ -77,7 +73,7 @@ def table1(
     for name, runs in networks.items():
         count = len(runs[0].result["madds"])
         cost = {f"{key}_m": _mean(run.result[key][-1] for run in runs) / 1e6 for key in ("params", "madds")}
-        cost["unfolded_m"] = _mean(_unfolded(run)[-1] for run in runs) / 1e6
+        cost["unfolded_m"] = _mean(unfolded_madds(run.result)[-1] for run in runs) / 1e6
         found = accuracy(runs, -1).columns("top1") | accuracy(runs, -1, top=5).columns("top5")
         nets = "1 full network" if count == 1 else f"{count} sub-networks"
         about = {"integrated_nets": nets, "lam": np.nan, "note": ""}
@@ -91,7 +87,9 @@ def table1(
             targets, policy = [each["target"] for each in own], ADAPTIVE[mark]
             row |= over_seeds(targets, policy, same_images=shared)[0].columns("top1")
             row |= estimate([each["top5"] for each in own], same_images=shared).columns("top5")
-            notes = "; ".join(dict.fromkeys(filter(None, (each["note"] for each in own))))
+            missed = Counter(each["note"] for each in own if each["note"])
+            where = [f" (at {count} of {len(own)} seeds)" if len(own) > 1 else "" for count in missed.values()]
+            notes = "; ".join(note + at for note, at in zip(missed, where, strict=True))
             nets = f"{len(rdn_runs[0].result['madds'])} sub-networks"
             rows.append(row | {"integrated_nets": nets, "lam": _mean(each["lam"] for each in own), "note": notes})
     return pd.DataFrame(rows)
@@ -114,7 +112,9 @@ def _adaptive_rows(rdn_run: Run, policy_run: Run) -> list[dict]:
         exits = samples[policy].exits(outcome.parameter)
         touched = np.asarray(rdn_run.result["params"])[exits].mean() + policy_run.result[f"{kind}_params"]
         unfolded = (
-            (_unfolded(rdn_run)[exits] + policy_run.result["policy_madds"]).mean() if kind == "policy" else np.nan
+            (unfolded_madds(rdn_run.result)[exits] + policy_run.result["policy_madds"]).mean()
+            if kind == "policy"
+            else np.nan
         )
         cost = {"params_m": touched / 1e6, "madds_m": outcome.madds.mean() / 1e6, "unfolded_m": unfolded / 1e6}
         top5 = samples["dynamic"].top5[np.arange(len(exits)), exits]

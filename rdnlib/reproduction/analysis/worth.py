@@ -212,7 +212,7 @@ def levers(evidence: Evidence) -> dict[str, dict[str, Comparison]]:
     The start of the weights, the profile's variants, and where it has ablations the choice of channels, the trained super-net and (N_K
     alone) joint training.
     """
-    profile = evidence.profile
+    profile, lost = evidence.profile, {}
     pairs = {"reconstruct instead of copy": ("rdn-reconstruct", "rdn-copy")}
     pairs |= {
         f"this book’s choices instead of “{name}”": (graph.main_rdn(profile)[0], f"rdn-{name}")
@@ -221,7 +221,9 @@ def levers(evidence: Evidence) -> dict[str, dict[str, Comparison]]:
     if profile.ablations:
         own = graph.reference(profile)
         pairs[f"{profile.rdn.select} select instead of random"] = (own, graph.table4(profile)["random"])
-        pairs["a trained super-net instead of none (equally long in all)"] = (own, [*graph.table3(profile).values()][2])
+        name = "a trained super-net instead of none (equally long in all)"
+        pairs[name] = (own, [*graph.table3(profile).values()][2])
+        lost[name] = ["the super-net also taught"] * bool(profile.rdn.distill)
         pairs["training all sub-networks instead of N_K alone"] = (own, [*graph.table5(profile).values()][2])
     found = {}
     for name, experiments in pairs.items():
@@ -230,7 +232,7 @@ def levers(evidence: Evidence) -> dict[str, dict[str, Comparison]]:
         found[name] = {
             label: Comparison(
                 difference(made, without, index, index), _exact(_cost(made, without, index), len(made)),
-                near_chance(f"{label} with it", made, index) + near_chance(f"{label} without", without, index),
+                lost.get(name, []) + near_chance(f"{label} with it", made, index) + near_chance(f"{label} without", without, index),
             )
             for label, index in both.items()
         }  # fmt: skip

@@ -178,7 +178,7 @@ def gains_most(light: Estimate, full: Estimate, more: Estimate) -> str:
     elif more.hull.high < 0:
         last = f"the largest gains more; the difference is {ahead} points"
     else:
-        last = f"which of the two changes more is open ({ahead} points)"
+        last = f"which of the two gains more is open: the gain of $N_1$ less that of $N_K$ is {ahead} points"
     return f"{'; '.join(f'{name} {text}' for name, text in words.items())}; {last}."
 
 
@@ -273,7 +273,9 @@ def repaired_in_words(share: pd.DataFrame, longest: int) -> str:
         return f"{text}. At none of our lengths does `reconstruct` reach the final accuracy of `copy`."
     if not last["epochs"]:
         return f"{text}. So `reconstruct` has the final accuracy of `copy` without any training."
-    return f"{text}. `reconstruct` reaches the final accuracy of `copy` by epoch {last['epochs']:.0f}."
+    if last["epochs"] >= longest:
+        return f"{text}. `reconstruct` reaches the final accuracy of `copy` only after as many epochs."
+    return f"{text}. `reconstruct` reaches the final accuracy of `copy` after {epochs(last['epochs'])}."
 
 
 def dips_in_words(table: pd.DataFrame) -> list[str]:

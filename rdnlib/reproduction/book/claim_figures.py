@@ -45,7 +45,9 @@ def verdict_tables(ledger: pd.DataFrame) -> Iterator[Styler]:
     shown["ours"] = [ours_in_words(claim) for claim in ledger.itertuples()]
     shown["paper"] = ledger["paper"]
     shown["holds if"] = bounds.str.replace("<", "below").str.replace(">", "above")
-    corrected = (ledger["corrected"] + " among all of these").where(ledger["corrected"] != ledger["verdict"], "")
+    corrected = (ledger["corrected"] + " when all claims of this table are judged together").where(
+        ledger["corrected"] != ledger["verdict"], ""
+    )
     both = (corrected != "") & (ledger["reason"] != "")
     shown["remark"] = corrected + np.where(both, "; ", "") + ledger["reason"]
     for where, part in shown.groupby(ledger["where"], sort=False):
@@ -114,9 +116,17 @@ def verdicts_in_words(table: pd.DataFrame) -> Markdown:
     """How many claims have which verdict, and which are not reproduced; of `verdicts.verdict_table`."""
     counts = table["verdict"].value_counts().reindex(VERDICTS).dropna()
     text = f"Of {len(table)} claims: **{'; '.join(f'{count:.0f} × {verdict}' for verdict, count in counts.items())}**. "
+    for verdict in (REPRODUCED, NOT_REPRODUCED):
+        own, left = (table[column] == verdict for column in ("verdict", "corrected"))
+        if own.sum() > left.sum():
+            exact = (left & (table["ours_low"] == table["ours_high"])).sum()
+            text += (
+                f"Of the {own.sum()} “{verdict}”, {left.sum()} remain when all claims of a table are judged together"
+            )
+            text += f", {exact} of them counts that no training changes. " if exact else ". "
     unjudged, failed = table["verdict"].str.endswith("illustrates"), table[table["verdict"] == "not reproduced"]
     if unjudged.any():
         ways = table["reason"][unjudged].str.startswith("points").sum()
-        text += f"Of those that only illustrate, {ways} point the paper’s way and {unjudged.sum() - ways} do not. "
+        text += f"Too few seeds to judge: {unjudged.sum()}, of which {ways} point{'s' if ways == 1 else ''} the paper’s way. "
     text += "Not reproduced:" if len(failed) else "" if unjudged.any() else "None is “not reproduced”."
     return bullet_list([f"{row.where}: {row.statement}." for row in failed.itertuples()], intro=text.strip())

@@ -37,8 +37,18 @@ READERS: dict[str, Callable[[Profile], list[str]]] = {  # functions that chapter
         graph.untrained(profile),
         *(graph.trained(profile, init, n) for init in INITS for n in graph.lengths(profile) if n),
     ],
+    "worth.levers": lambda profile: [
+        *(f"rdn-{name}" for name in (*INITS, *profile.variants)),
+        *(graph.table4(profile)[select] for select in ("random",) if profile.ablations),
+        *(
+            [graph.reference(profile), *[*graph.table3(profile).values()][2:], *[*graph.table5(profile).values()][2:]]
+            if profile.ablations
+            else []
+        ),
+    ],
     "ledger": lambda profile: (
-        [name for table in (TABLES if profile.ablations else TABLES[:1]) for name in READERS[table](profile)]
+        ["base", "base-longer"]
+        + [name for table in (TABLES if profile.ablations else TABLES[:1]) for name in READERS[table](profile)]
         + [f"{kind}-{name}" for kind in ("rdn", "policy") for name in (*INITS, *graph.families(profile))]
     ),
     "depth_pair": lambda profile: [*graph.depth_pair(profile)],
@@ -149,7 +159,8 @@ def _read_by(name: str, profile: Profile) -> Iterator[str]:
             elif isinstance(part, ast.JoinedStr):
                 yield from (of for of in nodes if _template(part, profile).fullmatch(of))
             elif isinstance(part, ast.Attribute | ast.Name):
-                reader = READERS.get(part.attr if isinstance(part, ast.Attribute) else part.id, lambda profile: [])
+                name = part.attr if isinstance(part, ast.Attribute) else part.id
+                reader = READERS.get(ast.unparse(part)) or READERS.get(name, lambda profile: [])
                 with suppress(ConfigError):  # a section that the profile does not have
                     yield from (of for of in reader(profile) if of in nodes)
 

@@ -95,7 +95,7 @@ def use_in_words(use: str, found: Comparison) -> str:
     if found.verdict == PAYS and low <= 0:
         reason = f"{cost}, and {loss} is excluded"
     elif found.verdict == OPEN:
-        reason = f"{cost}, but {loss} is not excluded"
+        reason = f"{cost}, and {loss} is not excluded"
     return f"{lead}: {reason}.{_caution(found)}"
 
 
@@ -120,6 +120,12 @@ def headline(found: Found) -> str:
     if not pairs:
         return "No use of an RDN was compared."
     counts = {verdict: sum(found[pair].verdict == verdict for pair in pairs) for verdict in LEADS}
+    fewest = min((found[pair] for pair in pairs), key=lambda each: each.gain.seeds)
+    caution = f" Fewer than {ENOUGH_SEEDS} seeds illustrate; they do not test." if fewest.illustrates else ""
+    if counts[OPEN] == len(pairs) > 1:
+        return (
+            f"For none of the {len(pairs)} uses that we compared do the intervals decide whether an RDN pays.{caution}"
+        )
     says = {
         PAYS: "pays in",
         DOES_NOT: "does not pay in",
@@ -128,13 +134,11 @@ def headline(found: Found) -> str:
         NOTHING: "cannot be judged in",
     }
     parts = [f"{says[verdict]} {count}" for verdict, count in counts.items() if count]
-    fewest = min((found[pair] for pair in pairs), key=lambda each: each.gain.seeds)
-    caution = f" Fewer than {ENOUGH_SEEDS} seeds illustrate; they do not test." if fewest.illustrates else ""
     return f"Of {len(pairs)} use{'s' * (len(pairs) > 1)} of an RDN that we compared, it {', '.join(parts)}.{caution}"
 
 
 def levers_in_words(levers: Mapping[str, Mapping[str, Comparison]]) -> list[str]:
-    """What each of `worth.levers` brings, and at last which mattered most."""
+    """What each of `worth.levers` brings; the cost only where it differs."""
     lines = []
     for name, both in levers.items():
         parts = []
@@ -144,7 +148,8 @@ def levers_in_words(levers: Mapping[str, Mapping[str, Comparison]]) -> list[str]
                 continue
             low, high = each.ends[:2]
             word = "gains" if low > 0 else "loses" if high < 0 else "does not change clearly"
-            parts.append(f"${label}$ {word}, {each.gain.text('+')} points, and {cost_in_words(each.cost)}")
+            cost = "" if each.ends[2:] == (0, 0) else f", and {cost_in_words(each.cost)}"
+            parts.append(f"${label}$ {word}, {each.gain.text('+')} points{cost}")
         lines.append(f"**{_typeset(name)}**: {'; '.join(parts)}.{_caution(next(iter(both.values())))}")
     return lines
 

@@ -38,12 +38,16 @@ def result_in_words(found: Comparison, base: Estimate) -> str:
         return f"In this run nothing can be said about accuracy and cost: {reason}."
     low, high, cheapest, dearest = found.ends
     points = f"{abs(found.gain.value):.1f} points"
+    around = f"95 % interval {low:+z.1f} to {high:+z.1f}"
     if low > 0:
-        gained = f"is {points} more accurate"
+        gained = f"is {points} more accurate ({around})"
     elif high < 0:
-        gained = f"is {points} less accurate"
+        gained = f"is {points} less accurate ({around})"
     else:
-        gained = "is as accurate" if low >= -COMPARABLE else "its accuracy cannot be told apart from the base’s"
+        gained = "is as accurate" if low >= -COMPARABLE else "cannot be told apart from it in accuracy"
+        gained += f": {found.gain.value:+z.1f} points ({around})"
+    share = f"{100 + found.cost.value:.0f} % of the multiply-adds</b>"
+    share += f" ({100 + cheapest:.0f} to {100 + dearest:.0f} %)" if cheapest < dearest else ""
     better = {True: "The RDN is the better choice", False: "The base network is the better choice"}
     if high < 0:
         verdict = "Accuracy is given up for computation" if dearest < 0 else better[False]
@@ -57,9 +61,11 @@ def result_in_words(found: Comparison, base: Estimate) -> str:
     caution = ": an illustration, not a test" if found.illustrates else ""
     where = " at any seed" if found.missed == found.gain.seeds else f" at {found.missed} of {seeds}"
     where = where if found.gain.seeds > 1 else ""
-    missed = f" No λ reaches the base network’s accuracy on the held-out images{where}." if found.missed else ""
+    missed = ""
+    if found.missed:
+        missed = f" On the held-out images no λ reaches the base’s accuracy{where}; the most accurate λ stands for it."
     return (
-        f"In this run ({seeds}{caution}), dynamic inference uses <b>{100 + found.cost.value:.0f} % of the multiply-adds</b> of the base "
+        f"In this run ({seeds}{caution}), dynamic inference uses <b>{share} of the base "
         f"network that was trained equally long (accuracy {base.value:.1f} %), and {gained}.{missed} <b>{verdict}.</b>"
     )
 
@@ -72,7 +78,7 @@ def paper_in_words() -> str:
     share = 100 * adapted["madds_m"].to_numpy() / base["madds_m"].to_numpy()
     gain = adapted["top1"].to_numpy() - base["top1"].to_numpy()
     return (
-        f"The paper reports {share.min():.0f} to {share.max():.0f} % of the base networks’ multiply-adds on ImageNet, and accuracies "
+        f"The paper, which does not fold its heads, reports {share.min():.0f} to {share.max():.0f} % of the base networks’ multiply-adds on ImageNet, and accuracies "
         f"{gain.min():+.2f} to {gain.max():+.2f} points from theirs."
     )
 

@@ -209,20 +209,45 @@ def shares_above_in_words(shares: Mapping[str, float]) -> str:
 
 LEVERS = {
     "plain": "plain part", "init": "initialisation", "lr": "learning rate", "largest": "share of N_K in the loss", "k": "original groups",
-    "distill": "share of the loss that a teacher gives", "teacher": "teacher",
+    "distill": "share of the loss that a teacher gives", "teacher": "teacher", "teach_largest": "the teacher teaches N_K too",
 }  # fmt: skip
 TEACHERS = {"largest": "$N_K$", "average": "the moving average of $N_K$", "supernet": "the super-net"}
 
 
 def taught_by(recipe: Mapping) -> str:
     """Who teaches by this recipe, besides the labels."""
-    return TEACHERS[recipe.get("teacher", "largest")] if recipe.get("distill") else "nobody"
+    teacher = recipe.get("teacher", "largest")
+    some = "" if teacher == "largest" or recipe.get("teach_largest", True) else ", all but $N_K$"
+    return f"{TEACHERS[teacher]}{some}" if recipe.get("distill") else "nobody"
+
+
+def teacher_in_words(profile: Profile) -> str:
+    """Who teaches the profile's RDNs, with which share of a loss."""
+    choices = own_choices(profile)
+    who = taught_by(choices)
+    return f"{who}, with {choices['distill']:g} of a loss; the bases have none" if choices.get("distill") else who
+
+
+def narrower_in_words(table: pd.DataFrame, adapted: str) -> str:
+    """How the narrower bases of Table 1, if there are any, stand to one of its dynamic rows: cost and accuracy, without intervals."""
+    rows = table.set_index("model")
+    narrow, own = rows[rows.index.str.startswith("base, width")], rows.loc[adapted]
+    parts = []
+    for name, row in narrow.iterrows():
+        gap = round(row["top1"] - own["top1"], 1)
+        stands = f"{abs(gap):.1f} points {'more' if gap > 0 else 'less'} accurate" if gap else "as accurate"
+        parts.append(f"“{name}” has {row['madds_m'] / own['madds_m']:.0%} of the MAdds of {adapted} and is {stands}")
+    if not parts:
+        return "This profile trains none."
+    return f"{'; '.join(parts)}. [What did we find?](20_found.ipynb) compares at one cost, with intervals."
 
 
 def own_choices(profile: Profile) -> dict[str, Any]:
     """What the profile says of its main RDN, as of a variant."""
     rdn = profile.rdn
     taught = {"teacher": "supernet", "distill": rdn.distill} if rdn.distill else {}
+    if rdn.distill and rdn.teach_largest is not None:
+        taught["teach_largest"] = rdn.teach_largest
     return rdn.model_dump(include={"k", "plain", "largest", "init"}) | taught
 
 
@@ -271,7 +296,7 @@ def verdict_on_levers(levers: pd.DataFrame) -> list[str]:
             (row, comparison(row["hull_low"], row["hull_high"])) for _, row in variant.iloc[[0, -1]].iterrows()
         )
         parts = [
-            f"$N_{{{row['subnetwork']}}}$ is {verdict} the base trained equally long ({row['gap']:+.1f} points) at {row['share']:.0%} of "
+            f"$N_{{{row['subnetwork']}}}$ is {verdict} the base trained equally long ({row['gap']:+z.1f} points) at {row['share']:.0%} of "
             "its MAdds"
             for row, verdict in (last, first)
         ]

@@ -83,6 +83,28 @@ def sub_networks_in_words(table: pd.DataFrame) -> list[str]:
     return lines
 
 
+def answer_in_words(timed: pd.DataFrame, exits: pd.DataFrame) -> str:
+    """Whether anything is faster than the base network: real exits, and sub-networks alone; tables as above."""
+    ratios = exits["to_base"].dropna()
+    faster = int((ratios < 1).sum())
+    lines = ["No exits were timed."]
+    if len(ratios):
+        lead = "No." if not faster else "Yes." if faster == len(ratios) else "Sometimes."
+        lines = [
+            f"**{lead}** Of the {len(ratios)} settings of real exits that were timed (λ and batch), {faster or 'none'} took less time "
+            f"than the base network. The times are {ratios.min():.2f} to {ratios.max():.2f} times the base's."
+        ]
+    for (runtime, batch), rows in timed.groupby(["runtime", "batch"], sort=False):
+        alone = rows[rows["network"].str.fullmatch(r"N_\d+") & (rows["to_base"] < 1)]
+        names = ", ".join(
+            f"${name}$ ({ratio:.2f})" for name, ratio in zip(alone["network"], alone["to_base"], strict=True)
+        )
+        lines.append(
+            f"- Alone, {runtime}, batch {batch}: faster than the base {f'are {names}' if names else 'is no sub-network'}."
+        )
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
 def exits_in_words(table: pd.DataFrame) -> str:
     """What real exits save at one λ. table: rows of `bench_exits` with columns `runtime` and `batch`; of no row, says so."""
     if not len(table):

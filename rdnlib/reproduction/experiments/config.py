@@ -131,6 +131,7 @@ class RdnSettings(SurgerySettings):
     epochs: Count
     lr: Rates
     distill: Share = None  # the super-net’s share of every loss
+    teach_largest: bool = None  # of N_K's too
     init: Literal[INITS] = "reconstruct"
     largest: Share = None  # N_K's share of the loss
 

@@ -59,6 +59,8 @@ def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
     for label, variant in profile.variants.items():
         changes = variant.changes()
         recipe = best["recipe"] | changes.pop("recipe", {})
+        if not recipe.get("distill"):  # nobody teaches
+            recipe.pop("teach_largest", None)
         add(f"rdn-{label}", "rdn", "base", **best | changes | {"recipe": recipe})
     for index in profile.alone:
         add(alone(index), "rdn", "base", **best, trained=[index])
@@ -275,9 +277,12 @@ def _surgery(profile: Profile, name: str | None = None) -> dict:
 
 def _weights(profile: Profile, *, trained_supernet: bool = True) -> dict:
     """How the losses of an RDN's sub-networks are weighted, and what the super-net teaches them, where the profile says it."""
-    largest, distill = profile.rdn.largest, profile.rdn.distill
-    weights = {} if largest is None else {"largest": largest}
-    return weights | ({"distill": distill, "teacher": "supernet"} if distill and trained_supernet else {})
+    rdn = profile.rdn
+    weights = {} if rdn.largest is None else {"largest": rdn.largest}
+    if rdn.distill and trained_supernet:
+        weights |= {"distill": rdn.distill, "teacher": "supernet"}
+        weights |= {} if rdn.teach_largest is None else {"teach_largest": rdn.teach_largest}
+    return weights
 
 
 def _base_of(profile: Profile, name: str) -> str:

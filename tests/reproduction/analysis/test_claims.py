@@ -60,6 +60,36 @@ def test_the_costs_of_table_1_are_exact():
     assert row["paper"] == "+16 / +16 / +11"
 
 
+def test_madds_are_counted_as_the_paper_counts_and_as_executed():
+    """The same exits with dearer heads: the claims of the paper see them, our controls do not."""
+
+    class Unfolded(FakeEvidence):
+        def run(self, name, seed):
+            run = super().run(name, seed)
+            if name.startswith("rdn"):
+                run.result = {**run.result, "madds_unfolded": [madds + 8_000_000 for madds in MADDS]}
+            return run
+
+    folded, dearer = (
+        {claim.statement: claim.ours.value for claim in claims_module.table1_claims(evidence)}
+        for evidence in (FakeEvidence(), Unfolded())
+    )
+    more = 100 * 8 / 30  # % of the base's MAdds
+    for statement in folded:
+        added = dearer[statement] - folded[statement]
+        if "control of ours" in statement or "accurate" in statement or "parameters" in statement:
+            assert added == 0, statement
+        elif "N_K needs at most" in statement:
+            assert added == pytest.approx(more), statement
+        elif "against its base" in statement:
+            assert added == pytest.approx(-more), statement
+    policy = 500_000
+    spared = folded["RDN, copy: † saves MAdds against N_K"]
+    mean = 40_000_000 * (1 - spared / 100) - policy  # of the exits
+    expected = 100 * (1 - (mean + 8_000_000 + policy) / 48_000_000)
+    assert dearer["RDN, copy: † saves MAdds against N_K"] == pytest.approx(expected)
+
+
 def test_every_claim_has_its_numbers():
     table = ledger(FakeEvidence(seeds=3))
     assert set(table["where"]) == {"Table 1", "Figure 8", "Table 2", "Table 3", "Table 4", "Table 5"}

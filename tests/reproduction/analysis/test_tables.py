@@ -121,6 +121,10 @@ def test_an_unreachable_target_is_noted():
     best = sweep(calibration.p, calibration.correct, calibration.saved)["accuracy"].max()
     assert f"{100 * best:.2f}" in row["note"]
     assert row["madds_m"] == pytest.approx((MADDS[0] + POLICY_MADDS) / 1e6)
+    assert "seeds)" not in row["note"]
+    reached = fake_runs(seed=1)
+    both = table1({}, {"RDN": ([rdn, reached[0]], [policy, reached[1]])}).iloc[0]
+    assert both["note"] == row["note"] + " (at 1 of 2 seeds)"
 
 
 def test_a_table_compares_with_its_first_row():
@@ -255,7 +259,11 @@ def test_levers_are_set_against_the_base_that_was_trained_equally_long():
     (rdn, _), base = fake_runs(200), fake_base(200)
     rdn.result["config"] = {}
     alone = replace(rdn, result={**rdn.result, "config": {"trained": [2]}})
-    profile = SimpleNamespace(variants={"late": SimpleNamespace(changes=lambda: {"plain": 0.4})}, alone=[2])
+    profile = SimpleNamespace(
+        rdn=SimpleNamespace(init="reconstruct"),
+        variants={"late": SimpleNamespace(changes=lambda: {"plain": 0.4})},
+        alone=[2],
+    )
     runs = {
         "base": [base] * 3,
         "base-longer": [base] * 3,

@@ -163,11 +163,12 @@ def test_widths_are_compared_inside_of_the_rdn_only():
 
 
 def test_repair_in_words():
-    text = ablations.repaired_in_words(repaired(), 4)
-    assert text.startswith("After 4 epochs of training $N_K$ of `copy` has changed by +20.0 points.")
+    text = ablations.repaired_in_words(repaired(), 16)
+    assert text.startswith("After 16 epochs of training $N_K$ of `copy` has changed by +20.0 points.")
     assert "15.0 points ahead of untrained `copy`, which is **75%**" in text and text.endswith(
-        "final accuracy of `copy` by epoch 4."
+        "final accuracy of `copy` after 4 epochs."
     )
+    assert ablations.repaired_in_words(repaired(), 4).endswith("only after as many epochs.")
     none = ablations.repaired_in_words(repaired(trained=-2.0, given=-1.0, share=np.nan, epochs=np.nan), 1)
     assert "After 1 epoch of" in none and "1.0 points behind untrained `copy`" in none and "**" not in none
     assert none.startswith("After 1 epoch of training $N_K$ of `copy` has changed by -2.0")

@@ -65,7 +65,10 @@ def test_the_ledger_is_shown_by_table_of_the_paper():
     first, second = claim_figures.verdict_tables(ledger)
     assert (first.caption, second.caption) == ("Table 1", "Table 3") and len(first.data) == 2
     assert second.data["holds if"].tolist() == ["below 16.4"] and second.data["remark"].tolist() == ["it is so"]
-    assert first.data["remark"].tolist() == ["inconclusive among all of these", ""] and first.columns[0] == "verdict"
+    assert (
+        first.data["remark"].tolist() == ["inconclusive when all claims of this table are judged together", ""]
+        and first.columns[0] == "verdict"
+    )
     assert "font-weight: bold" in first.to_html()
 
 
@@ -86,11 +89,21 @@ def test_every_statement_stands_whole_above_its_own_bar():
     [
         ({"reproduced": 2}, "Of 2 claims: **2 × reproduced**. None is “not reproduced”."),
         ({"reproduced": 1, "not reproduced": 1}, "Not reproduced:\n\n- Table 1: b."),
-        ({"one seed: illustrates": 2}, "Of those that only illustrate, 1 point the paper’s way and 1 do not."),
+        ({"one seed: illustrates": 2}, "Too few seeds to judge: 2, of which 1 points the paper’s way."),
+        (
+            {"reproduced": 2, "inconclusive": 1},
+            "Of the 2 “reproduced”, 1 remain when all claims of a table are judged together, 1 of them counts that no training changes. None is “not reproduced”.",
+        ),
     ],
 )
 def test_verdicts_are_counted_and_failures_named(verdicts, says):
     rows = [verdict for verdict, count in verdicts.items() for _ in range(count)]
     reasons = ["points the paper’s way", "does not point the paper’s way"]
-    table = pd.DataFrame({"verdict": rows, "reason": reasons, "where": "Table 1", "statement": ["a", "b"]})
+    count = len(rows)
+    table = pd.DataFrame(
+        {"verdict": rows, "reason": [*reasons, ""][:count], "where": "Table 1", "statement": [*"abc"][:count]}
+    )
+    table = table.assign(corrected=table["verdict"], ours_low=1.0, ours_high=[1.0, 2.0, 2.0][:count])
+    if "inconclusive" in verdicts:
+        table.loc[1, "corrected"] = "inconclusive"
     assert claim_figures.verdicts_in_words(table).data.endswith(says)

@@ -77,6 +77,18 @@ def test_what_a_chapter_reads_is_found_in_its_code(tmp_path, monkeypatch):
     }
 
 
+def test_a_reader_is_known_by_its_module_where_its_name_is_a_common_one(tmp_path, monkeypatch):
+    profile = load_profile("quick")
+    cells = {
+        "levers = lever_table(e)": {"base"},
+        "levers = worth.levers(e)": {"rdn-random", "rdn-only-largest", "rdn-paper"},
+    }
+    for code, names in cells.items():
+        monkeypatch.setattr(contents, "_cells", lambda name, code=code: [{"cell_type": "code", "source": [code]}])
+        found = {*contents._read_by("x", profile)}
+        assert names <= found and ("rdn-random" in found) == ("rdn-random" in names)
+
+
 def test_numbers_that_follow_each_other_are_joined():
     assert contents.spans([1, 3, 4, 5, 7, 8]) == "1, 3–5, 7, 8"
     assert contents.spans([]) == ""

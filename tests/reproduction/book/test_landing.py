@@ -54,14 +54,19 @@ def in_words(gain: Estimate, share: Estimate, base: float = 70.0, **more) -> str
 def test_the_verdict_follows_from_the_numbers(gain, share, says):
     text = in_words(gain, share, 74.5)
     assert all(part in text for part in says) and f"{share.value:.0f} %" in text and "74.5 %" in text
-    assert "3 seeds)" in text and "No λ" not in text
+    assert "3 seeds)" in text and "no λ" not in text
+    low, high = gain.hull
+    assert f"(95 % interval {low:+z.1f} to {high:+z.1f})" in text
+    assert f"multiply-adds</b> ({share.low:.0f} to {share.high:.0f} %) of the base" in text
 
 
 def test_little_evidence_and_targets_out_of_reach_are_said():
     text = in_words(estimate(-1, seeds=1), estimate(90, seeds=1), missed=1)
-    assert "1 seed: an illustration, not a test" in text and "on the held-out images." in text
+    assert "1 seed: an illustration, not a test" in text and "no λ reaches the base’s accuracy; the most" in text
     some = [in_words(estimate(-1), estimate(90), missed=missed) for missed in (2, 3)]
-    assert "held-out images at 2 of 3 seeds." in some[0] and "held-out images at any seed." in some[1]
+    assert "accuracy at 2 of 3 seeds; the most" in some[0] and "accuracy at any seed; the most" in some[1]
+    exact = in_words(estimate(-1), estimate(90, 0))
+    assert "multiply-adds</b> of the base" in exact
     text = in_words(estimate(0), estimate(50), obstacles=["N_K is at chance (10 % < 11 %)"])
     assert text.endswith("nothing can be said about accuracy and cost: N_K is at chance (10 % &lt; 11 %).")
     assert "nothing to compare" in in_words(estimate(np.nan), estimate(50))

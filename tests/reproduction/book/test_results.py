@@ -8,6 +8,7 @@ from support.fakes import with_ends
 
 from rdnlib.reproduction.analysis.statistics import Estimate
 from rdnlib.reproduction.book import results, style
+from rdnlib.reproduction.experiments.config import load_profile
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +149,28 @@ def test_a_lever_is_set_against_the_base_trained_equally_long():
 def test_who_teaches():
     recipes = [{}, {"distill": 0.0, "teacher": "supernet"}, {"distill": 0.5}, {"distill": 0.5, "teacher": "supernet"}]
     assert [results.taught_by(recipe) for recipe in recipes] == ["nobody", "nobody", "$N_K$", "the super-net"]
+
+
+def test_n_k_may_be_left_out_of_the_teaching():
+    recipe = {"distill": 0.5, "teacher": "supernet", "teach_largest": False}
+    assert results.taught_by(recipe) == "the super-net, all but $N_K$"
+    assert results.taught_by(recipe | {"teacher": "largest"}) == "$N_K$"
+    profile = load_profile("laptop")
+    rdn = profile.settings()["rdn"] | {"distill": 0.5, "teach_largest": False}
+    text = results.teacher_in_words(profile.like(profile.settings() | {"rdn": rdn}))
+    assert text == "the super-net, all but $N_K$, with 0.5 of a loss; the bases have none"
+    assert results.teacher_in_words(load_profile("quick")) == "nobody"
+
+
+def test_narrower_bases_beside_dynamic_inference():
+    table = pd.DataFrame({"model": ["base", "base, width 0.25", "base, width 0.5", "RDN†"], "madds_m": [9.0, 4.0, 8.0, 5.0],
+                          "top1": [70.0, 68.0, 69.04, 69.0]})  # fmt: skip
+    text = results.narrower_in_words(table, "RDN†")
+    assert text.startswith("“base, width 0.25” has 80% of the MAdds of RDN† and is 1.0 points less accurate; ")
+    assert "“base, width 0.5” has 160% of the MAdds of RDN† and is as accurate." in text
+    assert (
+        results.narrower_in_words(table[~table["model"].str.contains("width")], "RDN†") == "This profile trains none."
+    )
 
 
 def test_changes_of_a_variant_in_words():

@@ -56,5 +56,22 @@ def test_the_words_never_contradict_the_numbers(predicted, measured, to_base):
         assert ("base network" in text) == (not np.isnan(to_base))
 
 
+@given(st.lists(st.one_of(st.floats(0.1, 3), st.just(np.nan)), min_size=1, max_size=6))
+def test_whether_anything_is_faster_than_the_base(ratios):
+    text = timing.answer_in_words(bench_table(), pd.DataFrame({"to_base": ratios}))
+    known = [ratio for ratio in ratios if not np.isnan(ratio)]
+    faster = sum(ratio < 1 for ratio in known)
+    lead = "**No.**" if not faster else "**Yes.**" if faster == len(known) else "**Sometimes.**"
+    assert "nan" not in text and text.startswith(lead if known else "No exits were timed.")
+    if known:
+        assert f"timed (λ and batch), {faster or 'none'} took less" in text
+    alone = "- Alone, eager, batch 1: faster than the base are $N_1$ (0.66), $N_2$ (0.99)."
+    assert alone in text
+    slow = bench_table().assign(to_base=2.0)
+    assert "batch 16: faster than the base is no sub-network." in timing.answer_in_words(
+        slow, pd.DataFrame({"to_base": []})
+    )
+
+
 def test_no_rows():
     assert timing.exits_in_words(pd.DataFrame()) == "No exits were timed."

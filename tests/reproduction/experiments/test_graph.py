@@ -29,7 +29,7 @@ def changes(profile, name):
 def test_every_variant_differs_in_one_thing(profile):
     profile = profile.like(profile.settings() | {"ablations": profile.ablations.settings() | {"lengths": [0, 1, 4]}})
     scratch = {"init", "model", "select", "calibration_images"}  # without a super-net nothing is selected …
-    scratch |= {"distill", "teacher"} if profile.rdn.distill else set()  # … and nobody teaches
+    scratch |= {"distill", "teacher", "teach_largest"}  # … and nobody teaches
     assert changes(profile, "rdn-scratch") == scratch
     assert changes(profile, "rdn-scratch-longer") == scratch | {"epochs"}
     both = graph.experiments(profile, 0)["rdn-scratch-longer"].config["recipe"]["epochs"]
@@ -97,6 +97,19 @@ def test_the_profile_says_which_rdn_is_the_main_one(profile, init, other):
     assert {repeats[name] for name in graph.main_rdn(own)} == {3} and {
         repeats[f"{kind}-{other}"] for kind in ("rdn", "policy")
     } == {2}
+
+
+def test_the_super_net_may_teach_all_but_the_largest(profile):
+    taught = profile.settings()["rdn"] | {"distill": 0.5}
+    own = profile.like(profile.settings() | {"rdn": taught | {"teach_largest": False}})
+    everyone = profile.like(
+        profile.settings() | {"rdn": {key: taught[key] for key in taught if key != "teach_largest"}}
+    )
+    own, everyone = (graph.experiments(each, 0) for each in (own, everyone))
+    for name in ("rdn-copy", "rdn-reconstruct", graph.reference(profile), "slimmable"):
+        assert own[name].config["recipe"] == everyone[name].config["recipe"] | {"teach_largest": False}
+    assert own["rdn-untaught"] == everyone["rdn-untaught"]  # nobody teaches: nothing is different
+    assert own["rdn-scratch"] == everyone["rdn-scratch"]
 
 
 def test_without_a_section_there_are_no_ablations(profile):
