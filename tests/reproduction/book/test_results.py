@@ -159,7 +159,7 @@ def test_n_k_may_be_left_out_of_the_teaching():
     rdn = profile.settings()["rdn"] | {"distill": 0.5, "teach_largest": False}
     text = results.teacher_in_words(profile.like(profile.settings() | {"rdn": rdn}))
     assert text == "the super-net, all but $N_K$, with 0.5 of a loss; the bases have none"
-    assert results.teacher_in_words(load_profile("quick")) == "nobody"
+    assert results.teacher_in_words(load_profile("pretrained")) == "nobody"
 
 
 def test_narrower_bases_beside_dynamic_inference():
