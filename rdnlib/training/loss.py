@@ -18,9 +18,9 @@ def joint_loss(
         L = 1/K · Σ_i [(1 − α) H(y, N_i(x)) + α H(softmax T(x), N_i(x))]
 
     Where none is given, N_K teaches the smaller ones. It then learns from the labels alone, and unless `teach_largest` also where a
-    teacher is given. With `largest` = w the loss of N_K has
-    the weight w instead of 1/K, and the others share 1 − w equally. No gradient reaches the teacher. logits: (B, K, classes), or
-    (B, classes) for a base network; labels: (B,).
+    teacher is given. With `largest` = w the loss of N_K has the weight w instead of 1/K, and the others share 1 − w equally. N_K is the
+    last of the columns, whichever they are. No gradient reaches the teacher. logits: (B, K, classes), or (B, classes) for a base
+    network; labels: (B,).
     """
     if logits.ndim == 2 and not distill:
         return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)

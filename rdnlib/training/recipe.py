@@ -22,8 +22,8 @@ class Recipe:
     epochs, lr, batch_size, momentum, weight_decay, label_smoothing: as in SGD. min_lr, warmup_epochs: see `learning_rate`.
     size: pixels of a training image. crop_scale, flip: see `transforms.Augment`. bn_momentum: of all batch norms.
     ema_horizon: the share of the run over which weights are averaged, see `ema_decay`.
-    distill, largest, teacher, teach_largest: see `joint_loss`. The teacher is N_K, of the smaller ones ("largest"), or of all its moving average
-    ("average") or the network that training began with ("supernet"): one more forward pass.
+    distill, largest, teach_largest: see `joint_loss`. teacher: N_K ("largest"), its moving average ("average") or the network that
+    training began with ("supernet"), which cost one more forward pass.
     parts: equal parts that a batch is computed in, on one process or several; see `batchnorm`.
     precision: "no" (float32) or "bf16" (autocast). compile: through `torch.compile`.
     """

@@ -26,6 +26,8 @@ def test_distillation_is_the_mean_of_what_each_subnetwork_is_told(given):
         soft = -(told * logits[:, i].log_softmax(dim=1)).sum(dim=1).mean()
         each.append(hard if given is None and i == 2 else 0.7 * hard + 0.3 * soft)
     torch.testing.assert_close(joint_loss(logits, labels, 0.1, distill=0.3, teacher=given), sum(each) / 3)
+    alone = joint_loss(logits[:, :1], labels, 0.1, distill=0.3, teacher=given, teach_largest=False)
+    torch.testing.assert_close(alone, F.cross_entropy(logits[:, 0], labels, label_smoothing=0.1))  # N_K by itself
     each[2] = F.cross_entropy(logits[:, 2], labels, label_smoothing=0.1)
     smaller = joint_loss(logits, labels, 0.1, distill=0.3, teacher=given, teach_largest=False)
     torch.testing.assert_close(smaller, sum(each) / 3)

@@ -119,6 +119,18 @@ def test_every_subnetwork_learns_what_the_teacher_says(dolls):
     assert (says == 3).all()
 
 
+def test_n_k_is_left_alone_where_the_recipe_says_so(dolls):
+    """Where only N_K's loss counts, a teacher of the smaller ones changes nothing, and a teacher of all does."""
+    trained = []
+    for taught in ({}, {"distill": 1.0, "teach_largest": False}, {"distill": 1.0}):
+        trained.append(to_rdn(network(), 2, select="identity"))
+        recipe = Recipe(epochs=1, lr=0.01, size=16, batch_size=32, teacher="supernet", largest=1.0, **taught)
+        train(trained[-1], dolls, recipe, teacher=Three(), progress=False)
+    none, smaller, everyone = (torch.cat([w.flatten() for w in rdn.parameters()]) for rdn in trained)
+    torch.testing.assert_close(none, smaller)
+    assert not torch.allclose(none, everyone)
+
+
 def test_bf16_trains_in_bf16_and_keeps_float32_weights(dolls):
     dtypes, rdn = set(), to_rdn(shared_run.network(classes=10), 2, select="identity")
     rdn.register_forward_hook(lambda _, __, output: dtypes.add(output.dtype))

@@ -66,18 +66,19 @@ def table1_claims(evidence: Evidence) -> list[Claim]:
         )
         if longer:
             statement = f"{about}: N_K is about as accurate as its base trained as long (a control of ours)"
-            doubts = lost + near_chance("the base trained as long", *longer, 1)
-            claims.append(_claim(statement, nested, difference(rdn, *longer), -COMPARABLE, obstacles=doubts))
+            doubts, gap = lost + near_chance("the base trained as long", *longer, 1), difference(rdn, *longer)
+            claims.append(_claim(statement, nested, gap, -COMPARABLE, obstacles=doubts, control=True))
         claims += [
             Claim("", f"{about}: N_K is about as accurate as its base in top-5", _signed(top5[1] - top5[0]), difference(rdn, base, top=5), -COMPARABLE,
                   obstacles=unready),
             Claim("", f"{about}: N_K needs at most {limit:.0f} % more MAdds than its base (the paper's {max(cost):.0f} and {TOLERANCE:g} for the way of counting)",
                   _signed(cost, 0), Estimate(more, more, more), limit, "<", share, exact=True),
-            Claim("", f"{about}: so it does as executed, its heads folded (a control of ours)", _signed(cost, 0),
-                  Estimate(executed, executed, executed), limit, "<", share, exact=True),
+            Claim("", f"{about}: as executed, with folded heads, N_K needs at most {limit:.0f} % more MAdds than its base (a control of ours)",
+                  _signed(cost, 0), Estimate(executed, executed, executed), limit, "<", share, exact=True, control=True),
             _claim(f"{about}: † is about as accurate as N_K", adapted, gain, -COMPARABLE, obstacles=lost),
             _claim(f"{about}: † saves MAdds against its base", 100 * (1 - madds[2] / madds[0]), spared, unit=share, obstacles=lost),
-            _claim(f"{about}: so it does as executed (a control of ours)", 100 * (1 - madds[2] / madds[0]), in_fact, unit=share, obstacles=lost),
+            _claim(f"{about}: as executed, † saves MAdds against its base (a control of ours)", 100 * (1 - madds[2] / madds[0]), in_fact,
+                   unit=share, obstacles=lost, control=True),
             _claim(f"{about}: † saves MAdds against N_K", 100 * (1 - madds[2] / madds[1]), less, unit="% of N_K's", obstacles=lost),
             _claim(f"{about}: † touches fewer parameters than N_K", 100 * (1 - memory[2] / memory[1]), touched,
                    unit="% of N_K's", obstacles=lost),

@@ -63,7 +63,7 @@ def extrapolated(evidence: Evidence) -> Extrapolation | None:
     """
     networks = printed(1).set_index("model")["madds_m"]
     hours, own, theirs = [], 0.0, 0.0
-    for name, network in zip(("base", graph.main_rdn(evidence.profile)[0]), PAPER_NETWORKS, strict=True):
+    for name, network in zip(("base", graph.main_rdn(evidence.profile)), PAPER_NETWORKS, strict=True):
         runs = [run for run in _finished(evidence, name) if run.result.get("train_seconds")]
         if not runs:
             return None

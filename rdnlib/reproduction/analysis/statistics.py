@@ -114,7 +114,7 @@ def accuracy(runs: Sequence[Run], subnetwork: int, *, top: int = 1) -> Estimate:
     correct = [_correct(run, frame, subnetwork, top) for run, frame in zip(runs, rows, strict=True)]
     if len(runs) != 1:
         return estimate(correct, same_images=same_images(rows))
-    low, high = interval(correct[0])  # of one network alone: exact near 0 and 100 %, where a bootstrap is not
+    low, high = interval(correct[0])  # of one network alone: holds near 0 and 100 %, where a bootstrap does not
     return Estimate(float((100 * correct[0]).mean()), 100 * low, 100 * high)
 
 

@@ -3,7 +3,6 @@
 Accuracies are per cent, as in the paper.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -87,9 +86,9 @@ def table1(
             targets, policy = [each["target"] for each in own], ADAPTIVE[mark]
             row |= over_seeds(targets, policy, same_images=shared)[0].columns("top1")
             row |= estimate([each["top5"] for each in own], same_images=shared).columns("top5")
-            missed = Counter(each["note"] for each in own if each["note"])
-            where = [f" (at {count} of {len(own)} seeds)" if len(own) > 1 else "" for count in missed.values()]
-            notes = "; ".join(note + at for note, at in zip(missed, where, strict=True))
+            missed = [each["note"] for each in own if each["note"]]
+            notes = "; ".join(dict.fromkeys(missed))
+            notes += f" (at {len(missed)} of {len(own)} seeds)" if missed and len(own) > 1 else ""
             nets = f"{len(rdn_runs[0].result['madds'])} sub-networks"
             rows.append(row | {"integrated_nets": nets, "lam": _mean(each["lam"] for each in own), "note": notes})
     return pd.DataFrame(rows)

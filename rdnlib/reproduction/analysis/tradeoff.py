@@ -32,7 +32,7 @@ def base_networks(evidence: Evidence, seeds: int | None = None) -> list[Bases]:
     Those that were trained at fewer seeds are left out of all.
     """
     indices = {graph.alone(index): index for index in evidence.profile.alone}
-    count = len(evidence.runs(graph.main_rdn(evidence.profile)[0])) if seeds is None else seeds
+    count = len(evidence.runs(graph.main_rdn(evidence.profile))) if seeds is None else seeds
     found = {name: evidence.runs(name) for name in graph.rivals(evidence.profile)}
     return [
         {

@@ -36,7 +36,7 @@ class Claim:
     """It holds if `ours` is on that `side` of `bound`, all in `unit`.
 
     effect: how far from the bound the paper's own number is; NaN where it prints none. exact: a count, which no seed and no image
-    changes. obstacles: reasons why a verdict would mean nothing.
+    changes. obstacles: reasons why a verdict would mean nothing. control: a comparison that the paper does not make.
     """
 
     where: str
@@ -49,6 +49,7 @@ class Claim:
     effect: float = np.nan
     exact: bool = False
     obstacles: Sequence[str] = ()
+    control: bool = False
 
     @property
     def judgement(self) -> tuple[str, str]:
@@ -108,9 +109,9 @@ def holm(p_values: Iterable[float]) -> np.ndarray:
 
 
 def verdict_table(claims: Sequence[Claim]) -> pd.DataFrame:
-    """One row for each claim: where, statement, paper, ours (with its intervals), holds_if, unit, verdict, reason, corrected.
+    """One row for each claim: where, statement, paper, ours (with its intervals), holds_if, unit, verdict, reason, control, corrected.
 
-    corrected: the verdict that remains when all claims of the same table or figure are judged together (Holm).
+    corrected: the verdict that remains when all claims of the same table or figure are judged together (Holm); controls are not among them.
     """
     rows = []
     for claim in claims:
@@ -118,10 +119,10 @@ def verdict_table(claims: Sequence[Claim]) -> pd.DataFrame:
         about = {"where": claim.where, "statement": claim.statement, "paper": claim.paper}
         rows.append(
             about | claim.ours.columns("ours") | {"seeds": claim.ours.seeds, "holds_if": f"{claim.side} {claim.bound:g}"}
-            | {"unit": claim.unit, "verdict": verdict, "reason": reason, "corrected": verdict, "p": claim.p_value}
+            | {"unit": claim.unit, "verdict": verdict, "reason": reason, "control": claim.control, "corrected": verdict, "p": claim.p_value}
         )  # fmt: skip
     table = pd.DataFrame(rows)
-    for _, family in table.groupby("where"):
+    for _, family in table[~table["control"]].groupby("where"):
         lost = family.index[(holm(family["p"]) > LEVEL) & family["verdict"].isin([REPRODUCED, NOT_REPRODUCED])]
         table.loc[lost, "corrected"] = INCONCLUSIVE
     return table.drop(columns="p")

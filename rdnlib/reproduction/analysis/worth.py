@@ -24,6 +24,7 @@ from rdnlib.reproduction.analysis.statistics import (
 )
 from rdnlib.reproduction.analysis.verdicts import ENOUGH_SEEDS, far_from_plateau, near_chance
 from rdnlib.reproduction.experiments import Run, graph
+from rdnlib.reproduction.experiments.config import Profile
 
 PAYS, DOES_NOT, TRADE, OPEN, NOTHING = "pays", "does not pay", "a trade", "open", "says nothing"
 # what is chosen on the calibration split, against what; the names of `_choices`
@@ -79,6 +80,9 @@ class Comparison:
             "seeds": self.gain.seeds,
             "verdict": self.verdict,
         }
+
+
+PRETRAINED = "a trained super-net instead of none (equally long in all)"
 
 
 def comparisons(
@@ -195,7 +199,7 @@ def against_the_base(evidence: Evidence) -> pd.DataFrame:
     Columns: name ("N_1" … "N_K", "base"), share (of the base's MAdds), params (of the base's), top1 (%), and with their intervals (see
     `Estimate.columns`) gap (points, paired).
     """
-    rdn, base, longer = evidence.together(graph.main_rdn(evidence.profile)[0], "base", "base-longer")
+    rdn, base, longer = evidence.together(graph.main_rdn(evidence.profile), "base", "base-longer")
     results = {"base": (base, 1)} | {f"N_{i}": (rdn, i) for i in range(1, len(rdn[0].result["madds"]) + 1)}
     rows = []
     for name, (runs, index) in results.items():
@@ -206,33 +210,34 @@ def against_the_base(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def lever_pairs(profile: Profile) -> dict[str, tuple[str, str]]:
+    """A choice → the experiments with and without it."""
+    main = graph.main_rdn(profile)
+    pairs = {"reconstruct instead of copy": ("rdn-reconstruct", "rdn-copy")}
+    pairs |= {f"this book’s choices instead of “{name}”": (main, f"rdn-{name}") for name in profile.variants}
+    if profile.ablations:
+        own = graph.reference(profile)
+        pairs[f"{profile.rdn.select} select instead of random"] = (own, graph.table4(profile)["random"])
+        pairs[PRETRAINED] = (own, [*graph.table3(profile).values()][2])
+        pairs["training all sub-networks instead of N_K alone"] = (own, [*graph.table5(profile).values()][2])
+    return pairs
+
+
 def levers(evidence: Evidence) -> dict[str, dict[str, Comparison]]:
     """What each choice brings: its name → "N_1" and "N_K" → what the RDN made with it has more than the one without.
 
     The start of the weights, the profile's variants, and where it has ablations the choice of channels, the trained super-net and (N_K
     alone) joint training.
     """
-    profile, lost = evidence.profile, {}
-    pairs = {"reconstruct instead of copy": ("rdn-reconstruct", "rdn-copy")}
-    pairs |= {
-        f"this book’s choices instead of “{name}”": (graph.main_rdn(profile)[0], f"rdn-{name}")
-        for name in profile.variants
-    }
-    if profile.ablations:
-        own = graph.reference(profile)
-        pairs[f"{profile.rdn.select} select instead of random"] = (own, graph.table4(profile)["random"])
-        name = "a trained super-net instead of none (equally long in all)"
-        pairs[name] = (own, [*graph.table3(profile).values()][2])
-        lost[name] = ["the super-net also taught"] * bool(profile.rdn.distill)
-        pairs["training all sub-networks instead of N_K alone"] = (own, [*graph.table5(profile).values()][2])
-    found = {}
-    for name, experiments in pairs.items():
+    profile, found = evidence.profile, {}
+    taught = {PRETRAINED: ["the super-net also taught"]} if profile.rdn.distill else {}
+    for name, experiments in lever_pairs(profile).items():
         made, without = evidence.together(*experiments)
         both = {"N_1": 1, "N_K": -1} if "alone" not in name else {"N_K": -1}
         found[name] = {
             label: Comparison(
                 difference(made, without, index, index), _exact(_cost(made, without, index), len(made)),
-                lost.get(name, []) + near_chance(f"{label} with it", made, index) + near_chance(f"{label} without", without, index),
+                taught.get(name, []) + near_chance(f"{label} with it", made, index) + near_chance(f"{label} without", without, index),
             )
             for label, index in both.items()
         }  # fmt: skip

@@ -44,8 +44,9 @@ def departures_in_words(profile: Profile) -> str:
     if rdn.largest is not None:
         found.append(f"the loss of $N_K$ has the weight {rdn.largest:g} instead of an equal share")
     if rdn.distill:
+        whom = "" if rdn.teach_largest in (None, True) else ", but not $N_K$"
         found.append(
-            f"the super-net teaches, with the share {rdn.distill:g} of the loss, whatever does not begin from scratch"
+            f"the super-net teaches, with the share {rdn.distill:g} of the loss, whatever does not begin from scratch{whom}"
         )
     if not found:
         return "Besides data, network and length of training, our settings are as the paper's."

@@ -113,20 +113,24 @@ def forest(table: pd.DataFrame) -> Figure:
 
 
 def verdicts_in_words(table: pd.DataFrame) -> Markdown:
-    """How many claims have which verdict, and which are not reproduced; of `verdicts.verdict_table`."""
-    counts = table["verdict"].value_counts().reindex(VERDICTS).dropna()
-    text = f"Of {len(table)} claims: **{'; '.join(f'{count:.0f} × {verdict}' for verdict, count in counts.items())}**. "
+    """How many claims have which verdict, and which are not reproduced; of `verdicts.verdict_table`, whose controls are counted apart."""
+    controls, table = table[table["control"]], table[~table["control"]]
+    text = f"Of {len(table)} claims: **{_counted(table)}**. "
+    text += f"Of {len(controls)} controls of ours: {_counted(controls)}. " if len(controls) else ""
     for verdict in (REPRODUCED, NOT_REPRODUCED):
         own, left = (table[column] == verdict for column in ("verdict", "corrected"))
         if own.sum() > left.sum():
             exact = (left & (table["ours_low"] == table["ours_high"])).sum()
-            text += (
-                f"Of the {own.sum()} “{verdict}”, {left.sum()} remain when all claims of a table are judged together"
-            )
-            text += f", {exact} of them counts that no training changes. " if exact else ". "
+            text += f"“{verdict.capitalize()}” when all claims of a table are judged together: {left.sum()} of these {own.sum()}"
+            text += f", among them {exact} that no training changes. " if exact else ". "
     unjudged, failed = table["verdict"].str.endswith("illustrates"), table[table["verdict"] == "not reproduced"]
     if unjudged.any():
         ways = table["reason"][unjudged].str.startswith("points").sum()
         text += f"Too few seeds to judge: {unjudged.sum()}, of which {ways} point{'s' if ways == 1 else ''} the paper’s way. "
     text += "Not reproduced:" if len(failed) else "" if unjudged.any() else "None is “not reproduced”."
     return bullet_list([f"{row.where}: {row.statement}." for row in failed.itertuples()], intro=text.strip())
+
+
+def _counted(table: pd.DataFrame) -> str:
+    counts = table["verdict"].value_counts().reindex(VERDICTS).dropna()
+    return "; ".join(f"{count:.0f} × {verdict}" for verdict, count in counts.items())

@@ -16,6 +16,7 @@ import yaml
 
 from rdnlib.errors import ConfigError
 from rdnlib.policy.network import fit_policy
+from rdnlib.reproduction.analysis import worth
 from rdnlib.reproduction.experiments import graph
 from rdnlib.reproduction.experiments.config import Profile
 from rdnlib.reproduction.experiments.graph import Experiment
@@ -24,28 +25,21 @@ from rdnlib.utils.resources import resource
 
 TABLES = ("table2", "table3", "table4", "table5")
 READERS: dict[str, Callable[[Profile], list[str]]] = {  # functions that chapters call → the experiments behind them
-    "main_rdn": lambda profile: [*graph.main_rdn(profile)],
-    "base_networks": lambda profile: [graph.main_rdn(profile)[0], *graph.rivals(profile)],
+    "main_rdn": lambda profile: [graph.main_rdn(profile)],
+    "main_policy": lambda profile: [graph.main_policy(profile)],
+    "base_networks": lambda profile: [graph.main_rdn(profile), *graph.rivals(profile)],
     "lever_table": lambda profile: ["base", "base-longer", *graph.levers(profile).values()],
     "comparisons": lambda profile: [
         *(f"{kind}-{init}" for init in INITS for kind in ("rdn", "policy")),
         *graph.rivals(profile),
     ],
     "narrower": lambda profile: [*graph.narrower(profile).values()],
-    "against_the_base": lambda profile: [graph.main_rdn(profile)[0], "base", "base-longer"],
+    "against_the_base": lambda profile: [graph.main_rdn(profile), "base", "base-longer"],
     "length_table": lambda profile: [
         graph.untrained(profile),
         *(graph.trained(profile, init, n) for init in INITS for n in graph.lengths(profile) if n),
     ],
-    "worth.levers": lambda profile: [
-        *(f"rdn-{name}" for name in (*INITS, *profile.variants)),
-        *(graph.table4(profile)[select] for select in ("random",) if profile.ablations),
-        *(
-            [graph.reference(profile), *[*graph.table3(profile).values()][2:], *[*graph.table5(profile).values()][2:]]
-            if profile.ablations
-            else []
-        ),
-    ],
+    "worth.levers": lambda profile: [name for pair in worth.lever_pairs(profile).values() for name in pair],
     "ledger": lambda profile: (
         ["base", "base-longer"]
         + [name for table in (TABLES if profile.ablations else TABLES[:1]) for name in READERS[table](profile)]
@@ -159,8 +153,8 @@ def _read_by(name: str, profile: Profile) -> Iterator[str]:
             elif isinstance(part, ast.JoinedStr):
                 yield from (of for of in nodes if _template(part, profile).fullmatch(of))
             elif isinstance(part, ast.Attribute | ast.Name):
-                name = part.attr if isinstance(part, ast.Attribute) else part.id
-                reader = READERS.get(ast.unparse(part)) or READERS.get(name, lambda profile: [])
+                called = part.attr if isinstance(part, ast.Attribute) else part.id
+                reader = READERS.get(ast.unparse(part)) or READERS.get(called, lambda profile: [])
                 with suppress(ConfigError):  # a section that the profile does not have
                     yield from (of for of in reader(profile) if of in nodes)
 

@@ -56,7 +56,7 @@ def publish(
         raise RdnError(f"{workspace.out} has no finished {', '.join(missing)}: rdn experiment run, or --partial")
     workspace, repeats = replace(workspace, profile=part), graph.repeats(part)
     replicas = workspace.replicas(max(repeats.values()))
-    _, policy = graph.main_rdn(part)
+    policy = graph.main_policy(part)
     asked = {parent for node in workspace.graph.values() if node.kind == "policy" for parent in node.parents}
     with replacing_folder(to) as folder:
         for name in workspace.graph:

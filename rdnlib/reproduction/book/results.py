@@ -25,6 +25,7 @@ from rdnlib.reproduction.book.style import (
     owner_colour,
     styled,
 )
+from rdnlib.reproduction.experiments import graph
 from rdnlib.reproduction.experiments.config import Profile
 
 
@@ -217,7 +218,7 @@ TEACHERS = {"largest": "$N_K$", "average": "the moving average of $N_K$", "super
 def taught_by(recipe: Mapping) -> str:
     """Who teaches by this recipe, besides the labels."""
     teacher = recipe.get("teacher", "largest")
-    some = "" if teacher == "largest" or recipe.get("teach_largest", True) else ", all but $N_K$"
+    some = "" if teacher == "largest" or recipe.get("teach_largest", True) else " ($N_K$ excepted)"
     return f"{TEACHERS[teacher]}{some}" if recipe.get("distill") else "nobody"
 
 
@@ -244,11 +245,7 @@ def narrower_in_words(table: pd.DataFrame, adapted: str) -> str:
 
 def own_choices(profile: Profile) -> dict[str, Any]:
     """What the profile says of its main RDN, as of a variant."""
-    rdn = profile.rdn
-    taught = {"teacher": "supernet", "distill": rdn.distill} if rdn.distill else {}
-    if rdn.distill and rdn.teach_largest is not None:
-        taught["teach_largest"] = rdn.teach_largest
-    return rdn.model_dump(include={"k", "plain", "largest", "init"}) | taught
+    return profile.rdn.model_dump(include={"k", "plain", "largest", "init"}) | graph.loss_weights(profile)
 
 
 def changes_in_words(changes: Mapping) -> str:
@@ -258,9 +255,16 @@ def changes_in_words(changes: Mapping) -> str:
         if isinstance(value, Mapping):
             parts.append(changes_in_words(value))
         else:
-            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else TEACHERS.get(value, value)
+            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else _setting(value)
             parts.append(f"{LEVERS.get(key, key)}: {'as in the paper' if value is None else text}")
     return "; ".join(filter(None, parts)) or "–"
+
+
+def _setting(value: Any) -> str:
+    """A value of a profile as readers know it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else TEACHERS.get(value, str(value))
 
 
 @styled

@@ -85,23 +85,19 @@ def sub_networks_in_words(table: pd.DataFrame) -> list[str]:
 
 def answer_in_words(timed: pd.DataFrame, exits: pd.DataFrame) -> str:
     """Whether anything is faster than the base network: real exits, and sub-networks alone; tables as above."""
-    ratios = exits["to_base"].dropna()
+    ratios, lines = exits["to_base"].dropna(), ["No exits were timed."]
     faster = int((ratios < 1).sum())
-    lines = ["No exits were timed."]
     if len(ratios):
         lead = "No." if not faster else "Yes." if faster == len(ratios) else "Sometimes."
         lines = [
-            f"**{lead}** Of the {len(ratios)} settings of real exits that were timed (λ and batch), {faster or 'none'} took less time "
-            f"than the base network. The times are {ratios.min():.2f} to {ratios.max():.2f} times the base's."
+            f"**{lead}** Real exits took less time than the base network in {faster} of {len(ratios)} timed settings of λ and batch: "
+            f"{ratios.min():.2f} to {ratios.max():.2f} of its time."
         ]
     for (runtime, batch), rows in timed.groupby(["runtime", "batch"], sort=False):
         alone = rows[rows["network"].str.fullmatch(r"N_\d+") & (rows["to_base"] < 1)]
-        names = ", ".join(
-            f"${name}$ ({ratio:.2f})" for name, ratio in zip(alone["network"], alone["to_base"], strict=True)
-        )
-        lines.append(
-            f"- Alone, {runtime}, batch {batch}: faster than the base {f'are {names}' if names else 'is no sub-network'}."
-        )
+        found = zip(alone["network"].str[2:], alone["to_base"], strict=True)
+        names = ", ".join(f"$N_{{{number}}}$ ({ratio:.2f} of its time)" for number, ratio in found)
+        lines.append(f"- Alone, {runtime}, batch {batch}, faster than the base: {names or 'no sub-network'}.")
     return "\n".join([lines[0], "", *lines[1:]])
 
 

@@ -130,7 +130,7 @@ class RdnSettings(SurgerySettings):
     calibration_images: Count
     epochs: Count
     lr: Rates
-    distill: Share = None  # the super-net’s share of every loss
+    distill: Share = None  # the super-net’s share of the losses
     teach_largest: bool = None  # of N_K's too
     init: Literal[INITS] = "reconstruct"
     largest: Share = None  # N_K's share of the loss

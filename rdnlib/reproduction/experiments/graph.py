@@ -2,7 +2,8 @@
 
 The ablations are the variants of the RDN that Tables 3, 4 and 5, the table of lengths and the slimmable baseline compare. All of
 them take the paper's `copy` initialisation and one recipe, with `epochs` of the profile's section `ablations`, so that each
-differs from the `reference` in one thing only (an RDN from scratch also has no super-net that could teach it). What of a recipe was chosen on what, book/reconstruction.md says. Two
+differs from the `reference` in one thing only (an RDN from scratch also has no super-net that could teach it, and N_K trained alone no
+teacher where N_K learns from the labels alone). What of a recipe was chosen on what, book/reconstruction.md says. Two
 experiments with the same configuration are one, so the reference is also a point of the table of lengths, and the longest of those
 are the main runs.
 """
@@ -49,7 +50,7 @@ def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
         recipe = base | {"epochs": profile.base.epochs + rdn.epochs}
         add(name, "base", model=model | {"width_mult": width}, recipe=recipe)
     longer = extra | {"lr": rdn.lr["base"]}
-    extra |= _weights(profile)
+    extra |= loss_weights(profile)
     policies = {"one_shot": profile.policy.settings(), "sequential": profile.sequential.settings()}
     for init in INITS:
         add(f"rdn-{init}", "rdn", "base", **surgery, init=init, recipe=extra | {"lr": rdn.lr[init]})
@@ -61,9 +62,14 @@ def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
         recipe = best["recipe"] | changes.pop("recipe", {})
         if not recipe.get("distill"):  # nobody teaches
             recipe.pop("teach_largest", None)
+        elif rdn.teach_largest is not None:
+            recipe.setdefault("teach_largest", rdn.teach_largest)
         add(f"rdn-{label}", "rdn", "base", **best | changes | {"recipe": recipe})
     for index in profile.alone:
-        add(alone(index), "rdn", "base", **best, trained=[index])
+        recipe = dict(best["recipe"])
+        if index < 2 * rdn.k - 1:  # it is taught alone if it is taught among the others
+            recipe.pop("teach_largest", None)
+        add(alone(index), "rdn", "base", **best | {"recipe": recipe}, trained=[index])
     for name in families(profile):
         config = {**_surgery(profile, name), "init": rdn.init, "recipe": _recipe_of(profile, name)}
         add(f"rdn-{name}", "rdn", _base_of(profile, name), **config)
@@ -82,9 +88,14 @@ def trained(profile: Profile, init: str, epochs: int) -> str:
     return f"rdn-{init}" if epochs == profile.rdn.epochs else f"rdn-{init}-{epochs}"
 
 
-def main_rdn(profile: Profile) -> tuple[str, str]:
-    """The RDN that the chapters show, whose weights start as the profile's `rdn.init` says, and its policy."""
-    return f"rdn-{profile.rdn.init}", f"policy-{profile.rdn.init}"
+def main_rdn(profile: Profile) -> str:
+    """The RDN that the chapters show: its weights start as the profile's `rdn.init` says."""
+    return f"rdn-{profile.rdn.init}"
+
+
+def main_policy(profile: Profile) -> str:
+    """The policy of `main_rdn`."""
+    return f"policy-{profile.rdn.init}"
 
 
 def other_start(profile: Profile) -> str:
@@ -102,7 +113,7 @@ def levers(profile: Profile) -> dict[str, str]:
     """What the chapter "What makes a good RDN" compares → experiment."""
     variants = {label: f"rdn-{label}" for label in profile.variants}
     return {
-        "as it is": main_rdn(profile)[0],
+        "as it is": main_rdn(profile),
         **variants,
         **{f"N_{index} alone": alone(index) for index in profile.alone},
     }
@@ -223,7 +234,7 @@ def _seed_groups(profile: Profile) -> dict[str, set[str]]:
     """The experiments whose number of seeds each entry of `seeds` gives, "rest" aside."""
     singly = {*map(alone, profile.alone)}
     # what an RDN is worth is judged by the main ones
-    main = {*main_rdn(profile), *rivals(profile)} - singly
+    main = {main_rdn(profile), main_policy(profile), *rivals(profile)} - singly
     compared = {*table4(profile).values(), *table5(profile).values()} if profile.ablations else set()
     other = other_start(profile)
     variants = {f"rdn-{other}", f"policy-{other}", *(f"rdn-{label}" for label in profile.variants)}
@@ -275,8 +286,8 @@ def _surgery(profile: Profile, name: str | None = None) -> dict:
     return settings | {"plain": profile.rdn.plain if further is None else further.plain}
 
 
-def _weights(profile: Profile, *, trained_supernet: bool = True) -> dict:
-    """How the losses of an RDN's sub-networks are weighted, and what the super-net teaches them, where the profile says it."""
+def loss_weights(profile: Profile, *, trained_supernet: bool = True) -> dict:
+    """As options of a recipe: how the losses of an RDN's sub-networks are weighted, and what the super-net teaches them, where the profile says it."""
     rdn = profile.rdn
     weights = {} if rdn.largest is None else {"largest": rdn.largest}
     if rdn.distill and trained_supernet:
@@ -301,7 +312,7 @@ def _recipe_of(profile: Profile, name: str) -> dict:
     """The recipe of an RDN made from one of the super-nets: no larger steps than that learnt with."""
     lr = profile.rdn.lr[profile.rdn.init]
     own = profile.architectures[name].recipe.lr if name in profile.architectures else None
-    return profile.recipe.settings() | _weights(profile) | {"epochs": profile.rdn.epochs, "lr": min(lr, own or lr)}
+    return profile.recipe.settings() | loss_weights(profile) | {"epochs": profile.rdn.epochs, "lr": min(lr, own or lr)}
 
 
 def _ablations(profile: Profile, add: Callable) -> None:
@@ -309,7 +320,7 @@ def _ablations(profile: Profile, add: Callable) -> None:
     epochs, k, surgery = _epochs(profile), profile.rdn.k, _surgery(profile)
 
     def recipe(epochs: int = epochs, init: str = "copy", *, trained_supernet: bool = True) -> dict:
-        weights = _weights(profile, trained_supernet=trained_supernet)
+        weights = loss_weights(profile, trained_supernet=trained_supernet)
         return profile.recipe.settings() | {"epochs": epochs, "lr": profile.rdn.lr[init]} | weights
 
     def variant(name: str, **changes) -> None:

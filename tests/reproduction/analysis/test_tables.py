@@ -125,6 +125,9 @@ def test_an_unreachable_target_is_noted():
     reached = fake_runs(seed=1)
     both = table1({}, {"RDN": ([rdn, reached[0]], [policy, reached[1]])}).iloc[0]
     assert both["note"] == row["note"] + " (at 1 of 2 seeds)"
+    again = fake_runs(flat=True, seed=2)
+    never = table1({}, {"RDN": ([rdn, again[0]], [policy, again[1]])}).iloc[0]
+    assert never["note"].count("not reachable") == 2 and never["note"].endswith(" (at 2 of 2 seeds)")
 
 
 def test_a_table_compares_with_its_first_row():

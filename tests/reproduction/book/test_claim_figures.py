@@ -92,7 +92,7 @@ def test_every_statement_stands_whole_above_its_own_bar():
         ({"one seed: illustrates": 2}, "Too few seeds to judge: 2, of which 1 points the paper’s way."),
         (
             {"reproduced": 2, "inconclusive": 1},
-            "Of the 2 “reproduced”, 1 remain when all claims of a table are judged together, 1 of them counts that no training changes. None is “not reproduced”.",
+            "“Reproduced” when all claims of a table are judged together: 1 of these 2, among them 1 that no training changes. None is “not reproduced”.",
         ),
     ],
 )
@@ -103,7 +103,15 @@ def test_verdicts_are_counted_and_failures_named(verdicts, says):
     table = pd.DataFrame(
         {"verdict": rows, "reason": [*reasons, ""][:count], "where": "Table 1", "statement": [*"abc"][:count]}
     )
-    table = table.assign(corrected=table["verdict"], ours_low=1.0, ours_high=[1.0, 2.0, 2.0][:count])
+    table = table.assign(corrected=table["verdict"], ours_low=1.0, ours_high=[1.0, 2.0, 2.0][:count], control=False)
     if "inconclusive" in verdicts:
         table.loc[1, "corrected"] = "inconclusive"
     assert claim_figures.verdicts_in_words(table).data.endswith(says)
+
+
+def test_controls_are_counted_apart():
+    rows = {"verdict": ["reproduced", "not reproduced"], "statement": ["a", "b"], "where": "Table 1", "reason": ""}
+    table = pd.DataFrame(rows | {"control": [False, True], "ours_low": 1.0, "ours_high": 2.0})
+    text = claim_figures.verdicts_in_words(table.assign(corrected=table["verdict"])).data
+    assert "Of 1 claims: **1 × reproduced**. Of 1 controls of ours: 1 × not reproduced." in text
+    assert text.endswith("None is “not reproduced”.")

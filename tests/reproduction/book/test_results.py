@@ -153,12 +153,12 @@ def test_who_teaches():
 
 def test_n_k_may_be_left_out_of_the_teaching():
     recipe = {"distill": 0.5, "teacher": "supernet", "teach_largest": False}
-    assert results.taught_by(recipe) == "the super-net, all but $N_K$"
+    assert results.taught_by(recipe) == "the super-net ($N_K$ excepted)"
     assert results.taught_by(recipe | {"teacher": "largest"}) == "$N_K$"
     profile = load_profile("laptop")
     rdn = profile.settings()["rdn"] | {"distill": 0.5, "teach_largest": False}
     text = results.teacher_in_words(profile.like(profile.settings() | {"rdn": rdn}))
-    assert text == "the super-net, all but $N_K$, with 0.5 of a loss; the bases have none"
+    assert text == "the super-net ($N_K$ excepted), with 0.5 of a loss; the bases have none"
     assert results.teacher_in_words(load_profile("pretrained")) == "nobody"
 
 
@@ -181,6 +181,10 @@ def test_changes_of_a_variant_in_words():
     words = "share of the loss that a teacher gives"
     assert results.changes_in_words({"distill": 0}) == f"{words}: 0"
     assert results.changes_in_words({"distill": 0.5, "teacher": "supernet"}) == f"{words}: 0.5; teacher: the super-net"
+    assert (
+        results.changes_in_words({"distill": 0.0, "teach_largest": False})
+        == f"{words}: 0; the teacher teaches N_K too: no"
+    )
     assert results.changes_in_words({}) == "–"
 
 

@@ -64,11 +64,11 @@ def test_whether_anything_is_faster_than_the_base(ratios):
     lead = "**No.**" if not faster else "**Yes.**" if faster == len(known) else "**Sometimes.**"
     assert "nan" not in text and text.startswith(lead if known else "No exits were timed.")
     if known:
-        assert f"timed (λ and batch), {faster or 'none'} took less" in text
-    alone = "- Alone, eager, batch 1: faster than the base are $N_1$ (0.66), $N_2$ (0.99)."
+        assert f"base network in {faster} of {len(known)} timed" in text
+    alone = "- Alone, eager, batch 1, faster than the base: $N_{1}$ (0.66 of its time), $N_{2}$ (0.99 of its time)."
     assert alone in text
     slow = bench_table().assign(to_base=2.0)
-    assert "batch 16: faster than the base is no sub-network." in timing.answer_in_words(
+    assert "batch 16, faster than the base: no sub-network." in timing.answer_in_words(
         slow, pd.DataFrame({"to_base": []})
     )
 

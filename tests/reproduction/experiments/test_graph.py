@@ -78,37 +78,41 @@ def test_variants_change_what_the_profile_says_and_nothing_else(profile):
     assert nodes["rdn-two"].config == reference | {"k": 2}
     assert nodes["rdn-equal"].config == reference | {"recipe": reference["recipe"] | {"largest": None, "lr": 0.3}}
     assert nodes["rdn-paper"].config == reference | {"plain": None, "init": "copy"}
-    assert nodes[graph.alone(3)].config == reference | {"trained": [3]}
+    alone = {key: value for key, value in reference["recipe"].items() if key != "teach_largest"}
+    assert nodes[graph.alone(3)].config == reference | {"recipe": alone, "trained": [3]}
     assert "largest" not in nodes["base-longer"].config["recipe"]
     assert {"rdn-early", graph.alone(1)} <= set(graph.levers(own).values())
 
 
 @pytest.mark.parametrize(("init", "other"), [("copy", "reconstruct"), ("reconstruct", "copy")])
 def test_the_profile_says_which_rdn_is_the_main_one(profile, init, other):
-    changed = {"rdn": profile.settings()["rdn"] | {"init": init}, "alone": [1], "variants": {"two": {"k": 2}}}
+    changed = {"rdn": profile.settings()["rdn"] | {"init": init}, "alone": [7], "variants": {"two": {"k": 2}}}
     own = profile.like(profile.settings() | changed | {"seeds": {"main": 3, "variants": 2}})
     nodes, repeats = graph.experiments(own, 0), graph.repeats(own)
-    assert graph.main_rdn(own) == (f"rdn-{init}", f"policy-{init}") and graph.other_start(own) == other
-    for name in ("rdn-two", graph.alone(1)):
-        assert (
-            nodes[name].config["init"] == init and nodes[name].config["recipe"] == nodes[f"rdn-{init}"].config["recipe"]
-        )
+    assert (graph.main_rdn(own), graph.main_policy(own)) == (f"rdn-{init}", f"policy-{init}")
+    assert graph.other_start(own) == other
+    for name in ("rdn-two", graph.alone(7)):
+        made, main = (nodes[each].config for each in (name, f"rdn-{init}"))
+        assert made["init"] == init and made["recipe"] == main["recipe"]
     assert graph.levers(own)["as it is"] == f"rdn-{init}"
-    assert {repeats[name] for name in graph.main_rdn(own)} == {3} and {
+    assert {repeats[graph.main_rdn(own)], repeats[graph.main_policy(own)]} == {3} and {
         repeats[f"{kind}-{other}"] for kind in ("rdn", "policy")
     } == {2}
 
 
 def test_the_super_net_may_teach_all_but_the_largest(profile):
     taught = profile.settings()["rdn"] | {"distill": 0.5}
-    own = profile.like(profile.settings() | {"rdn": taught | {"teach_largest": False}})
-    everyone = profile.like(
-        profile.settings() | {"rdn": {key: taught[key] for key in taught if key != "teach_largest"}}
-    )
+    variants = profile.settings()["variants"] | {"taught": {"recipe": {"distill": 0.9, "teacher": "supernet"}}}
+    more = profile.settings() | {"alone": [1, 7], "variants": variants}
+    own = profile.like(more | {"rdn": taught | {"teach_largest": False}})
+    everyone = profile.like(more | {"rdn": {key: taught[key] for key in taught if key != "teach_largest"}})
     own, everyone = (graph.experiments(each, 0) for each in (own, everyone))
     for name in ("rdn-copy", "rdn-reconstruct", graph.reference(profile), "slimmable"):
         assert own[name].config["recipe"] == everyone[name].config["recipe"] | {"teach_largest": False}
     assert own["rdn-untaught"] == everyone["rdn-untaught"]  # nobody teaches: nothing is different
+    assert own["rdn-taught"].config["recipe"]["teach_largest"] is False  # a variant with a teacher of its own
+    # what is taught among the others is taught alone
+    assert own[graph.alone(1)] == everyone[graph.alone(1)] and own[graph.alone(7)] != everyone[graph.alone(7)]
     assert own["rdn-scratch"] == everyone["rdn-scratch"]
 
 
