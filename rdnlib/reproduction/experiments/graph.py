@@ -60,10 +60,10 @@ def experiments(profile: Profile, seed: int) -> dict[str, Experiment]:
     for label, variant in profile.variants.items():
         changes = variant.changes()
         recipe = best["recipe"] | changes.pop("recipe", {})
-        if not recipe.get("distill"):  # nobody teaches
-            recipe.pop("teach_largest", None)
-        elif rdn.teach_largest is not None:
+        if rdn.teach_largest is not None:
             recipe.setdefault("teach_largest", rdn.teach_largest)
+        if not recipe.get("distill") or recipe.get("teach_largest"):  # nobody teaches, or as it is unless said
+            recipe.pop("teach_largest", None)
         add(f"rdn-{label}", "rdn", "base", **best | changes | {"recipe": recipe})
     for index in profile.alone:
         recipe = dict(best["recipe"])

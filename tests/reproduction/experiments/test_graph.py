@@ -111,6 +111,7 @@ def test_the_super_net_may_teach_all_but_the_largest(profile):
         assert own[name].config["recipe"] == everyone[name].config["recipe"] | {"teach_largest": False}
     assert own["rdn-untaught"] == everyone["rdn-untaught"]  # nobody teaches: nothing is different
     assert own["rdn-taught"].config["recipe"]["teach_largest"] is False  # a variant with a teacher of its own
+    assert own["rdn-everyone"].config == everyone["rdn-reconstruct"].config
     # what is taught among the others is taught alone
     assert own[graph.alone(1)] == everyone[graph.alone(1)] and own[graph.alone(7)] != everyone[graph.alone(7)]
     assert own["rdn-scratch"] == everyone["rdn-scratch"]
