@@ -75,6 +75,13 @@ def test_madds_are_counted_as_the_paper_counts_and_as_executed():
         for evidence in (FakeEvidence(), Unfolded())
     )
     more = 100 * 8 / 30  # % of the base's MAdds
+    assert {statement for statement in dearer if statement not in folded} == {
+        statement for statement in dearer if "as executed" in statement
+    }
+    saved, needed = folded["RDN, copy: † saves MAdds against its base"], 100 * 10 / 30
+    assert dearer["RDN, copy: as executed, † saves MAdds against its base (a control of ours)"] == saved
+    (executed,) = (value for name, value in dearer.items() if name.startswith("RDN, copy: as executed, with folded"))
+    assert executed == pytest.approx(needed)
     for statement in folded:
         added = dearer[statement] - folded[statement]
         if "control of ours" in statement or "accurate" in statement or "parameters" in statement:
