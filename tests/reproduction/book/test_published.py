@@ -271,23 +271,35 @@ def test_the_readme_says_what_was_published(profile):
 def test_the_readme_says_what_laptop_gave():
     table = pd.read_csv(resource("data/published/laptop/tables/table1.csv")).set_index("model")
     networks = pd.read_csv(resource("data/published/laptop/tables/subnetworks.csv")).set_index(["model", "subnetwork"])
-    longer, n2, n7 = (networks.loc[key] for key in (("base, longer", 1), ("RDN, copy", 2), ("RDN, copy", 7)))
-    sequential = table.loc["RDN, copy‡"]
-    assert sequential["seeds"] == table.loc["base, longer", "seeds"] == 3
+    own, copied = (
+        pd.read_csv(resource(f"data/published/laptop/tables/findings{name}.csv")).set_index(["what", "against"])
+        for name in ("", "_copy")
+    )
     text = " ".join((resource() / "README.md").read_text(encoding="utf-8").split())
-    share = 100 * n2["madds"] / longer["madds"]
-    assert f"copied weights has {n2['top1']:.1f} % at {share:.0f} % of the multiply-adds of a base" in text
-    assert f"trained equally long, has {longer['top1']:.1f} %; its N_7 has {n7['top1']:.1f} %" in text
-    share = 100 * sequential["madds_m"] / table.loc["base, longer", "madds_m"]
-    assert f"keeps that, {sequential['top1']:.1f} %, at {share:.0f} % of the base's multiply-adds" in text
+
+    def percent(top1: float, madds_m: float) -> str:
+        return f"{top1:.1f} % at {100 * madds_m / table.loc['base, longer', 'madds_m']:.0f} %"
+
+    def gain(row: pd.Series) -> list[str]:
+        return [f"{row[f'gain{end}']:+z.1f}".replace("-", "−") for end in ("", "_low", "_high")]
+
+    row = own.loc[("sequential", "longer")]
+    cost, low, high = (100 + row[f"cost{end}"] for end in ("", "_low", "_high"))
+    assert (
+        f"needs {cost:.0f} % ({low:.0f} to {high:.0f}), {{}} points ({{}} to {{}}) from the base".format(*gain(row))
+        in text
+    )
+    row = own.loc[("N_K", "longer")]
+    assert f"costs {100 + row['cost']:.0f} % and stands {{}} points ({{}} to {{}}) from it".format(*gain(row)) in text
+    copies = [networks.loc[("RDN, copy", number)] for number in (1, 2, 7)]
+    first, second, _ = (percent(row["top1"], row["madds"] / 1e6) for row in copies)
+    last, sequential = copies[-1]["top1"], percent(*table.loc["RDN, copy‡", ["top1", "madds_m"]])
+    assert f"copied weights has {first} of the base's multiply-adds, N_2 {second}, N_7 {last:.1f} %" in text
+    assert f"the sequential policy has {sequential}." in text
     narrow = [table.loc[f"base, width {width}"] for width in (0.35, 0.25)]
-    parts = [f"{row['top1']:.1f} % at {100 * row['madds_m'] / (longer['madds'] / 1e6):.0f} %" for row in narrow]
-    assert f"one for each budget: {', and '.join(parts)}." in text and all(row["seeds"] == 3 for row in narrow)
-    found = pd.read_csv(resource("data/published/laptop/tables/findings_copy.csv")).set_index(["what", "against"])
-    gaps = [
-        [f"{found.loc[(policy, 'narrower'), f'gain{end}']:+.1f}".replace("-", "−") for end in ("", "_low", "_high")]
-        for policy in ("sequential", "dynamic")
-    ]
-    (gap, low, high), other = gaps
-    assert f"is {gap} points (95 % interval {low} to {high}) from the line through them" in text
-    assert "the paper's policy {} ({} to {}).".format(*other) in text
+    rivals = [percent(row["top1"], row["madds_m"]) for row in narrow]
+    assert f"one for each budget: {', and '.join(rivals)}." in text
+    assert all(row["seeds"] == 3 for row in (*narrow, table.loc["RDN, copy‡"], table.loc["base, longer"]))
+    line, other = (gain(found.loc[("sequential", "narrower")]) for found in (own, copied))
+    assert "the sequential policy is {} points (95 % interval {} to {})".format(*line) in text
+    assert "from copied weights {} ({} to {}).".format(*other) in text
