@@ -327,17 +327,10 @@ def _ablations(profile: Profile, add: Callable) -> None:
         add(name, "rdn", "base", **{**surgery, "init": "copy", "recipe": recipe(), **changes})
 
     without_weights = {option: value for option, value in profile.model.settings().items() if option != "weights"}
+    scratch = {"k": k, "plain": surgery["plain"], "init": "scratch", "model": without_weights}
     both = profile.base.epochs + epochs  # the paper's 400 are its 200 of pre-training and 200 after the surgery
     for name, length in (("rdn-scratch-longer", both), ("rdn-scratch", epochs)):
-        add(
-            name,
-            "rdn",
-            k=k,
-            plain=surgery["plain"],
-            init="scratch",
-            model=without_weights,
-            recipe=recipe(length, trained_supernet=False),
-        )
+        add(name, "rdn", **scratch, recipe=recipe(length, trained_supernet=False))
     slim = {"widths": profile.ablations.slimmable or widths(k), "calibration_images": surgery["calibration_images"]}
     add("slimmable", "slimmable", "base", **slim, recipe=recipe())
     for select, name in table4(profile).items():
