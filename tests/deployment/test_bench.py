@@ -67,6 +67,7 @@ def test_a_smaller_sub_network_takes_less_time():
     assert any(share() < 0.8 for _ in range(3))  # multiply-adds say 0.24; generous, and thrice, for machines under load
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])
 def test_real_exits_are_timed_against_the_whole_network_and_the_base(runtime, images, brief):
