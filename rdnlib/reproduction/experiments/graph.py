@@ -287,7 +287,7 @@ def _surgery(profile: Profile, name: str | None = None) -> dict:
 
 
 def loss_weights(profile: Profile, *, trained_supernet: bool = True) -> dict:
-    """As options of a recipe: how the losses of an RDN's sub-networks are weighted, and what the super-net teaches them, where the profile says it."""
+    """Options of a recipe: how the losses of the sub-networks are weighted and what the super-net teaches, where the profile says it."""
     rdn = profile.rdn
     weights = {} if rdn.largest is None else {"largest": rdn.largest}
     if rdn.distill and trained_supernet:
